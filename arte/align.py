@@ -6,13 +6,13 @@
 __all__ = ['dpo_loss', 'lora', 'pairs_dataset', 'dpo_trainer', 'align', 'held_out_drafts', 'held_out_table', 'alignment_gain',
            'plot_alignment']
 
-# %% ../nbs/04_align.ipynb #dfec5cce
+# %% ../nbs/04_align.ipynb #64ec62bc
 import math
 from pathlib import Path
 import pandas as pd
 from .core.models import chat_text, load_model, load_tokenizer, quiet
 from .core.stats import paired_bootstrap
-from .core.train import log_table, save_bf16, score_completions_only, show_progress, trainer_arguments
+from .core.train import batch_order, fast_bf16, log_table, save_bf16, score_completions_only, show_progress, token_lengths, trainer_arguments
 from .elicit import draft_id, naive_rationales
 
 # %% ../nbs/04_align.ipynb #c7597162
@@ -46,9 +46,9 @@ def pairs_dataset(
     if len(equal): raise ValueError(f"{len(equal)} pairs have identical chosen and rejected answers, the first is {equal.pair.iloc[0]!r}; arte.pairs drops such pairs")
     return Dataset.from_pandas(pairs[["prompt", "chosen", "rejected"]], preserve_index=False)
 
-# %% ../nbs/04_align.ipynb #98a7647d
+# %% ../nbs/04_align.ipynb #01760b6b
 def dpo_trainer(
-    model, # the teacher in float32
+    model, # the teacher; its weights stay as they are
     tokenizer, # its tokenizer
     pairs:pd.DataFrame, # table `pairs`
     settings, # `recipe.align`
@@ -58,14 +58,16 @@ def dpo_trainer(
     "TRL's trainer with our settings, reference log-probabilities precomputed (§3.3, §4.1)."
     from transformers import set_seed
     from trl import DPOConfig, DPOTrainer
-    arguments = trainer_arguments(settings, len(pairs), seed, sequences=2)
+    data = pairs_dataset(pairs)
+    lengths = token_lengths(tokenizer, pairs.to_dict("records"), ("chosen", "rejected"), settings.max_length)
+    order, arguments = batch_order(lengths, settings.batch, seed), trainer_arguments(settings, lengths, seed)
     set_seed(seed)
     with quiet():
-        trainer = DPOTrainer(model, args=DPOConfig(str(folder), beta=settings.beta, precompute_ref_log_probs=True, **arguments),
-                             train_dataset=pairs_dataset(pairs), processing_class=tokenizer, peft_config=lora(settings.lora_r))
+        trainer = DPOTrainer(model, args=DPOConfig(str(folder), beta=settings.beta, precompute_ref_log_probs=True, train_sampling_strategy="sequential", **arguments),
+                             train_dataset=data.select(order), processing_class=tokenizer, peft_config=lora(settings.lora_r))
     return show_progress(trainer, "alignment")
 
-# %% ../nbs/04_align.ipynb #f8d93410
+# %% ../nbs/04_align.ipynb #678493c8
 def align(
     folder:str|Path, # the teacher
     pairs:pd.DataFrame, # table `pairs`: both kinds, mixed (§3.3)
@@ -78,7 +80,7 @@ def align(
 )->pd.DataFrame: # a row per step: step, loss (nats), lr, margin (of implicit rewards, nats), accuracy (share of pairs with a positive margin)
     "Align the teacher with its student's preferences (§3.3)."
     import tempfile
-    tokenizer, model = load_tokenizer(folder, trust_remote_code), load_model(folder, trust_remote_code=trust_remote_code)
+    tokenizer, model = load_tokenizer(folder, trust_remote_code), load_model(folder, "bfloat16" if fast_bf16() else "float32", trust_remote_code)
     if chat: pairs = pairs.assign(prompt=[chat_text(tokenizer, p) for p in pairs.prompt])
     with tempfile.TemporaryDirectory() as tmp, score_completions_only():
         trainer = dpo_trainer(model, tokenizer, pairs, settings, seed, tmp)

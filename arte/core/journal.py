@@ -141,14 +141,14 @@ def after_this():
         print("Stopped; everything so far is in the journal. Run the same command again to go on from here.", flush=True)
         raise KeyboardInterrupt
 
-# %% ../../nbs/core/journal.ipynb #955b5db1
+# %% ../../nbs/core/journal.ipynb #e8f0f30e
 class Journaled:
     "An engine in front of a journal: looks up, and generates only what is missing."
     def __init__(self,
         journal:Journal,
         fingerprint:str, # of the model
         make=None, # () -> engine, called when something is missing; None: replay only
-        chunk:int=256, # completions in one transaction
+        chunk:int=512, # completions in one transaction
         label:str="", # for the progress bar
         wrap=None, # str → str, put around each prompt first: a chat template
     ):

@@ -6,12 +6,13 @@
 __all__ = ['NANO', 'cache_dir', 'whole_folder', 'quiet', 'package_files', 'file_hash', 'convert_gguf', 'set_pad', 'check_folder',
            'load_tokenizer', 'load_model', 'save_model', 'fingerprint', 'resolve_model', 'chat_text']
 
-# %% ../../nbs/core/models.ipynb #912501af
+# %% ../../nbs/core/models.ipynb #4576c17d
 import hashlib, os, shutil, sys, tempfile, warnings
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import patch
 
 # %% ../../nbs/core/models.ipynb #c232f748
 def cache_dir(
@@ -106,10 +107,16 @@ def _check_sums(package, file, sha):
         want = {name: h for h, name in (l.split() for l in sums.read_text().splitlines() if l.strip())}.get(file, sha)
         if want != sha: raise ValueError(f"{file}: SHA-256 is {sha}, {sums.name} of {package!r} says {want}. The installation is damaged: {_install_hint(package)} --force-reinstall")
 
-# %% ../../nbs/core/models.ipynb #8143ebc1
+# %% ../../nbs/core/models.ipynb #d480bcd0
+@contextmanager
+def _read_gguf_once():
+    "Within this block a GGUF file is read once: transformers asks for it three times, and each reading of a large vocabulary takes ten seconds."
+    import gguf
+    with patch("gguf.GGUFReader", lru_cache(gguf.GGUFReader)): yield
+
 def _gguf_adds_bos(path):
     from gguf import GGUFReader
-    field = GGUFReader(path).get_field("tokenizer.ggml.add_bos_token")
+    field = GGUFReader(str(path)).get_field("tokenizer.ggml.add_bos_token")
     return bool(field and field.contents())
 
 def _begin_with_bos(tokenizer):
@@ -118,7 +125,7 @@ def _begin_with_bos(tokenizer):
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.bos_token_id)])
 
-# %% ../../nbs/core/models.ipynb #1b2e75a9
+# %% ../../nbs/core/models.ipynb #5695466a
 def convert_gguf(
     path:str|Path, # a GGUF file
     folder:str|Path, # where the model goes
@@ -128,10 +135,10 @@ def convert_gguf(
     with quiet(): from transformers import AutoModelForCausalLM, AutoTokenizer
     path = Path(path)
     source = dict(pretrained_model_name_or_path=str(path.parent), gguf_file=path.name)
-    with quiet():
+    with quiet(), _read_gguf_once():
         tokenizer = AutoTokenizer.from_pretrained(**source)
         model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    if _gguf_adds_bos(path): _begin_with_bos(tokenizer)
+        if _gguf_adds_bos(path): _begin_with_bos(tokenizer)
     model.hf_quantizer, model.is_quantized = None, False   # otherwise it refuses to be saved
     if hasattr(model.config, "quantization_config"): del model.config.quantization_config
     save_model(model.to(torch.bfloat16), set_pad(tokenizer), folder)

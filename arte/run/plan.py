@@ -527,7 +527,7 @@ def parameters(
     "Number of parameters; norms and biases left out."
     return s.layers*(2*s.hidden*s.head*(s.heads + s.kv_heads) + 3*s.hidden*s.mlp) + s.vocab*s.hidden*(2 - s.tied)
 
-# %% ../../nbs/run/plan.ipynb #1a870e05
+# %% ../../nbs/run/plan.ipynb #b351bd40
 SEQUENCES, CONTEXT = 256, 4096     # prompts in flight at once: `chunk` of `arte.core.journal.Journaled`; tokens: `max_model_len` of `arte.core.engine`
 BYTES = dict(bfloat16=2, float16=2, float32=4)
 
@@ -574,7 +574,7 @@ def lora_gb(
     r:int, # rank
     tokens:int, # through the model at once
     scored:float, # with a loss
-    frozen:int=4, # bytes of a frozen weight: 4 as `arte.align` loads them, 2 in bfloat16
+    frozen:int=2, # bytes of a frozen weight: 2 in bfloat16, as `arte.align` loads them, 4 in float32
 )->float: # GB
     "Training of an adapter."
     return (frozen*parameters(s) + 16*lora_parameters(s, r))/1e9 + activation_gb(s, tokens, scored)
