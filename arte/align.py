@@ -89,10 +89,10 @@ def align(
     save_bf16(trainer.model.merge_and_unload(), tokenizer, out)
     return log_table(trainer.state.log_history)
 
-# %% ../nbs/04_align.ipynb #5387ac98
+# %% ../nbs/04_align.ipynb #130c654e
 def held_out_drafts(
     engine, # the teacher, before or after
-    phase:str, # "before" or "after"
+    phase:str, # "before" or "after"; "round 1" and so on for those between
     task, # a `Task`
     questions:pd.DataFrame, # question_id, question, target: kept out of the pairs
     max_tokens:int=512, # longest rationale in tokens; the paper gives none

@@ -10,7 +10,7 @@ from arte.core.rundir import RunDir
 from arte.elicit import NoQuestions
 from arte.run.pipeline import STAGES, run, status
 from arte.run.report import write_report
-from scripted import student, use_scripts
+from scripted import student, teacher, use_scripts
 
 TASKS = ["boolean_expressions", "object_counting"]
 SMALL = {"tasks": TASKS, "teacher.school": None, "data.test": "generated", "data.n_test": 12, "data.n_val": 12, "irt.k": 6, "irt.method": "map", "irt.shots": [0, 1],
@@ -147,6 +147,21 @@ def test_unseen_tasks_and_other_students(recipe, tmp_path, monkeypatch):
     assert examples.groupby("arm").size().nunique() == 1
     assert set(transfer.arm) == {"vanilla", "original", "arte"} and set(transfer.item) == set(done.table("results").item)
     assert set(scores[scores.level == "rationale"].id) == set(done.table("drafts").draft)
+
+
+def test_second_round_starts_from_the_aligned_teacher(recipe, tmp_path, monkeypatch):
+    generated = []
+    use_scripts(monkeypatch, TASKS, generated, **{"aligned-2": teacher(TASKS, skew=1)})
+    done = run(replace(recipe, rounds=2), tmp_path/"run")
+    assert len(set(generated)) == len(generated), "something was generated twice"
+    first, second = done.table("drafts"), done.table("drafts-2")
+    held = done.table("questions").query("held_out")
+    assert len(second) == len(first) and not set(second.question_id) & set(held.question_id) and not set(second.draft) <= set(first.draft)
+    assert set(done.table("pairs-2").chosen_id) <= set(second.draft) | set(second.question_id) and done.table("align_log-2").step.is_monotonic_increasing
+    assert {"aligned", "aligned-2"} <= set(done.models) and done.models["aligned"]["fingerprint"] != done.models["aligned-2"]["fingerprint"]
+    assert set(done.table("heldout").phase) == {"before", "round 1", "after"}
+    asked = {role for role, *_ in generated}
+    assert "aligned-2" in asked and any("example questions" in prompt for role, prompt, *_ in generated if role == "aligned")
 
 
 def test_benchmarks_of_a_folder(recipe, tmp_path, monkeypatch):

@@ -319,7 +319,7 @@ class EngineSettings(Section):
     kind:Literal["auto", "vllm", "transformers"]="auto" # auto: vLLM where it is installed, else transformers
     dtype:Literal["bfloat16", "float16", "float32"]="bfloat16" # number format of the weights while generating; the paper gives none
 
-# %% ../../nbs/core/recipe.ipynb #7d7fc89f
+# %% ../../nbs/core/recipe.ipynb #adec3c18
 GENERATED_TASKS = ("boolean_expressions", "object_counting", "date_understanding", "sports_understanding") # what `arte.core.nano` can generate
 
 @dataclass(frozen=True)
@@ -330,6 +330,7 @@ class Recipe(Section):
     teacher:Teacher # the model that writes
     student:Student # the model that learns
     seed:Size=0 # all random choices derive from it (`derive_seed`); the paper gives none
+    rounds:Count=1 # alignments in a row, each on new drafts of the teacher that the one before left; the paper has one
     chat:bool=False # wrap prompts in the model's chat template? The paper's Tables 8 and 13 are plain text
     trust_remote_code:bool=False # may a model bring its own Python code?
     data:Data=Data() # items and splits

@@ -23,13 +23,13 @@ def micro_batch(
     "The largest micro-batch that divides the batch."
     return max(m for m in range(1, min(batch, most) + 1) if batch % m == 0)
 
-# %% ../../nbs/core/train.ipynb #259a1a8b
+# %% ../../nbs/core/train.ipynb #812d9c13
 def fast_bf16()->bool:
     "Has this machine's processor (or GPU) instructions for bfloat16?"
     import torch
     return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_avx512_bf16_supported()
 
-TOKENS_AT_ONCE = {False: 1_024, True: 16_384}   # on a processor, on a GPU: what goes through the model at once, at most. It bounds the memory of the activations; on a processor more is slower, because it means more padding
+TOKENS_AT_ONCE = {False: 1_536, True: 16_384}   # on a processor, on a GPU: what goes through the model at once, at most. It bounds the memory of the activations; on a processor more is slower, because it means more padding
 
 def token_lengths(
     tokenizer,

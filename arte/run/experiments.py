@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['stage_benchmarks', 'unseen_task', 'unseen_examples', 'stage_unseen', 'stage_transfer']
 
-# %% ../../nbs/run/experiments.ipynb #acf3b531
+# %% ../../nbs/run/experiments.ipynb #732f686e
 from dataclasses import replace
 import pandas as pd
 from ..core.benchmarks import BENCHMARKS, benchmark_exemplars, load_benchmark
@@ -15,7 +15,7 @@ from ..core.tasks import get_task, split_items, table_items
 from ..elicit import naive_rationales
 from ..eval import evaluate
 from ..prefer import answer_one_shot, preference_scores
-from .stages import Counts, draw_task, learn, opened, save_tables, split, tasks_of, test_source, worked_example, worked_examples
+from .stages import Counts, aligned_role, draw_task, learn, opened, save_tables, split, tasks_of, test_source, worked_example, worked_examples
 from ..tailor import equalise, make_examples, tailored_questions
 
 # %% ../../nbs/run/experiments.ipynb #ba80fd3b
@@ -30,7 +30,7 @@ def stage_benchmarks(run)->dict:
                 results += [evaluate(engine, arm, s, items, shown, {name: task}, r.eval.max_tokens) for s in r.eval.shots]
     return counts | (save_tables(run, benchmarks=results) if results else {})
 
-# %% ../../nbs/run/experiments.ipynb #84ef419b
+# %% ../../nbs/run/experiments.ipynb #0fe65614
 def unseen_task(
     name:str, # a benchmark, or a BBH task
     recipe:Recipe, # with the sizes of the splits
@@ -54,7 +54,7 @@ def unseen_examples(
     r, tasks, parts = run.recipe, {n: task for n, (task, *_) in asked.items()}, []
     aside = []
     settings = replace(r.elicit, questions=r.unseen.examples)
-    for arm, role in (("original", "teacher"), ("arte", "aligned")):
+    for arm, role in (("original", "teacher"), ("arte", aligned_role(r.rounds))):
         with opened(run, role, counts) as engine:
             for name, (task, items, _) in asked.items():
                 seeds, tested = ([i for i in items if i.split == s] for s in ("seed", "test"))

@@ -5,18 +5,19 @@
 # %% auto #0
 __all__ = ['STAGES', 'stage_line', 'run', 'status']
 
-# %% ../../nbs/run/pipeline.ipynb #dc126ff9
+# %% ../../nbs/run/pipeline.ipynb #876535c4
 import time
 from pathlib import Path
 from ..core.recipe import Recipe
 from ..core.rundir import RunDir
 from .experiments import stage_benchmarks, stage_transfer, stage_unseen
+from .rounds import stage_rounds
 from .stages import (stage_align, stage_distill, stage_elicit, stage_eval, stage_heldout, stage_irt, stage_items, stage_pairs, stage_prefer,
                              stage_school, stage_tailor)
 
-# %% ../../nbs/run/pipeline.ipynb #b61c9485
+# %% ../../nbs/run/pipeline.ipynb #2e0018f8
 STAGES = dict(items=stage_items, school=stage_school, elicit=stage_elicit, irt=stage_irt, prefer=stage_prefer, pairs=stage_pairs, align=stage_align,
-              heldout=stage_heldout, tailor=stage_tailor, distill=stage_distill, eval=stage_eval, benchmarks=stage_benchmarks, unseen=stage_unseen,
+              rounds=stage_rounds, heldout=stage_heldout, tailor=stage_tailor, distill=stage_distill, eval=stage_eval, benchmarks=stage_benchmarks, unseen=stage_unseen,
               transfer=stage_transfer)  # name → function, in order
 
 def stage_line(

@@ -7,14 +7,15 @@ __all__ = ['SAMPLE', 'BBH_PIECES', 'FILLERS', 'BBH_ITEMS', 'YIELDS', 'PLANNERS',
            'GPUS', 'UNITS', 'LEVERS', 'local_file', 'rough_tokens', 'token_counter', 'sample', 'filler', 'Texts',
            'plan_items', 'plan_exemplars', 'stand_ins', 'worked', 'task_texts', 'measured', 'Job', 'Estimate',
            'plan_school', 'steps', 'plan_elicit', 'plan_irt', 'plan_prefer', 'plan_pairs', 'n_pairs', 'plan_align',
-           'plan_heldout', 'plan_tailor', 'plan_distill', 'plan_eval', 'other_texts', 'plan_benchmarks', 'plan_unseen',
-           'plan_transfer', 'Shape', 'shape_of', 'parameters', 'kv_bytes', 'generation_gb', 'activation_gb',
-           'lora_parameters', 'full_gb', 'lora_gb', 'Machine', 'in_flight', 'generation_seconds', 'training_seconds',
-           'pace', 'plan', 'short', 'plan_text', 'used', 'parse_budget', 'check_budget']
+           'plan_rounds', 'plan_heldout', 'plan_tailor', 'plan_distill', 'plan_eval', 'other_texts', 'plan_benchmarks',
+           'plan_unseen', 'plan_transfer', 'Shape', 'shape_of', 'parameters', 'kv_bytes', 'generation_gb',
+           'activation_gb', 'lora_parameters', 'full_gb', 'lora_gb', 'Machine', 'in_flight', 'generation_seconds',
+           'training_seconds', 'pace', 'plan', 'short', 'plan_text', 'used', 'parse_budget', 'check_budget']
 
-# %% ../../nbs/run/plan.ipynb #60a1934d
+# %% ../../nbs/run/plan.ipynb #c2f3e8ef
 import json, math, re
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -315,7 +316,7 @@ class Estimate:
             return fmean(min(d.max_length, self.counter(role)(student_prompt(x.task, [], q)) + answer + 1) for q, _, _ in x.drafts)
         return Job(role, trained=sum(n*mean(x) for x in texts)*d.epochs, steps=steps(n*len(texts), d))
 
-# %% ../../nbs/run/plan.ipynb #47486fa0
+# %% ../../nbs/run/plan.ipynb #679c0c2b
 def plan_school(
     e:Estimate
 )->tuple[list[Job],str]: # jobs, what they make
@@ -394,13 +395,23 @@ def plan_align(
     job = Job("teacher", trained=tokens*a.epochs, read=tokens, steps=steps(pairs, a), lora=True)
     return [job], f"an aligned teacher, in {job.steps:,} steps of {a.batch} pairs"
 
+def plan_rounds(
+    e:Estimate
+)->tuple[list[Job],str]: # jobs, what they make
+    "Further rounds: drafts, scores and alignment as the first time."
+    r, again = e.recipe, copy(e)
+    if r.rounds == 1: return [], "nothing: rounds is 1"
+    again.recipe = replace(r, align=replace(r.align, held_out=0), prefer=replace(r.prefer, agreement_questions=0))
+    return [j for planner in (plan_elicit, plan_prefer, plan_align) for j in planner(again)[0]]*(r.rounds - 1), f"{r.rounds - 1} more times drafts, scores and an alignment"
+
 def plan_heldout(
     e:Estimate
 )->tuple[list[Job],str]: # jobs, what they make
     "Held-out questions answered before and after alignment, and scored."
     n = e.recipe.align.held_out
     if n == 0: return [], "nothing: align.held_out is 0"
-    jobs = [j for x in e.texts for j in (e.naive(x, n), e.naive(x, n), e.one_shot(x, 2*n*e.recipe.irt.k, naive=True))]
+    teachers = 1 + e.recipe.rounds
+    jobs = [j for x in e.texts for j in [e.naive(x, n)]*teachers + [e.one_shot(x, teachers*n*e.recipe.irt.k, naive=True)]]
     return jobs, f"scores of {n*len(e.texts):,} questions before and after"
 
 def plan_tailor(
@@ -425,7 +436,7 @@ def plan_eval(
     students, n = 1 + len(e.recipe.distill.arms), sum(x.n_test for x in e.texts)
     return [j for x in e.texts for j in e.tests(x, students)], f"{n:,} test items × {students} students × {len(e.recipe.eval.shots)} settings"
 
-# %% ../../nbs/run/plan.ipynb #976249a9
+# %% ../../nbs/run/plan.ipynb #e4448fa2
 def other_texts(
     recipe:Recipe,
     name:str, # a benchmark, or a BBH task that is not among the run's
@@ -474,7 +485,7 @@ def plan_transfer(
     return jobs, f"scores and two arms of {len(r.transfer.students)} other students" if jobs else "nothing: transfer.students is empty"
 
 PLANNERS = dict(school=plan_school, elicit=plan_elicit, irt=plan_irt, prefer=plan_prefer, pairs=plan_pairs, align=plan_align,
-                heldout=plan_heldout, tailor=plan_tailor, distill=plan_distill, eval=plan_eval,
+                rounds=plan_rounds, heldout=plan_heldout, tailor=plan_tailor, distill=plan_distill, eval=plan_eval,
                 benchmarks=plan_benchmarks, unseen=plan_unseen, transfer=plan_transfer)  # stage → function, in the pipeline's order
 
 # %% ../../nbs/run/plan.ipynb #6aa26f9e
