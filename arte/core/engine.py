@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MIN_PATTERN', 'MAX_PATTERN', 'REPEATS', 'Sampling', 'Completion', 'FirstToken', 'cut_at_stop', 'is_looping',
-           'FunctionEngine', 'encode', 'encode_pairs', 'first_tokens_of', 'progress', 'batches', 'choose',
-           'TransformersEngine', 'VllmEngine', 'make_engine']
+           'FunctionEngine', 'encode', 'encode_pairs', 'first_tokens_of', 'progress', 'batches', 'families',
+           'family_batches', 'choose', 'TransformersEngine', 'VllmEngine', 'make_engine']
 
 # %% ../../nbs/core/engine.ipynb #35d3024c
 import logging, os, sys, tempfile, warnings
@@ -191,6 +191,44 @@ def batches(
         else: out.append([i])
     return out
 
+# %% ../../nbs/core/engine.ipynb #9fdbdbb2
+def _common(a, b):
+    "Tokens that two prompts begin with alike; each keeps one that is not counted, from which its answer starts."
+    n = min(len(a), len(b)) - 1
+    return next((i for i in range(n) if a[i] != b[i]), n)
+
+def families(
+    ids:list[list[int]], # tokens of each prompt
+)->list[list]: # [tokens in common, [indices]], each index once
+    "Prompts that begin alike."
+    out = []
+    for i in sorted(range(len(ids)), key=ids.__getitem__):
+        shared = _common(ids[out[-1][1][0]], ids[i]) if out else 0
+        if out and 2*shared >= max(len(ids[i]), out[-1][0]):
+            out[-1][0] = min(out[-1][0], shared)
+            out[-1][1].append(i)
+        else: out.append([len(ids[i]) - 1, [i]])
+    return out
+
+def family_batches(
+    ids:list[list[int]], # tokens of each prompt
+    new:int, # tokens that may be generated
+    batch_tokens:int, # the most tokens a batch may come to hold
+)->list[list]: # batches of [tokens in common, [indices]]
+    "Packs families together, large ones in parts; the longest prompts first."
+    parts, out = [], []
+    for shared, members in families(ids):
+        longest = max(len(ids[i]) for i in members)
+        size = max(1, batch_tokens//(longest + new))
+        parts += [(longest, [shared, members[i:i + size]]) for i in range(0, len(members), size)]
+    for longest, part in sorted(parts, key=lambda p: -p[0]):
+        if not out or (rows + len(part[1]))*(first + new) > batch_tokens:
+            rows, first = 0, longest
+            out.append([])
+        out[-1].append(part)
+        rows += len(part[1])
+    return out
+
 # %% ../../nbs/core/engine.ipynb #b850e6a2
 def choose(
     logits, # (rows, vocabulary)
@@ -210,7 +248,7 @@ class _Row:
     "One draw of one prompt while it's being decoded."
     index:tuple; prompt:list; ids:list; generator:object; finish:str|None=None; text:str|None=None
 
-# %% ../../nbs/core/engine.ipynb #ba5e5388
+# %% ../../nbs/core/engine.ipynb #784efe97
 class TransformersEngine:
     "Generates with transformers, on a GPU if there is one."
     def __init__(self,
@@ -228,6 +266,7 @@ class TransformersEngine:
         self.model = load_model(path, dtype, trust_remote_code).to(self.device)
         self.max_model_len = min(max_model_len, self.model.config.max_position_embeddings)
         self.eos = _eos_ids(self.tokenizer, self.model.generation_config)
+        self.shares = not getattr(self.model.config.get_text_config(), "sliding_window", None)   # a window counts the padding between a beginning and the rest
 
     def generate(self,
         prompts:list[str],
@@ -236,8 +275,8 @@ class TransformersEngine:
         ids = encode(self.tokenizer, prompts, self.max_model_len)
         rows = [_Row((i, d), x, [], self._generator(sampling, prompts[i], d)) for i, x in enumerate(ids) for d in range(sampling.n)]
         with progress(len(rows), "transformers") as bar:
-            for batch in batches([len(r.prompt) for r in rows], sampling.max_tokens, self.batch_tokens):
-                self._decode([rows[i] for i in batch], sampling, bar)
+            for batch in self._batches([r.prompt for r in rows], sampling.max_tokens):
+                self._decode([(shared, [rows[i] for i in members]) for shared, members in batch], sampling, bar)
         out = [Completion(r.text, len(r.ids), len(r.prompt), r.finish) for r in rows]
         return [out[i:i + sampling.n] for i in range(0, len(out), sampling.n)]
 
@@ -245,16 +284,35 @@ class TransformersEngine:
         import torch
         return torch.Generator(device="cpu").manual_seed(derive_seed(sampling.seed, prompt, draw)) if sampling.temperature else None
 
-    def _decode(self, rows, sampling, bar):
+    def _batches(self, ids, new):
+        if self.shares: return family_batches(ids, new, self.batch_tokens)
+        return [[(0, [i]) for i in batch] for batch in batches(list(map(len, ids)), new, self.batch_tokens)]
+
+    def _forward(self, x, mask, cache):
+        "Logits behind the last token of each row."
+        position = (mask.cumsum(-1) - 1).clamp(min=0)[:, -x.shape[1]:]
+        return self.model(x, attention_mask=mask, position_ids=position, past_key_values=cache, logits_to_keep=1).logits[:, -1]
+
+    def _begin(self, batch, cache):
+        "Reads what the families have in common; the rest of each prompt, and the mask of all of it."
+        import torch
+        if not all(shared for shared, _ in batch): return self._pad([r.prompt for _, rows in batch for r in rows])
+        x, mask = self._pad([rows[0].prompt[:shared] for shared, rows in batch])
+        self._forward(x, mask, cache)
+        family = torch.tensor([i for i, (_, rows) in enumerate(batch) for _ in rows], device=self.device)
+        cache.batch_select_indices(family)
+        x, rest = self._pad([r.prompt[shared:] for shared, rows in batch for r in rows])
+        return x, torch.cat([mask[family], rest], -1)
+
+    def _decode(self, batch, sampling, bar):
         "Decodes a batch; rows that are done leave it."
         import torch
         from transformers import DynamicCache
-        x, mask = self._pad([r.prompt for r in rows])
-        cache = DynamicCache(config=self.model.config)
+        rows, cache = [r for _, rows in batch for r in rows], DynamicCache(config=self.model.config)
         with torch.inference_mode():
+            x, mask = self._begin(batch, cache)
             while rows:
-                position = (mask.cumsum(-1) - 1).clamp(min=0)[:, -x.shape[1]:]
-                logits = self.model(x, attention_mask=mask, position_ids=position, past_key_values=cache, logits_to_keep=1).logits[:, -1]
+                logits = self._forward(x, mask, cache)
                 x = choose(logits, sampling.temperature, [r.generator for r in rows])[:, None]
                 for r, token in zip(rows, x[:, 0].tolist()): self._append(r, token, sampling)
                 mask = torch.cat([mask, mask.new_ones(len(rows), 1)], -1)
