@@ -168,7 +168,7 @@ def random_agreement(
     return table.agg(n=("n", "first"), share=("share", "mean"), lo=("share", lambda s: s.quantile(.025)),
                      hi=("share", lambda s: s.quantile(.975)), chance=("chance", "first")).reset_index()
 
-# %% ../nbs/02_prefer.ipynb #33a42652
+# %% ../nbs/02_prefer.ipynb #414c72dd
 def count_words(
     text:str, # a rationale
 )->int: # pieces between blanks, as Figure 2 counts
@@ -187,8 +187,10 @@ def rank_correlation(
     members = [np.flatnonzero(groups == g) for g in pd.unique(groups)]
     rng = np.random.default_rng(derive_seed(seed, "rank correlation"))
     draws = [np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))]) for _ in range(n_boot)]
-    lo, hi = np.nanquantile([_spearman(x[d], y[d]) for d in draws] + [_spearman(x, y)], [(1-level)/2, (1+level)/2])
-    return _spearman(x, y), lo, hi
+    rho, drawn = _spearman(x, y), [_spearman(x[d], y[d]) for d in draws]
+    if np.isnan(rho): return rho, rho, rho
+    lo, hi = np.nanquantile([*drawn, rho], [(1-level)/2, (1+level)/2])
+    return rho, lo, hi
 
 def _spearman(x, y):
     x, y = pd.Series(x).rank().to_numpy(), pd.Series(y).rank().to_numpy()

@@ -72,7 +72,7 @@ def test_wrong_type_names_its_field(field, kind):
 
 
 @pytest.mark.parametrize("change, message", [
-    ("irt.k=25", "irt.k: got 25, but there are only data.n_val = 24"),
+    ("irt.k=25", "irt.k: got 25, but there are only data.n_val = 16"),
     ("elicit.techniques=1", "elicit.techniques: got 1, expected 2 to 4"),
     ("elicit.techniques=5", "elicit.techniques: got 5, expected 2 to 4"),
     ("elicit.temperature=-0.1", "elicit.temperature: got -0.1"),
