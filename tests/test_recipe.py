@@ -145,7 +145,7 @@ def test_presets():
     presets = {name: load_recipe(name) for name in preset_names()}
     assert all(back(r) == r and r.name == name for name, r in presets.items())
     nano, paper, small = (presets[name] for name in ("nano", "paper", "small"))
-    assert (len(paper.tasks), len(small.tasks), len(nano.tasks)) == (27, 8, 4)
+    assert (len(paper.tasks), len(small.tasks), len(nano.tasks)) == (27, 8, 3)
     plain = Recipe(paper.name, paper.tasks, paper.teacher, paper.student)
     assert replace(paper, irt=plain.irt, engine=plain.engine) == plain, "the paper preset changes a default"
     from arte.core.tasks import get_task

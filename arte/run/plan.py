@@ -168,9 +168,9 @@ def task_texts(
                      stand_ins(recipe, task, shown[name], drafts))
     return [one(name, task) for name, task in tasks_of(recipe).items()], reached
 
-# %% ../../nbs/run/plan.ipynb #c572b8fb
+# %% ../../nbs/run/plan.ipynb #23b1e881
 YIELDS = {  # distinct usable questions that one decoding brings, when it is asked for five and for one
-    "schooled": ({5: .91, 1: .45}, "as in the recorded nano run"),
+    "schooled": ({5: 2.18, 1: 1.}, "as in the recorded nano run"),
     "other": ({5: 2.5, 1: .5}, "an assumption: half of what is asked for")}
 
 def measured(
@@ -192,7 +192,7 @@ def _decoding_tokens(run):
             if tuple(json.loads(how)["stop"]) == question_stop(n): total[0] += count; total[1] += tokens
     return {f"{n} tokens": tokens/count for n, (count, tokens) in sums.items() if count}
 
-# %% ../../nbs/run/plan.ipynb #44dfab91
+# %% ../../nbs/run/plan.ipynb #e77acafa
 @dataclass(frozen=True)
 class Job:
     "What one model does in a stage."
@@ -237,11 +237,9 @@ class Estimate:
         x:Texts, # a task's
         role:str, # whose tokens
         limit:int, # where each one is cut
-        naive:bool=False, # greedy and by the naive prompt: of the shortest manner where a school taught several
     )->float: # tokens
         "Mean length of a rationale, or of an answer that imitates one."
-        manners = [fmean(min(limit, self.new(role, " " + r)) for r in manner) for manner in zip(*(rs for _, _, rs in x.drafts))]
-        return min(manners) if naive and self.recipe.teacher.school else fmean(manners)
+        return fmean(min(limit, self.new(role, " " + r)) for _, _, rs in x.drafts for r in rs)
 
     def tagged(self,
         x:Texts, # a task's
@@ -279,19 +277,18 @@ class Estimate:
         n:int, # questions
     )->Job:
         "Naive rationales of the teacher, before or after alignment."
-        return self.ask("teacher", n, [naive_prompt(x.task, q) for q, _, _ in x.drafts], self.rationale(x, "teacher", self.recipe.elicit.rationale_tokens, naive=True), self.recipe.elicit.rationale_tokens)
+        return self.ask("teacher", n, [naive_prompt(x.task, q) for q, _, _ in x.drafts], self.rationale(x, "teacher", self.recipe.elicit.rationale_tokens), self.recipe.elicit.rationale_tokens)
 
     def one_shot(self,
         x:Texts, # a task's
         n:int, # answers
         role:str="student", # who answers
-        naive:bool=False, # is the example's rationale a naive one?
     )->Job:
         "A student's answers with one draft as example."
         shown = [(q, r) for q, _, rs in x.drafts for r in rs]
         prompts = [student_prompt(x.task, [shown[i % len(shown)]], x.val[i % len(x.val)].question) for i in range(SAMPLE)]
         limit = self.recipe.prefer.max_tokens
-        return self.ask(role, n, prompts, self.known.get("answer", self.rationale(x, role, limit, naive)), limit)
+        return self.ask(role, n, prompts, self.known.get("answer", self.rationale(x, role, limit)), limit)
 
     def tests(self,
         x:Texts, # a task's
@@ -316,7 +313,7 @@ class Estimate:
             return fmean(min(d.max_length, self.counter(role)(student_prompt(x.task, [], q)) + answer + 1) for q, _, _ in x.drafts)
         return Job(role, trained=sum(n*mean(x) for x in texts)*d.epochs, steps=steps(n*len(texts), d))
 
-# %% ../../nbs/run/plan.ipynb #679c0c2b
+# %% ../../nbs/run/plan.ipynb #d52ebd35
 def plan_school(
     e:Estimate
 )->tuple[list[Job],str]: # jobs, what they make
@@ -411,7 +408,7 @@ def plan_heldout(
     n = e.recipe.align.held_out
     if n == 0: return [], "nothing: align.held_out is 0"
     teachers = 1 + e.recipe.rounds
-    jobs = [j for x in e.texts for j in [e.naive(x, n)]*teachers + [e.one_shot(x, teachers*n*e.recipe.irt.k, naive=True)]]
+    jobs = [j for x in e.texts for j in [e.naive(x, n)]*teachers + [e.one_shot(x, teachers*n*e.recipe.irt.k)]]
     return jobs, f"scores of {n*len(e.texts):,} questions before and after"
 
 def plan_tailor(
@@ -787,11 +784,11 @@ def used(
         rows.append(dict(stage=stage, prompts=asked, **tokens, steps=c.get("steps", 0), seconds=done["seconds"]))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/run/plan.ipynb #64205704
+# %% ../../nbs/run/plan.ipynb #ef74dad9
 LEVERS = {  # stage → the settings on which it depends, the strongest first
     "school": "teacher.school.rationales, teacher.school.questions", "elicit": "elicit.questions, elicit.techniques, elicit.rationale_tokens",
     "irt": "data.n_val, irt.respondents, irt.shots", "prefer": "elicit.questions, irt.k, elicit.techniques, prefer.max_tokens", "pairs": "pairs.question_pairs",
-    "align": "elicit.questions, pairs.question_pairs, align.epochs", "heldout": "align.held_out, irt.k", "tailor": "elicit.questions, elicit.rationale_tokens",
+    "align": "elicit.questions, pairs.question_pairs, align.epochs", "rounds": "rounds", "heldout": "align.held_out, irt.k", "tailor": "elicit.questions, elicit.rationale_tokens",
     "distill": "distill.arms, elicit.questions, distill.epochs", "eval": "data.n_test, distill.arms, eval.shots, eval.max_tokens",
     "benchmarks": "eval.benchmarks, data.n_test, distill.arms", "unseen": "unseen.examples, unseen.tasks", "transfer": "transfer.students, elicit.questions, irt.k"}
 
