@@ -82,7 +82,7 @@ def relative(planned, was): return {c: planned[c] / was[c] for c in COUNTS if wa
 @needs_recording
 @needs_tokenizers
 def test_nano_within_ten_per_cent_of_the_recorded_run(recorded):
-    "In total. Habits are assumed, not read from the run."
+    "In total, and prompts and tokens in of each large stage but prefer (see below). Habits are assumed, not read from the run."
     planned, was = table(recorded.recipe), used(recorded).set_index("stage")
     was = was[was.prompts > 0]
     assert len(was) >= 3, "too little is recorded to compare"
@@ -90,6 +90,7 @@ def test_nano_within_ten_per_cent_of_the_recorded_run(recorded):
     sums = planned.loc[known.index, COUNTS].sum()
     for c, ratio in relative(sums, known[COUNTS].sum()).items(): assert ratio == pytest.approx(1, abs=.1), f"{c} in total"
     assert planned.prompts[was.index].sum() == pytest.approx(was.prompts.sum(), rel=.1)
+    for stage, ratios in by_stage(recorded, planned, was.drop(index="prefer")): assert ratios[["prompts", "tokens_in"]].tolist() == pytest.approx([1, 1], abs=.1), stage
 
 
 @needs_recording
