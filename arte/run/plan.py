@@ -769,7 +769,7 @@ def plan_text(
     lines = ["  ".join([r[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(r[1:-1], widths[1:])), r[-1]]).rstrip() for r in rows]
     return "\n".join([table.attrs["title"], "", *lines, "", *table.attrs["notes"]])
 
-# %% ../../nbs/run/plan.ipynb #0e421842
+# %% ../../nbs/run/plan.ipynb #e1a927d5
 def used(
     run:RunDir # as far as it went
 )->pd.DataFrame: # a row per stage that is done: stage, prompts, tokens_in, tokens_out, steps, seconds; tokens are NaN where all came from the journal
@@ -778,7 +778,7 @@ def used(
     for stage, done in ((s, d) for s, d in run.stages.items() if s in PLANNERS):
         c = done["counts"]
         asked = c.get("prompts", 0) + c.get("from_journal", 0)
-        if stage == "prefer": asked -= int(run.table("answers").duplicated(["draft", "item"]).sum())   # asked in both sets, answered once
+        if stage == "prefer": asked = len(run.table("answers").merge(run.table("drafts")[["draft", "rationale"]]).drop_duplicates(["question_id", "rationale", "item"]))   # alike in both sets or two drafts: answered once
         scale = asked/c["prompts"] if c.get("prompts") else math.nan if asked else 0
         tokens = {o: c.get(o, 0)*scale for o in ("tokens_in", "tokens_out")}
         rows.append(dict(stage=stage, prompts=asked, **tokens, steps=c.get("steps", 0), seconds=done["seconds"]))
