@@ -58,7 +58,7 @@ class Beginnings:
         p = torch.cat([before, own], -1).float().mul(scaling).softmax(-1).to(query.dtype)
         return self._together(p[..., :n], values) + p[..., n:] @ value
 
-# %% ../../nbs/core/attention.ipynb #a13e7782
+# %% ../../nbs/core/attention.ipynb #c8aef1c8
 def _attention(module, query, key, value, attention_mask, scaling=None, beginnings=None, **kw):
     "transformers' signature; query (rows, heads, steps, head size) → (rows, steps, heads, head size)."
     import torch
@@ -83,9 +83,9 @@ def _registered():
 
 def share_beginnings(
     model, # a transformers model; changed in place
-)->bool: # whether it takes `beginnings=` when it is called
+)->float: # tokens of the longest text that may have a beginning: 0 if the model takes no `beginnings=`, its window, or infinity
     "Replaces the attention of a model for decoding, where the model allows it."
     config = model.config.get_text_config()
-    if not model._supports_attention_backend or config._attn_implementation != "sdpa": return False
+    if not model._supports_attention_backend or config._attn_implementation != "sdpa": return 0
     model.set_attn_implementation(_registered())
-    return getattr(config, "sliding_window", None) is None
+    return getattr(config, "sliding_window", None) or float("inf")

@@ -192,7 +192,7 @@ def batches(
         else: out.append([i])
     return out
 
-# %% ../../nbs/core/engine.ipynb #262e85f8
+# %% ../../nbs/core/engine.ipynb #c787de25
 def _common(a, b):
     "Tokens that two prompts begin with alike; each keeps one that is not counted, from which its answer starts."
     n = min(len(a), len(b)) - 1
@@ -217,12 +217,13 @@ def family_batches(
     ids:list[list[int]], # tokens of each prompt
     new:int, # tokens that may be generated
     batch_tokens:int, # the most tokens a batch may come to hold
+    longest:float=float("inf"), # prompt and new tokens of a text that may share its beginning
 )->list[list]: # batches of [tokens in common, [indices]]; prompts that go without a family have 0 in common, and batches of their own
     "Packs families together, large ones in parts, the longest beginnings first; then what is left."
     alone, parts, out, room = [], [], [], 0
     for shared, members in families(ids):
-        if len(members) < FAMILY: alone += members; continue
         own = max(len(ids[i]) for i in members) - shared + new
+        if len(members) < FAMILY or shared + own > longest: alone += members; continue
         size = max(1, (batch_tokens - shared)//own)
         parts += [(shared + own*len(m), [shared, m]) for m in (members[i:i + size] for i in range(0, len(members), size))]
     for tokens, part in sorted(parts, key=lambda p: -p[1][0]):
@@ -250,7 +251,7 @@ class _Row:
     "One draw of one prompt while it's being decoded."
     index:tuple; prompt:list; ids:list; generator:object; finish:str|None=None; text:str|None=None
 
-# %% ../../nbs/core/engine.ipynb #7c9ad133
+# %% ../../nbs/core/engine.ipynb #8de6aa3a
 class TransformersEngine:
     "Generates with transformers, on a GPU if there is one."
     def __init__(self,
@@ -268,7 +269,7 @@ class TransformersEngine:
         self.model = load_model(path, dtype, trust_remote_code).to(self.device)
         self.max_model_len = min(max_model_len, self.model.config.max_position_embeddings)
         self.eos = _eos_ids(self.tokenizer, self.model.generation_config)
-        self.shares = share_beginnings(self.model)
+        self.longest_shared = share_beginnings(self.model)
 
     def generate(self,
         prompts:list[str],
@@ -277,7 +278,7 @@ class TransformersEngine:
         ids = encode(self.tokenizer, prompts, self.max_model_len)
         rows = [_Row((i, d), x, [], self._generator(sampling, prompts[i], d)) for i, x in enumerate(ids) for d in range(sampling.n)]
         with progress(len(rows), "transformers") as bar:
-            for batch in self._batches([r.prompt for r in rows], sampling.max_tokens, self.batch_tokens):
+            for batch in family_batches([r.prompt for r in rows], sampling.max_tokens, self.batch_tokens, self.longest_shared):
                 self._decode([(shared, [rows[i] for i in members]) for shared, members in batch], sampling, bar)
         out = [Completion(r.text, len(r.ids), len(r.prompt), r.finish) for r in rows]
         return [out[i:i + sampling.n] for i in range(0, len(out), sampling.n)]
@@ -285,10 +286,6 @@ class TransformersEngine:
     def _generator(self, sampling, prompt, draw):
         import torch
         return torch.Generator(device="cpu").manual_seed(derive_seed(sampling.seed, prompt, draw)) if sampling.temperature else None
-
-    def _batches(self, ids, new, batch_tokens):
-        if self.shares: return family_batches(ids, new, batch_tokens)
-        return [[(0, batch)] for batch in batches(list(map(len, ids)), new, batch_tokens)]
 
     def _forward(self, x, mask, cache, beginnings=None, keep=1):
         "Logits behind the last `keep` tokens of each row."
@@ -361,7 +358,7 @@ class TransformersEngine:
         pairs = encode_pairs(self.tokenizer, prompts, continuations, self.max_model_len)
         out = [None]*len(pairs)
         with torch.inference_mode(), progress(len(pairs), "transformers") as bar:
-            for batch in self._batches([x[:len(x) - k] for x, k in pairs], max((k for _, k in pairs), default=0), self.batch_tokens//4):
+            for batch in family_batches([x[:len(x) - k] for x, k in pairs], max((k for _, k in pairs), default=0), self.batch_tokens//4, self.longest_shared):
                 rows = [i for _, members in batch for i in members]
                 beginnings = self._begin([(pairs[members[0]][0][:shared], len(members)) for shared, members in batch])
                 x, mask = self._pad([pairs[i][0][shared:] for shared, members in batch for i in members])
