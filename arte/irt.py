@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['p_correct', 'information', 'response_matrix', 'Fit', 'simulate', 'irt_model', 'marginal_likelihood', 'fit_2pl',
-           'check_fit', 'discrimination_draws', 'top_probability', 'top_k', 'plot_icc', 'plot_information',
-           'plot_abilities', 'plot_discriminations', 'recovery', 'item_rest', 'shuffle_matrix', 'structure_test',
-           'save_fit', 'load_fit']
+           'check_fit', 'trusted_fit', 'discrimination_draws', 'top_probability', 'top_k', 'plot_icc',
+           'plot_information', 'plot_abilities', 'plot_discriminations', 'recovery', 'item_rest', 'shuffle_matrix',
+           'structure_test', 'save_fit', 'load_fit']
 
 # %% ../nbs/01_irt.ipynb #d77045f0
 import logging, warnings
@@ -210,6 +210,22 @@ def check_fit(fit:Fit, # from `fit_2pl`
     if diverging.mean() > max_divergent: trouble.append(f"{diverging.sum()} of {diverging.size} draws diverged (at most {max_divergent:.0%}): raise target_accept to .95 or .99")
     if trouble: raise ValueError("The fit is not to be trusted: " + "; ".join(trouble) + '. If that does not help, use respondents that differ more, or method="map"')
     return found
+
+# %% ../nbs/01_irt.ipynb #36d116fa
+def trusted_fit(matrix:pd.DataFrame, # respondents × items, 1 right, 0 wrong, NaN not asked
+                method:str="nuts", # as for `fit_2pl`
+                seed:int=0, # of the chains
+                draws:int=1000, # of the first attempt, from each chain
+                tune:int=1000, # of the first attempt
+                chains:int=4,
+               )->Fit:
+    "A fit that `check_fit` accepts: if it refuses the first, a three times longer one; ValueError if it refuses that as well"
+    fit = fit_2pl(matrix, method, seed, draws, tune, chains)
+    try: check_fit(fit)
+    except ValueError:
+        fit = fit_2pl(matrix, method, seed, 3*draws, 3*tune, chains, target_accept=.97)
+        check_fit(fit)
+    return fit
 
 # %% ../nbs/01_irt.ipynb #92fe791a
 def discrimination_draws(fit:Fit, # "nuts" or "map"

@@ -8,7 +8,7 @@ __all__ = ['tasks_of', 'aligned_role', 'split', 'Counts', 'opened', 'test_source
            'stage_prefer', 'stage_pairs', 'stage_align', 'stage_heldout', 'stage_tailor', 'sifted', 'learn',
            'stage_distill', 'stage_eval']
 
-# %% ../../nbs/run/stages.ipynb #c9548873
+# %% ../../nbs/run/stages.ipynb #7e0ab3a9
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 import pandas as pd
@@ -25,7 +25,7 @@ from ..core.tasks import bbh_source, get_task, items_table, load_bbh, load_exemp
 from ..distill import arm_examples, check_equal, distill
 from ..elicit import NoQuestions, draw_questions, draw_rationales, naive_rationales
 from ..eval import evaluate
-from ..irt import check_fit, fit_2pl, response_matrix, save_fit, top_k
+from ..irt import response_matrix, save_fit, top_k, trusted_fit
 from ..pairs import question_pairs, rationale_pairs
 from ..prefer import answer_one_shot, collect_responses, preference_scores
 from ..tailor import consistent_arm, equalise, make_examples, original_arm, random_arm, tailored_questions
@@ -187,7 +187,7 @@ def save_tables(
     for k, v in whole.items(): run.save(k, v)
     return {k: len(v) for k, v in whole.items()}
 
-# %% ../../nbs/run/stages.ipynb #dd282cf9
+# %% ../../nbs/run/stages.ipynb #728f3b5a
 def respondents(
     run:RunDir
 )->list[str]: # roles
@@ -209,8 +209,7 @@ def stage_irt(run:RunDir)->dict:
     run.path("irt").mkdir(exist_ok=True)
     chosen = []
     for task, rows in responses.groupby("task", sort=False):
-        fit = fit_2pl(response_matrix(rows), r.irt.method, derive_seed(r.seed, "irt", task), r.irt.draws, r.irt.tune, r.irt.chains)
-        check_fit(fit)
+        fit = trusted_fit(response_matrix(rows), r.irt.method, derive_seed(r.seed, "irt", task), r.irt.draws, r.irt.tune, r.irt.chains)
         save_fit(fit, run.path("irt", f"{task}.nc"))
         chosen.append(top_k(fit, r.irt.k).assign(task=task))
     return counts | dict(respondents=responses.groupby(["model", "shots"]).ngroups, responses=len(responses)) | save_tables(run, prefset=chosen)
