@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from arte.core.engine import Sampling, TransformersEngine, VllmEngine, make_engine
+from arte.core.engine import Sampling, TransformersEngine, VllmEngine, encode, family_batches, make_engine
 from arte.core.models import NANO, package_files, resolve_model
 
 STOP = ("</ans>", "\nQuestion:")
@@ -24,6 +24,9 @@ PROMPTS = [
     "def fibonacci(n):\n",
     "Today is the 5th of May 2021; yesterday, 4/5/2021, was a Tuesday. The date tomorrow in MM/DD/YYYY is",
 ]
+
+QUESTIONS = ["True and False is", "not not False is", "( True or False ) and True is", "False or not ( True and True ) is", "not ( False or True ) or True is"]
+FAMILIES = [EXAMPLE*n + f"Question: {q}\nAnswer: Let's think step by step." for n in (1, 3) for q in QUESTIONS]
 
 
 def have(role):
@@ -54,6 +57,43 @@ def test_batching_changes_nothing(engine):
     sampling = Sampling(max_tokens=24, stop=STOP)
     together = engine.generate(PROMPTS[:6], sampling)
     assert [engine.generate([p], sampling)[0] for p in PROMPTS[:6]] == together
+
+
+def check_families(engine, prompts, sampling):
+    "Prompts that share their beginning against each of them alone, which shares nothing; returns the completions."
+    together = engine.generate(prompts, sampling)
+    assert [engine.generate([p], sampling)[0] for p in prompts] == together
+    texts = [c.text or " Paris" for c, in together]
+    for a, p, t in zip(engine.logprobs(prompts, texts), prompts, texts): np.testing.assert_allclose(a, engine.logprobs([p], [t])[0], atol=1e-3)
+    return together
+
+
+def shared(engine, prompts, new):
+    "How many of the prompts go with a family."
+    ids = encode(engine.tokenizer, prompts, engine.max_model_len)
+    return sum(len(members) for batch in family_batches(ids, new, engine.batch_tokens, engine.longest_shared) for n, members in batch if n)
+
+
+@needs_student
+def test_families_change_nothing(student):
+    engine, sampling = TransformersEngine(student, "float32"), Sampling(max_tokens=24, stop=STOP)
+    assert shared(engine, PROMPTS + FAMILIES, 24) >= len(FAMILIES)
+    together = check_families(engine, PROMPTS[:3] + FAMILIES, sampling)
+    assert len({c.tokens for c, in together}) > 2                                    # rows leave the batch at different steps
+    drawn = Sampling(1.0, max_tokens=12, n=4, seed=5)
+    assert shared(engine, [PROMPTS[0]]*4, 12) == 4                                   # draws of one prompt are a family
+    assert engine.generate(PROMPTS[:2], drawn) == engine.generate(PROMPTS[1::-1], drawn)[::-1]
+    engine.close()
+
+
+@needs_teacher
+@pytest.mark.parametrize("examples, sharing", [(1, 5), (16, 0)])
+def test_families_and_a_sliding_window(examples, sharing):
+    engine, sampling = TransformersEngine(resolve_model("nano-teacher"), "float32"), Sampling(max_tokens=16, stop=STOP)
+    prompts = [EXAMPLE*examples + f"Question: {q}\nAnswer:" for q in QUESTIONS]
+    assert engine.longest_shared == 512 and shared(engine, prompts, 16) == sharing
+    check_families(engine, prompts, sampling)
+    engine.close()
 
 
 @needs_student
@@ -89,15 +129,16 @@ def test_limits(student, engine):
 @needs_vllm
 def test_both_engines_write_the_same(student, engine):
     sampling = Sampling(max_tokens=96, stop=STOP)
-    ours = engine.generate(PROMPTS, sampling)
+    prompts = PROMPTS + FAMILIES
+    ours = engine.generate(prompts, sampling)
     assert {c.finish for c, in ours} >= {"stop", "length"}
     continuations = [c.text or " Paris" for c, in ours]
-    ours_lp, first = engine.logprobs(PROMPTS, continuations), engine.first_tokens(PROMPTS, 5)
+    ours_lp, first = engine.logprobs(prompts, continuations), engine.first_tokens(prompts, 5)
     vllm = VllmEngine(student, "float32")
     try:
-        for prompt, (a,), (b,) in zip(PROMPTS, ours, vllm.generate(PROMPTS, sampling)): assert a == b, prompt
-        for a, b in zip(ours_lp, vllm.logprobs(PROMPTS, continuations)): np.testing.assert_allclose(a, b, atol=1e-3)
-        for a, b in zip(first, vllm.first_tokens(PROMPTS, 5)):
+        for prompt, (a,), (b,) in zip(prompts, ours, vllm.generate(prompts, sampling)): assert a == b, prompt
+        for a, b in zip(ours_lp, vllm.logprobs(prompts, continuations)): np.testing.assert_allclose(a, b, atol=1e-3)
+        for a, b in zip(first, vllm.first_tokens(prompts, 5)):
             assert [(t.text, t.joins) for t in a] == [(t.text, t.joins) for t in b]
             np.testing.assert_allclose([t.logprob for t in a], [t.logprob for t in b], atol=1e-3)
         drawn = Sampling(1.0, max_tokens=12, n=3, seed=5)
