@@ -531,4 +531,4 @@ def make_engine(
 
 @cache
 def _say_once(kind):
-    print("engine: vLLM" if kind == "vllm" else "engine: transformers (vLLM, which is several times faster, isn't installed)")
+    print("engine: vLLM" if kind == "vllm" else "engine: transformers (vLLM, which is faster, isn't installed)")
