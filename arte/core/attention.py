@@ -71,6 +71,7 @@ def _attention(module, query, key, value, attention_mask, scaling=None, beginnin
     return out.reshape(rows, heads, steps, size).transpose(1, 2).contiguous(), None
 
 def _mask(*args, **kw):
+    "transformers' mask for SDPA, written out: it leaves out one that is merely causal, and `Beginnings.attend` needs it."
     from transformers.masking_utils import sdpa_mask
     return sdpa_mask(*args, **kw | dict(allow_is_causal_skip=False))
 
