@@ -121,7 +121,7 @@ def test_bugs_keep_their_traceback(recipe_file, tmp_path):
 def started(*args):
     "A run that has taken the lock and waits."
     argv, options = command(*args, body="print('waiting', flush=True); time.sleep(60)")
-    p = subprocess.Popen(argv, **options)
+    p = subprocess.Popen(argv, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options)   # a shell's background jobs ignore Ctrl-C
     assert p.stdout.readline() == "waiting\n"
     return p
 
