@@ -17,10 +17,10 @@ from .elicit import draft_id, naive_rationales
 
 # %% ../nbs/04_align.ipynb #c7597162
 def dpo_loss(
-    chosen,       # (batch,) tensor: log π_θ(y_w | x), the sum over the answer's tokens, ≤ 0
-    rejected,     # (batch,) tensor: log π_θ(y_l | x)
-    ref_chosen,   # (batch,) tensor: log π_ref(y_w | x)
-    ref_rejected, # (batch,) tensor: log π_ref(y_l | x)
+    chosen,       # (batch,) tensor: log π_θ(y_w) given x, the sum over the answer's tokens, ≤ 0
+    rejected,     # (batch,) tensor: log π_θ(y_l) given x
+    ref_chosen,   # (batch,) tensor: log π_ref(y_w) given x
+    ref_rejected, # (batch,) tensor: log π_ref(y_l) given x
     beta:float=.1, # β > 0; the paper gives none, TRL's default
 )->tuple: # (batch,) loss in nats, ≥ 0; (batch,) margin r(y_w) − r(y_l)
     "The DPO loss and the margin of the implicit rewards, pair by pair (§2; Rafailov et al., Eq. 7)."

@@ -40,7 +40,7 @@ def seed_groups(
 def prompt_id(
     task:str, # task name
     prompt:str, # text of the generation prompt that asks for one question
-)->str: # "<task>-p<8 hex digits>"
+)->str: # `<task>-p<8 hex digits>`
     "A name for a generation prompt, made of its text."
     return f"{task}-p{sha1(prompt.encode()).hexdigest()[:8]}"
 
@@ -230,7 +230,7 @@ def draft_id(
     question_id:str, # the question's id
     technique:str, # the technique's name
     rationale:str, # the text
-)->str: # "<question id>-<technique>-<8 hex digits>"
+)->str: # `<question id>-<technique>-<8 hex digits>`
     "A name for a draft, made of what it is."
     return f"{question_id}-{technique}-{sha1(rationale.encode()).hexdigest()[:8]}"
 

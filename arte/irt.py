@@ -179,7 +179,7 @@ def _fit_marginal(matrix, prior):
 
 # %% ../nbs/01_irt.ipynb #5264fcb1
 def fit_2pl(matrix:pd.DataFrame, # respondents × items, 1 right, 0 wrong, NaN not asked
-            method:str="nuts", # "nuts" | "map" (§3.2, Bayesian) | "mle" (App. E)
+            method:str="nuts", # "nuts" or "map" (§3.2, Bayesian), "mle" (App. E)
             seed:int=0, # of the chains; "map" and "mle" draw nothing
             draws:int=1000, # kept from each chain; PyMC's default
             tune:int=1000, # thrown away at the start of each; PyMC's default

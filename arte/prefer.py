@@ -222,15 +222,16 @@ def plot_words(
     size = (max(5, 3.6*len(names)), 3.4)
     fig, axes = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for ax, name in zip(axes[0], names): _words_panel(ax, name, table[table.task == name], n_boot)
-    axes[0, 0].set_ylabel("one-shot accuracy (%)")
+    axes[0, 0].set(ylabel="one-shot accuracy (%)", ylim=(-4, 104))
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
     return fig
 
 def _words_panel(ax, name, t, n_boot):
     for technique, rows in t.groupby("technique", sort=False):
-        ax.plot(rows.words, 100*rows.s, ".", alpha=.6, label=technique)
+        ax.plot(rows.words, 100*rows.s, ".", markersize=9, alpha=.6, label=technique)
     b = word_bins(t.words.to_numpy(), t.s.to_numpy())
     ax.errorbar(b.words, 100*b.s, yerr=100*b.se, color="black", marker="s", markersize=4, capsize=2, label="mean of a bin")
     rho, lo, hi = rank_correlation(t.words.to_numpy(), t.s.to_numpy(), t.question_id.to_numpy(), n_boot)
-    title = f"{name.replace('_', ' ')}\nn = {len(t)}, ρ = {rho:.2f} [{lo:.2f}, {hi:.2f}]"
+    known = "all scores equal" if np.isnan(rho) else f"ρ = {rho:.2f} [{lo:.2f}, {hi:.2f}]"
+    title = f"{name.replace('_', ' ')}\nn = {len(t)}, {known}"
     ax.set(title=title, xlabel="words of the rationale")

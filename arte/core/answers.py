@@ -84,7 +84,7 @@ def _word_list(s):
 # %% ../../nbs/core/answers.ipynb #e25282cb
 def normalise(
     answer:str, # as written, without the tags
-    kind:str, # "option" | "yesno" | "truefalse" | "valid" | "integer" | "number" | "brackets" | "words" | "text"
+    kind:str, # "option", "yesno", "truefalse", "valid", "integer", "number", "brackets", "words" or "text"
 )->str|None: # the one form of this answer; None where it is not of this kind
     "Bring an answer into the form of its kind."
     s = _bare(answer)

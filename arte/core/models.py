@@ -253,7 +253,7 @@ def _from_hub(name):
 
 # %% ../../nbs/core/models.ipynb #7de78ffc
 def resolve_model(
-    name:str|Path, # a folder | "x.gguf" | "package:x.gguf" | "nano-teacher" | "nano-student" | a hub name
+    name:str|Path, # a folder, "x.gguf", "package:x.gguf", "nano-teacher", "nano-student" or a hub name
     cache:str|Path|None=None, # for converted models; None: see `cache_dir`
 )->Path: # a folder with safetensors
     "The folder of a model; a GGUF file is converted on first use, a hub model downloaded."

@@ -522,7 +522,7 @@ def write_rationale(
     item, # an `Item`, or the text of a question
     task:str, # one of `NANO_TASKS`
     technique:str # one of `TECHNIQUES`
-)->str: # ends in "So the answer is <ans>…</ans>."; no space before or after
+)->str: # ends in `So the answer is <ans>…</ans>.`; no space before or after
     "The worked solution of a question in one of the four manners. ValueError when the question cannot be read."
     if technique not in TECHNIQUES: raise ValueError(f"no technique {technique!r}; there are {', '.join(TECHNIQUES)}")
     question = getattr(item, "question", item)

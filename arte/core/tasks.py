@@ -31,7 +31,7 @@ class Task:
     "What the student is to learn."
     name:str # the name of its BBH file
     title:str # as it stands in a sentence: "boolean expressions"
-    category:str # "logic" | "commonsense" | "math" | "knowledge" (Table 7)
+    category:str # "logic", "commonsense", "math" or "knowledge" (Table 7)
     kind:str # the kind of its answers, see `arte.core.answers.normalise`
     description:str # one sentence: the {Task Description} of Tables 8, 11 and 13
     techniques:tuple[Technique, ...] # at least two; four for each built-in task
@@ -106,7 +106,7 @@ class Item:
 class Exemplar:
     "A question with a worked answer."
     question:str # q
-    rationale:str # r, ending "So the answer is <ans>…</ans>."
+    rationale:str # r, ending `So the answer is <ans>…</ans>.`
     answer:str # a, as it stands between the tags
 
 # %% ../../nbs/core/tasks.ipynb #993a115b

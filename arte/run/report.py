@@ -170,11 +170,11 @@ def plot_prefset(
 def irt_section(t:dict)->str: # needs `prefset`
     "Discriminations of the validation items, and which were chosen."
     p = t["prefset"]
-    table = p.groupby("task").agg(items=("item", "size"), chosen=("chosen", "sum"), low=("a", "min"), mid=("a", "median"), high=("a", "max")).reset_index()
+    table = p.groupby("task").agg(items=("item", "size"), informative=("a", "count"), chosen=("chosen", "sum"), low=("a", "min"), mid=("a", "median"), high=("a", "max")).reset_index()
     table[["low", "mid", "high"]] = table[["low", "mid", "high"]].map("{:.2f}".format)
-    table.columns = ["task", "validation items", "chosen", "lowest a", "median a", "highest a"]
+    table.columns = ["task", "validation items", "that tell respondents apart", "chosen", "lowest a", "median a", "highest a"]
     if "p_top" in p: table["chance that a chosen one belongs (mean)"] = p[p.chosen].groupby("task").p_top.mean().map(percent).to_numpy()
-    return html_figure(plot_prefset(p), "Items by rank of their discrimination, with 95 % intervals. Where the intervals of neighbours overlap, which of the two is chosen is a matter of chance.",
+    return html_figure(plot_prefset(p), "Items by rank of their discrimination, with 95 % intervals. Where the intervals of neighbours overlap, which of the two is chosen is a matter of chance. An item that all or no respondents got right has no discrimination; it is chosen only where too few have one.",
                        "Discrimination of each item with its interval, chosen items in colour") + html_table(table)
 
 def words_section(t:dict)->str: # needs `drafts`, `scores`
