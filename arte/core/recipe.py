@@ -316,8 +316,13 @@ class Transfer(Section):
 @dataclass(frozen=True)
 class EngineSettings(Section):
     "Which library runs the models when they generate."
-    kind:Literal["auto", "vllm", "transformers"]="auto" # auto: vLLM where it is installed, else transformers
+    kind:Literal["auto", "vllm", "transformers", "server"]="auto" # auto: vLLM where it is installed, else transformers; server: an OpenAI-compatible one, for the model it serves
     dtype:Literal["bfloat16", "float16", "float32"]="bfloat16" # number format of the weights while generating; the paper gives none
+    url:str|None=None # server: its address, e.g. "http://localhost:8000/v1"; the key, if it wants one, is read from OPENAI_API_KEY
+    model:str|None=None # server: the model it serves, named as teacher.model or student.model is; all other models are opened on this machine
+    concurrency:Count=64 # server: requests at a time
+    timeout:Strength=600.0 # server: seconds for one answer
+    retries:Size=5 # server: further tries of a request that failed
 
 # %% ../../nbs/core/recipe.ipynb #adec3c18
 GENERATED_TASKS = ("boolean_expressions", "object_counting", "date_understanding", "sports_understanding") # what `arte.core.nano` can generate
@@ -360,6 +365,7 @@ def conflicts(
     generated = "generated" in (d.items, d.test) or r.teacher.school is not None
     others = [t for t in (*r.tasks, *r.unseen.tasks) if t not in GENERATED_TASKS]
     both = [t for t in r.unseen.tasks if t in r.tasks]
+    served, servable = r.engine.kind == "server", [r.student.model] + [r.teacher.model]*(r.teacher.school is None)
     return [
         (not r.tasks, "tasks", "got an empty list, expected at least one task", f"Write for example: [{GENERATED_TASKS[0]}]"),
         (generated and others, "tasks", f"{others[:1]} cannot be generated, and data.items, data.test or teacher.school asks for it",
@@ -383,6 +389,9 @@ def conflicts(
         (r.distill.max_length <= e.rationale_tokens, "distill.max_length", f"got {r.distill.max_length}, which a rationale of elicit.rationale_tokens = {e.rationale_tokens} fills alone", "Raise it."),
         (not r.distill.arms, "distill.arms", "got an empty list, expected at least one arm", "Write for example: [original, arte]"),
         (r.distill.arms and set(r.distill.arms) <= set(BASELINES), "distill.arms", f"got {', '.join(r.distill.arms)}: instruction sets only, which are cut to the size of the other arms", "Add for example: original"),
+        (served and not r.engine.url, "engine.url", "got nothing with kind: server, expected the server's address", "Write for example: url: http://localhost:8000/v1"),
+        (served and r.engine.model not in servable, "engine.model", f"got {r.engine.model!r}, expected the model that the server serves, one of {', '.join(servable)}",
+            f"Write: model: {servable[-1]}"),
         (not r.eval.shots, "eval.shots", "got an empty list, expected at least one number of worked examples", "Write: [0, 3]"),
     ]
 

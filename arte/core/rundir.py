@@ -283,11 +283,20 @@ def engine(self:RunDir,
     role:str # a registered model
 ): # arte.core.journal.Journaled
     "An engine over a model of this run, which generates nothing twice; when only reading, nothing at all."
-    from arte.core.engine import make_engine
     from arte.core.journal import Journaled
-    folder, settings = self.model_folder(role), self.recipe.engine
-    make = (lambda: make_engine(folder, settings.kind, settings.dtype, self.recipe.trust_remote_code)) if self.writable and folder.is_dir() else None
+    folder = self.model_folder(role)
+    make = (lambda: self._open(role, folder)) if self.writable and folder.is_dir() else None
     return Journaled(self.journal, self.models[role]["fingerprint"], make, label=role, wrap=self._wrap(folder))
+
+@patch
+def _open(self:RunDir, role, folder):
+    "The model itself: at the server if it is the one served there, else on this machine."
+    from arte.core.engine import make_engine
+    from arte.core.server import ServerEngine
+    e, r = self.recipe.engine, self.recipe
+    if e.kind == "server" and {"teacher": r.teacher.model, "student": r.student.model}.get(role) == e.model:
+        return ServerEngine(folder, e.url, e.model, e.concurrency, e.timeout, e.retries, trust_remote_code=r.trust_remote_code)
+    return make_engine(folder, "auto" if e.kind == "server" else e.kind, e.dtype, r.trust_remote_code)
 
 @patch
 def _wrap(self:RunDir, folder):
