@@ -2,6 +2,7 @@
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass, replace
+from types import UnionType
 from typing import Literal, get_args, get_origin
 
 import pytest
@@ -56,6 +57,7 @@ def leaves(cls, prefix=""):
 
 def wrong_values(kind):
     if kind in NUMBERS: return [True, "many", None, [1], -1e9, float("nan"), "1e-7x"] + ([2.5] if NUMBERS[kind][0] is int else [])
+    if isinstance(kind, UnionType): return [v for v in wrong_values(get_args(kind)[0]) if v is not None]
     if kind is str: return [3, "", None, "two\nlines", False]
     if kind is bool: return ["yes", 1, None]
     if get_origin(kind) is Literal: return ["nothing like it", 3, None, []]
