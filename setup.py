@@ -29,7 +29,7 @@ setup(
     url=cfg["git_url"],
     keywords=cfg["keywords"].split(),
     packages=find_packages(include=["arte", "arte.*"]),
-    package_data={cfg["lib_path"]: ["core/*.yaml", "recipes/*.yaml"]},
+    package_data={cfg["lib_path"]: ["core/*.yaml", "recipes/*.yaml", "recipes/accelerate/*.yaml"]},
     python_requires=">=" + cfg["min_python"],
     install_requires=words("requirements"),
     extras_require={o: words(f"{o}_requirements") for o in ("dev", "vllm", "cpu", "server", "nano")},

@@ -213,11 +213,12 @@ def save_model(
     model, # a transformers model
     tokenizer, # its tokenizer
     folder:str|Path, # the target; replaced if it exists
+    weights:dict|None=None, # in place of the model's own: a state dict
 )->Path: # `folder`
     "Writes weights (safetensors), config and tokenizer; the folder appears only when it is complete."
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     with whole_folder(folder) as tmp, quiet():
-        model.save_pretrained(tmp)
+        model.save_pretrained(tmp, state_dict=weights)
         tokenizer.save_pretrained(tmp)
     return Path(folder)
 

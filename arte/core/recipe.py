@@ -338,6 +338,7 @@ class Recipe(Section):
     rounds:Count=1 # alignments in a row, each on new drafts of the teacher that the one before left; the paper has one
     chat:bool=False # wrap prompts in the model's chat template? The paper's Tables 8 and 13 are plain text
     trust_remote_code:bool=False # may a model bring its own Python code?
+    accelerate:str|None=None # train in several processes: an accelerate configuration, "fsdp-8" or the path of a file; the paper gives none
     data:Data=Data() # items and splits
     elicit:Elicit=Elicit() # §3.1
     irt:Irt=Irt() # §3.2, App. E

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TOKENS_AT_ONCE', 'LOG_NAMES', 'micro_batch', 'fast_bf16', 'token_lengths', 'trainer_arguments', 'log_table',
            'score_completions_only', 'examples_dataset', 'batch_order', 'show_progress', 'sft_trainer', 'saving_steps',
-           'sft', 'save_bf16']
+           'sft', 'save_bf16', 'save_trained']
 
 # %% ../../nbs/core/train.ipynb #b6b56f58
 from contextlib import contextmanager
@@ -13,6 +13,7 @@ from pathlib import Path
 from random import Random
 import pandas as pd
 from .engine import progress
+from .launch import is_first, processes
 from .models import chat_text, load_model, load_tokenizer, quiet, save_model
 
 # %% ../../nbs/core/train.ipynb #a2771537
@@ -48,11 +49,12 @@ def trainer_arguments(
 )->dict: # keyword arguments of `SFTConfig` and `DPOConfig`
     "Our settings in the words of transformers."
     import torch
-    room = TOKENS_AT_ONCE[torch.cuda.is_available()]
-    micro = micro_batch(settings.batch, max(1, room // max(lengths)))
+    room, n = TOKENS_AT_ONCE[torch.cuda.is_available()], processes()
+    if settings.batch % n: raise ValueError(f"a batch of {settings.batch} examples can't be shared out evenly among {n} processes. Choose a batch that is a multiple of {n}")
+    micro = micro_batch(settings.batch // n, max(1, room // max(lengths)))
     steps = -(-len(lengths) // settings.batch) * settings.epochs
     return dict(learning_rate=settings.lr, num_train_epochs=settings.epochs, per_device_train_batch_size=micro,
-                gradient_accumulation_steps=settings.batch // micro, warmup_steps=round(settings.warmup * steps),
+                gradient_accumulation_steps=settings.batch // n // micro, warmup_steps=round(settings.warmup * steps),
                 lr_scheduler_type=settings.schedule, max_length=settings.max_length, seed=seed, data_seed=seed,
                 bf16=fast_bf16(), use_cpu=not torch.cuda.is_available(), gradient_checkpointing=torch.cuda.is_available(),
                 logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True)
@@ -159,11 +161,11 @@ def sft(
     class Keep(TrainerCallback):
         def on_train_begin(self, args, state, control, **kw): self.steps = saving_steps(state.max_steps, saves)[:-1]
         def on_step_end(self, args, state, control, **kw):
-            if state.global_step in self.steps: save_bf16(model, tokenizer, f"{out}-{state.global_step}")
+            if state.global_step in self.steps and is_first(): save_bf16(model, tokenizer, f"{out}-{state.global_step}")
     with tempfile.TemporaryDirectory() as tmp:
         trainer = sft_trainer(model, tokenizer, examples, settings, seed, tmp, [Keep()])
         with score_completions_only(): trainer.train()
-    save_bf16(model, tokenizer, out)
+    save_trained(trainer, tokenizer, out)
     return log_table(trainer.state.log_history)
 
 def save_bf16(
@@ -174,3 +176,17 @@ def save_bf16(
     "Save a bfloat16 copy of a model, as it will be run."
     import copy, torch
     return save_model(copy.deepcopy(model).to(torch.bfloat16), tokenizer, folder)
+
+def save_trained(
+    trainer, # a transformers `Trainer` that is done
+    tokenizer, # of its model
+    folder:str|Path, # replaced if it exists
+):
+    "Save what was trained in bfloat16; where several processes hold parts of it, the first one gathers and writes."
+    if processes() == 1: save_bf16(trainer.model, tokenizer, folder); return
+    import torch
+    model, weights = trainer.accelerator.unwrap_model(trainer.model), trainer.accelerator.get_state_dict(trainer.model)
+    if is_first():
+        model.config.dtype = torch.bfloat16
+        save_model(model, tokenizer, folder, {k: v.to(torch.bfloat16) for k, v in weights.items()})
+    trainer.accelerator.wait_for_everyone()

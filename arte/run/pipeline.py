@@ -8,6 +8,7 @@ __all__ = ['STAGES', 'stage_line', 'run', 'status']
 # %% ../../nbs/run/pipeline.ipynb #876535c4
 import time
 from pathlib import Path
+from ..core.launch import launch_config
 from ..core.recipe import Recipe
 from ..core.rundir import RunDir
 from .experiments import stage_benchmarks, stage_transfer, stage_unseen
@@ -34,6 +35,7 @@ def run(
     source:str|Path|None=None, # another run directory: what it has generated and trained is taken over
 )->RunDir: # open to read
     "Run all stages that are not done yet."
+    if recipe.accelerate: launch_config(recipe.accelerate)   # a missing file is told now, not when it is needed
     with RunDir(out, recipe) as folder:
         if source: folder.take_over(source)
         again = False   # a stage that ran makes those after it run

@@ -18,6 +18,7 @@ from ..beyond.health import drop_contradictions, drop_overlaps, health, with_que
 from ..beyond.likelihood import answer_likelihoods, likelihood_scores
 from ..core.baselines import baseline_source, load_baseline
 from ..core.bigbench import distinct, validation_pool
+from ..core.launch import launch
 from ..core.models import resolve_model
 from ..core.recipe import BASELINES, Recipe, derive_seed
 from ..core.rundir import RunDir
@@ -241,7 +242,7 @@ def stage_align(run:RunDir)->dict:
     "DPO on the teacher (§3.3)."
     r, pairs, seed = run.recipe, run.table("pairs"), derive_seed(run.recipe.seed, "align")
     what = [run.models["teacher"]["fingerprint"], pairs[["prompt", "chosen", "rejected"]], asdict(r.align), seed, r.chat]
-    log = run.trained("aligned", what, lambda out: align(run.model_folder("teacher"), pairs, run.path("models", "adapter"), out, r.align, seed, r.chat, r.trust_remote_code))
+    log = run.trained("aligned", what, lambda out: launch(r.accelerate, align, run.model_folder("teacher"), pairs, run.path("models", "adapter"), out, r.align, seed, r.chat, r.trust_remote_code))
     run.save("align_log", log)
     return Counts(steps=len(log))
 
@@ -312,7 +313,7 @@ def learn(
     "Fine-tune a student; one that is there and made of the same is not trained again."
     r = run.recipe
     what = [run.models[base]["fingerprint"], arm_examples(examples, arm), asdict(r.distill) | dict(arms=None), derive_seed(r.seed, "distill"), r.chat]
-    return run.trained(role, what, lambda out: distill(run.model_folder(base), examples, arm, out, r.distill, r.seed, chat=r.chat, trust_remote_code=r.trust_remote_code))
+    return run.trained(role, what, lambda out: launch(r.accelerate, distill, run.model_folder(base), examples, arm, out, r.distill, r.seed, chat=r.chat, trust_remote_code=r.trust_remote_code))
 
 def stage_distill(run:RunDir)->dict:
     "One fine-tuned student per arm (§4.1)."

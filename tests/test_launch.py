@@ -1,0 +1,75 @@
+"Two processes on the processor train as one does: the same losses, and weights that are saved whole."
+import pandas as pd
+import pytest
+
+from arte.align import align
+from arte.core.launch import launch, launch_config
+from arte.core.models import fingerprint, load_model
+from arte.core.recipe import Align, Distill
+from arte.distill import distill
+from test_run import tiny_model  # noqa: F401  (a fixture)
+
+TWO = """
+compute_environment: LOCAL_MACHINE
+distributed_type: {kind}
+use_cpu: true
+num_machines: 1
+num_processes: 2
+machine_rank: 0
+mixed_precision: 'no'
+"""
+SHARDED = """
+fsdp_config:
+  fsdp_version: 2
+  fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP
+  fsdp_reshard_after_forward: true
+  fsdp_state_dict_type: FULL_STATE_DICT
+"""
+
+
+def two(folder, kind):
+    "Two processes: each with the whole model (MULTI_GPU), or with half of its weights (FSDP)."
+    file = folder/"two.yaml"
+    file.write_text(TWO.format(kind=kind) + (SHARDED if kind == "FSDP" else ""))
+    return str(file)
+
+
+def weights_of(folder): return {k: v.float() for k, v in load_model(folder).state_dict().items()}
+
+
+def close(a, b):
+    assert set(a) == set(b)
+    return all((a[k] - b[k]).abs().max() < 2e-2 for k in a)   # both are rounded to bfloat16
+
+
+@pytest.mark.parametrize("kind", ["MULTI_GPU", "FSDP"])
+def test_distill(tiny_model, tmp_path, kind):  # noqa: F811
+    examples = pd.DataFrame([dict(arm="arte", prompt=f"Question: {'True and '*(i % 5)}False is\nAnswer:", completion=f" So the answer is <ans>{i % 3}</ans>") for i in range(16)])
+    settings = Distill(lr=1e-3, batch=4, epochs=1, max_length=256)
+    logs = [launch(config, distill, tiny_model, examples, "arte", tmp_path/name, settings) for name, config in (("one", None), ("two", two(tmp_path, kind)))]
+    assert len(logs[0]) == len(logs[1]) == 4
+    assert logs[0].loss.iloc[-1] < logs[0].loss.iloc[0] - .01, "nothing was learned"
+    assert logs[1].loss.tolist() == pytest.approx(logs[0].loss.tolist(), abs=1e-3)
+    assert close(weights_of(tmp_path/"one"), weights_of(tmp_path/"two"))
+    assert fingerprint(tmp_path/"two") != fingerprint(tiny_model)
+
+
+def test_align(tiny_model, tmp_path):  # noqa: F811
+    pairs = pd.DataFrame([dict(pair=i, prompt=f"Question: {'not '*(i % 4)}True is\nAnswer:", chosen=f" <ans>{i % 3}</ans>", rejected=f" step by step {i}") for i in range(8)])
+    settings = Align(lr=1e-2, batch=4, epochs=2, max_length=256)
+    logs = [launch(config, align, tiny_model, pairs, tmp_path/f"{name}-adapter", tmp_path/name, settings) for name, config in (("one", None), ("two", two(tmp_path, "FSDP")))]
+    assert len(logs[0]) == len(logs[1]) == 4
+    assert logs[0].loss.iloc[-1] < logs[0].loss.iloc[0] - .01, "nothing was learned"
+    assert logs[1].loss.tolist() == pytest.approx(logs[0].loss.tolist(), abs=1e-3)
+    assert close(weights_of(tmp_path/"one"), weights_of(tmp_path/"two"))
+
+
+def test_batch_that_cannot_be_shared_out(tiny_model, tmp_path, capfd):  # noqa: F811
+    examples = pd.DataFrame([dict(arm="arte", prompt="Question:", completion=" one")]*3)
+    with pytest.raises(ChildProcessError, match="distill in several processes"):
+        launch(two(tmp_path, "MULTI_GPU"), distill, tiny_model, examples, "arte", tmp_path/"out", Distill(batch=3, max_length=256))
+    assert "a multiple of 2" in capfd.readouterr().err
+
+
+def test_unknown_configuration():
+    with pytest.raises(FileNotFoundError, match="fsdp-8"): launch_config("fsdp-9")
