@@ -79,14 +79,19 @@ def test_bad_days(folder, tmp_path, monkeypatch):
     assert not any(key.encode() in f.read_bytes() for f in tmp_path.rglob("*") if f.is_file())
 
 
-def test_dead_server(folder, tmp_path):
-    "What came before the server died is in the journal, and the message says what to do."
-    with unreliable() as (_, url):
-        engine = Journaled(Journal(tmp_path/"journal.db"), ServerEngine(folder, url, "m").fingerprint, lambda: ServerEngine(folder, url, "m", retries=8), chunk=10)
-        engine.generate([f"Question {i}" for i in range(20)], STOP)
-        engine.inner.client = engine.inner.client.with_options(max_retries=0)
-    with pytest.raises(ConnectionError, match="run the same command again"): engine.generate([f"Question {i}" for i in range(40)], STOP)
-    assert len(engine.journal) == 20
+def test_dead_server(folder, tmp_path, monkeypatch):
+    "Every answer that the server gave before it died is in the journal, and the message says what to do."
+    answer, given = Unreliable.do_POST, []
+    def dies_after_25(self):
+        with self.server.lock: given.append(len(given) < 25)
+        if given[-1]: answer(self)
+        else: self.say(b"{}", 500)
+    monkeypatch.setattr(Unreliable, "do_POST", dies_after_25)
+    with unreliable() as (server, url):
+        server.chance.random = lambda: 1.     # until then it has no bad days
+        engine = Journaled(Journal(tmp_path/"journal.db"), ServerEngine(folder, url, "m").fingerprint, lambda: ServerEngine(folder, url, "m", concurrency=1, retries=0), chunk=10)
+        with pytest.raises(ConnectionError, match="run the same command again"): engine.generate([f"Question {i}" for i in range(40)], STOP)
+    assert len(engine.journal) == 25
 
 
 def test_bad_key(folder, monkeypatch):

@@ -177,7 +177,8 @@ class Journaled:
             self._count(rows)
             return {r[0]: r[5:9] for r in rows}
         have = self.journal.look_up("completions", "text, tokens, prompt_tokens, finish", [k for ks in key.values() for k in ks])
-        self._fill(have, key, lambda some: self.engine().generate(some, sampling), write, max(1, self.chunk//sampling.n))
+        size = max(1, self.chunk//sampling.n)
+        self._fill(have, key, lambda some: self.engine().generate(some, sampling), write, size, lambda some: self.engine().arriving(some, sampling))
         return [[Completion(*have[k]) for k in key[p]] for p in prompts]
 
     def logprobs(self,
@@ -214,18 +215,33 @@ class Journaled:
 
     def _wrapped(self, prompts): return prompts if self.wrap is None else list(map(self.wrap, prompts))
 
-    def _fill(self, have, key, work, write, size):
-        "Does what is missing, `size` at a time, each chunk committed before the next begins."
+    def _fill(self, have, key, work, write, size, arriving=None):
+        "Does what is missing, `size` at a time, each chunk committed before the next begins, or as it arrives."
         self.hits += len(have)
         missing = [x for x, ks in key.items() if any(k not in have for k in ks)]
         if missing and self.make is None: raise LookupError(self._unknown(missing, len(key)))
         with progress(len(missing), self.label) as bar:
-            for i in range(0, len(missing), size):
-                some = missing[i:i + size]
-                with after_this(): have |= write(some, work(some))
-                bar.update(len(some))
+            if missing and arriving and hasattr(self.engine(), "arriving"): self._as_it_arrives(have, missing, arriving(missing), write, size, bar)
+            else:
+                for i in range(0, len(missing), size):
+                    some = missing[i:i + size]
+                    with after_this(): have |= write(some, work(some))
+                    bar.update(len(some))
         keys = {k for ks in key.values() for k in ks}
         self.used |= keys; self.journal.used |= keys
+
+    def _as_it_arrives(self, have, missing, arriving, write, size, bar):
+        "Commits `size` at a time, in the order in which they come, and at an error or Ctrl-C what is there by then."
+        some, results = [], []
+        def commit():
+            have.update(write(some, results))
+            some.clear(); results.clear()
+        try:
+            for i, result in arriving:
+                some.append(missing[i]); results.append(result)
+                bar.update()
+                if len(some) >= size: commit()
+        finally: commit()
 
     def _unknown(self, missing, total):
         text = missing[0] if isinstance(missing[0], str) else missing[0][0]

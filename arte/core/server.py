@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['patiently', 'ServerEngine']
 
-# %% ../../nbs/core/server.ipynb #cf1e92a4
+# %% ../../nbs/core/server.ipynb #2c096fed
 import json, os, time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ def patiently(
             if answer is not None: return answer
     raise ConnectionError(f"{why}, {tries} times")
 
-# %% ../../nbs/core/server.ipynb #4bc747f9
+# %% ../../nbs/core/server.ipynb #5d862372
 class ServerEngine:
     "Generates with a server that has the OpenAI completions interface."
     def __init__(self,
@@ -75,23 +75,48 @@ class ServerEngine:
         r = self._explained(lambda: patiently(ask, self.retries + 1))
         return r.choices[0], r.usage
 
+    def _arriving(self, work, jobs):
+        "(number of the job, `work` of it) as they come. After a failure nothing new is begun; what is on its way still comes, then the error."
+        pool, failure = ThreadPoolExecutor(self.concurrency), None
+        futures = {pool.submit(work, *job): i for i, job in enumerate(jobs)}
+        try:
+            for f in as_completed(futures):
+                if f.cancelled(): continue
+                if f.exception() is None: yield futures[f], f.result()
+                else:
+                    failure = failure or f.exception()
+                    for other in futures: other.cancel()
+            if failure: raise failure
+        finally: pool.shutdown(wait=False, cancel_futures=True)
+
     def _map(self, work, jobs):
-        "`work` on every job, some at a time; the first error ends it and cancels what has not begun."
-        with ThreadPoolExecutor(self.concurrency) as pool, progress(len(jobs), "server") as bar:
-            futures = [pool.submit(work, *job) for job in jobs]
-            for f in futures: f.add_done_callback(lambda _: bar.update())
-            try: return [f.result() for f in futures]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        "`work` on every job, in order."
+        done = {}
+        with progress(len(jobs), "server") as bar:
+            for i, result in self._arriving(work, jobs):
+                done[i] = result
+                bar.update()
+        return [done[i] for i in range(len(jobs))]
 
     def generate(self,
         prompts:list[str],
         sampling:Sampling=Sampling(),
     )->list[list[Completion]]: # `sampling.n` per prompt, in order
+        done = dict(self.arriving(prompts, sampling))
+        return [done[i] for i in range(len(prompts))]
+
+    def arriving(self,
+        prompts:list[str],
+        sampling:Sampling=Sampling(),
+    ): # pairs: position of a prompt, its `sampling.n` completions
+        "What `generate` returns, prompt by prompt in the order in which the answers come."
         n, ids = sampling.n, encode(self.tokenizer, prompts, self.max_model_len)
-        done = self._map(self._one, [(x, p, sampling, d) for x, p in zip(ids, prompts) for d in range(n)])
-        return [done[i:i + n] for i in range(0, len(done), n)]
+        draws = {i: {} for i in range(len(prompts))}
+        jobs = [(i, d) for i in range(len(prompts)) for d in range(n)]
+        for j, completion in self._arriving(lambda i, d: self._one(ids[i], prompts[i], sampling, d), jobs):
+            i, d = jobs[j]
+            draws[i][d] = completion
+            if len(draws[i]) == n: yield i, [draws[i][d] for d in range(n)]
 
     def _one(self, ids, prompt, sampling, draw):
         greedy = sampling.temperature == 0
