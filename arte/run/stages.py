@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['tasks_of', 'aligned_role', 'split', 'Counts', 'opened', 'test_source', 'draw_task', 'draw_items', 'worked_example',
            'worked_examples', 'stage_items', 'stage_school', 'stage_elicit', 'save_tables', 'respondents', 'stage_irt',
-           'stage_prefer', 'stage_pairs', 'stage_align', 'stage_heldout', 'stage_tailor', 'sifted', 'learn',
+           'stage_prefer', 'stage_pairs', 'cut_off', 'stage_align', 'stage_heldout', 'stage_tailor', 'sifted', 'learn',
            'stage_distill', 'stage_eval']
 
 # %% ../../nbs/run/stages.ipynb #7e0ab3a9
@@ -19,10 +19,11 @@ from ..beyond.likelihood import answer_likelihoods, likelihood_scores
 from ..core.baselines import baseline_source, load_baseline
 from ..core.bigbench import distinct, validation_pool
 from ..core.launch import launch
-from ..core.models import resolve_model
+from ..core.models import load_tokenizer, resolve_model
 from ..core.recipe import BASELINES, Recipe, derive_seed
 from ..core.rundir import RunDir
 from ..core.tasks import bbh_source, get_task, items_table, load_bbh, load_exemplars, split_items, table_items
+from ..core.train import too_long
 from ..distill import arm_examples, check_equal, distill
 from ..elicit import NoQuestions, draw_questions, draw_rationales, naive_rationales
 from ..eval import evaluate
@@ -238,13 +239,24 @@ def stage_pairs(run:RunDir)->dict:
     more, dropped_too = question_pairs(questions[~questions.held_out], scores, r.pairs.questions, r.pairs.question_pairs, r.pairs.min_margin, r.seed)
     return Counts(rationale_pairs=len(rationales), question_pairs=len(more)) | save_tables(run, pairs=[rationales, more], dropped=[dropped, dropped_too])
 
+def cut_off(
+    run:RunDir,
+    role:str, # of the model that is trained
+    examples:pd.DataFrame, # prompt and answers
+    answers:tuple, # columns of the answers
+    section:str, # of the recipe: "align" or "distill"
+)->dict: # a count, if there is anything to count
+    "How many examples are longer than the recipe lets them be; the trainer cuts them."
+    n = too_long(load_tokenizer(run.model_folder(role), run.recipe.trust_remote_code), examples.to_dict("records"), answers, getattr(run.recipe, section).max_length)
+    return {f"cut off at {section}.max_length": n} if n else {}
+
 def stage_align(run:RunDir)->dict:
     "DPO on the teacher (§3.3)."
     r, pairs, seed = run.recipe, run.table("pairs"), derive_seed(run.recipe.seed, "align")
     what = [run.models["teacher"]["fingerprint"], pairs[["prompt", "chosen", "rejected"]], asdict(r.align), seed, r.chat]
     log = run.trained("aligned", what, lambda out: launch(r.accelerate, align, run.model_folder("teacher"), pairs, run.path("models", "adapter"), out, r.align, seed, r.chat, r.trust_remote_code))
     run.save("align_log", log)
-    return Counts(steps=len(log))
+    return Counts(steps=len(log)) | cut_off(run, "teacher", pairs, ("chosen", "rejected"), "align")
 
 def stage_heldout(run:RunDir)->dict:
     "Held-out questions answered by the teacher before and after, and scored by the student."
@@ -320,7 +332,7 @@ def stage_distill(run:RunDir)->dict:
     r, examples = run.recipe, run.table("examples")
     n = check_equal(examples, r.distill.arms)
     logs = [learn(run, "student", examples, arm, f"student-{arm}") for arm in r.distill.arms]
-    return Counts(arms=len(r.distill.arms), examples_per_arm=n, steps=sum(map(len, logs))) | save_tables(run, sft_log=logs)
+    return Counts(arms=len(r.distill.arms), examples_per_arm=n, steps=sum(map(len, logs))) | cut_off(run, "student", examples, ("completion",), "distill") | save_tables(run, sft_log=logs)
 
 def stage_eval(run:RunDir)->dict:
     "Zero- and few-shot accuracy of the vanilla student and of every arm (§4)."
