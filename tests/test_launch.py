@@ -4,7 +4,7 @@ import pytest
 
 from arte.align import align
 from arte.core.launch import launch, launch_config
-from arte.core.models import fingerprint, load_model
+from arte.core.models import load_model
 from arte.core.recipe import Align, Distill
 from arte.distill import distill
 from test_run import tiny_model  # noqa: F401  (a fixture)
@@ -34,12 +34,16 @@ def two(folder, kind):
     return str(file)
 
 
-def weights_of(folder): return {k: v.float() for k, v in load_model(folder).state_dict().items()}
-
-
-def close(a, b):
+def apart(a, b):
+    "Mean distance of two models' weights."
+    a, b = (load_model(folder).state_dict() for folder in (a, b))
     assert set(a) == set(b)
-    return all((a[k] - b[k]).abs().max() < 2e-2 for k in a)   # both are rounded to bfloat16
+    return sum((a[k] - b[k]).abs().sum().item() for k in a)/sum(x.numel() for x in a.values())
+
+
+def check_same_change(start, one, two):
+    "Both moved away from the start, and much farther than they are from one another."
+    assert apart(one, two) < .1*apart(start, one)
 
 
 @pytest.mark.parametrize("kind", ["MULTI_GPU", "FSDP"])
@@ -50,8 +54,7 @@ def test_distill(tiny_model, tmp_path, kind):  # noqa: F811
     assert len(logs[0]) == len(logs[1]) == 4
     assert logs[0].loss.iloc[-1] < logs[0].loss.iloc[0] - .01, "nothing was learned"
     assert logs[1].loss.tolist() == pytest.approx(logs[0].loss.tolist(), abs=1e-3)
-    assert close(weights_of(tmp_path/"one"), weights_of(tmp_path/"two"))
-    assert fingerprint(tmp_path/"two") != fingerprint(tiny_model)
+    check_same_change(tiny_model, tmp_path/"one", tmp_path/"two")
 
 
 def test_align(tiny_model, tmp_path):  # noqa: F811
@@ -61,7 +64,7 @@ def test_align(tiny_model, tmp_path):  # noqa: F811
     assert len(logs[0]) == len(logs[1]) == 4
     assert logs[0].loss.iloc[-1] < logs[0].loss.iloc[0] - .01, "nothing was learned"
     assert logs[1].loss.tolist() == pytest.approx(logs[0].loss.tolist(), abs=1e-3)
-    assert close(weights_of(tmp_path/"one"), weights_of(tmp_path/"two"))
+    check_same_change(tiny_model, tmp_path/"one", tmp_path/"two")
 
 
 def test_batch_that_cannot_be_shared_out(tiny_model, tmp_path, capfd):  # noqa: F811

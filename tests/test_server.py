@@ -38,7 +38,7 @@ class Unreliable(BaseHTTPRequestHandler):
             fault = self.server.chance.choice(FAULTS) if self.server.chance.random() < .3 else None
             self.server.seen.append(fault)
             self.server.authorization.add(self.headers["Authorization"])
-        if fault == "slow": time.sleep(1.5)   # the client has given up by then
+        if fault == "slow": time.sleep(5)   # the client has given up by then
         if fault == "half": return self.say(b'{"id": "x", "choices": [{"text": "ha')
         if isinstance(fault, int): return self.say(b"{}", fault, Retry_After="0.1")
         choices = [] if fault == "empty" else [dict(index=0, text=f" <ans>{ids[-1]}</ans>", finish_reason="stop", logprobs=None)]
@@ -65,7 +65,7 @@ def test_bad_days(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", key := "sk-never-to-be-seen")
     prompts = [f"Question {i}" for i in range(150)]
     with unreliable() as (server, url):
-        make = lambda: ServerEngine(folder, url, "m", concurrency=16, timeout=.7, retries=8)
+        make = lambda: ServerEngine(folder, url, "m", concurrency=16, timeout=3, retries=8)
         engine = Journaled(Journal(tmp_path/"journal.db"), ServerEngine(folder, url, "m").fingerprint, make, chunk=40)
         answers = engine.generate(prompts, STOP)
         last = [x[-1] for x in engine.inner.tokenizer(prompts).input_ids]
