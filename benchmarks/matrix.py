@@ -31,7 +31,8 @@ def main(out):
         for name, stage in stages.items():
             if name in run.stages: continue
             start = time.time()
-            run.done(name, time.time() - start, counts := stage(run))
+            counts = stage(run)
+            run.done(name, time.time() - start, counts)
             print(stage_line(name, time.time() - start, counts), flush=True)
 
 
