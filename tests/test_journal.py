@@ -99,7 +99,7 @@ def test_full_disk(tmp_path):
     engine = Journaled(journal, "function", lambda: FunctionEngine(lambda p, s, d: "word "*2000), chunk=5)
     engine.generate(["first"])
     journal.db.execute(f"PRAGMA max_page_count = {journal.db.execute('PRAGMA page_count').fetchone()[0] + 20}")
-    with pytest.raises(OSError, match="The disk is full"): engine.generate([f"question {i}" for i in range(50)])
+    with pytest.raises(OSError, match="The disk is full"): engine.generate([f"question {i} {10_000*'x'}" for i in range(50)])
     assert engine.generate(["first"])[0][0].finish == "length" and len(journal) >= 1
 
 
@@ -131,8 +131,9 @@ def test_other_sqlite_file_and_missing_keys(tmp_path):
     with pytest.raises(ValueError, match="holds songs"): Journal(tmp_path/"songs.db")
     engine = Journaled(Journal(tmp_path/"journal.db"), "function", lambda: FunctionEngine(lambda p, s, d: p))
     engine.generate(["a", "b"])
-    with pytest.raises(KeyError, match="1 of 3"): copy_journal(tmp_path/"journal.db", tmp_path/"copy.db", engine.used | {b"nothing"})
-    with pytest.raises(FileExistsError): copy_journal(tmp_path/"journal.db", tmp_path/"copy.db", engine.used)
+    keys = {k for k, in engine.journal.db.execute("SELECT key FROM completions")}
+    with pytest.raises(KeyError, match="1 of 3"): copy_journal(tmp_path/"journal.db", tmp_path/"copy.db", keys | {b"nothing"})
+    with pytest.raises(FileExistsError): copy_journal(tmp_path/"journal.db", tmp_path/"copy.db", keys)
 
 
 def test_the_interrupt_works_in_a_thread(tmp_path):

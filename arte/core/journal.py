@@ -32,11 +32,11 @@ def entry_key(
     "The hash under which an entry is kept."
     return blake2b(json.dumps(parts).encode(), digest_size=16).digest()
 
-# %% ../../nbs/core/journal.ipynb #9291ffe4
+# %% ../../nbs/core/journal.ipynb #0ed4e601
 SCHEMA = 1
 _TABLES = """
-CREATE TABLE completions(key BLOB PRIMARY KEY, model TEXT, prompt TEXT, sampling TEXT, draw INT, text TEXT, tokens INT, prompt_tokens INT, finish TEXT, engine TEXT) WITHOUT ROWID;
-CREATE TABLE scores(key BLOB PRIMARY KEY, model TEXT, prompt TEXT, continuation TEXT, logprobs BLOB, engine TEXT) WITHOUT ROWID;
+CREATE TABLE completions(key BLOB PRIMARY KEY, model TEXT, prompt TEXT, sampling TEXT, draw INT, text TEXT, tokens INT, prompt_tokens INT, finish TEXT, engine TEXT);
+CREATE TABLE scores(key BLOB PRIMARY KEY, model TEXT, prompt TEXT, continuation TEXT, logprobs BLOB, engine TEXT);
 """
 
 @contextmanager
@@ -51,13 +51,13 @@ def _explained(path):
         if "locked" in why: raise OSError(f"{path} is in use by another process ({why}). Wait for it, or end it, and run the same command again") from e
         raise ValueError(f"{path} can't be read as a journal ({why}). Move it away to begin a new one, or try to rescue it with: sqlite3 {path} .recover") from e
 
-# %% ../../nbs/core/journal.ipynb #d2ae22e6
+# %% ../../nbs/core/journal.ipynb #9fc9b070
 class Journal:
     "A SQLite file of everything that was generated."
     def __init__(self,
         path:str|Path, # made at the first write if it isn't there
     ):
-        self.path, self.used, self._wal = Path(path), set(), False
+        self.path, self._wal = Path(path), False
         with _explained(self.path):
             self.db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
             version = self.db.execute("PRAGMA user_version").fetchone()[0]
@@ -78,6 +78,7 @@ class Journal:
             self.db.execute("COMMIT")
 
     def _begin_writing(self):
+        self.db.execute("PRAGMA page_size = 16384")     # of a new file: a prompt then has room in a page
         self._set_wal()
         self.db.execute("PRAGMA synchronous = NORMAL")
         self.db.execute("BEGIN IMMEDIATE")
@@ -141,7 +142,7 @@ def after_this():
         print("Stopped; everything so far is in the journal. Run the same command again to go on from here.", flush=True)
         raise KeyboardInterrupt
 
-# %% ../../nbs/core/journal.ipynb #e8f0f30e
+# %% ../../nbs/core/journal.ipynb #fb8f834b
 class Journaled:
     "An engine in front of a journal: looks up, and generates only what is missing."
     def __init__(self,
@@ -153,7 +154,7 @@ class Journaled:
         wrap=None, # str → str, put around each prompt first: a chat template
     ):
         self.journal, self.fingerprint, self.make, self.chunk, self.label, self.wrap = journal, fingerprint, make, chunk, label, wrap
-        self.inner, self.used = None, set()
+        self.inner = None
         self.hits = self.misses = self.tokens_in = self.tokens_out = 0
 
     def engine(self):
@@ -227,8 +228,6 @@ class Journaled:
                     some = missing[i:i + size]
                     with after_this(): have |= write(some, work(some))
                     bar.update(len(some))
-        keys = {k for ks in key.values() for k in ks}
-        self.used |= keys; self.journal.used |= keys
 
     def _as_it_arrives(self, have, missing, arriving, write, size, bar):
         "Commits `size` at a time, in the order in which they come, and at an error or Ctrl-C what is there by then."
@@ -260,11 +259,11 @@ class Journaled:
         if self.inner is not None: self.inner.close()
         self.inner = None
 
-# %% ../../nbs/core/journal.ipynb #97d0de9e
+# %% ../../nbs/core/journal.ipynb #17578349
 def copy_journal(
     src:str|Path, # a journal
     dst:str|Path, # the recording; must not exist
-    keep:set[bytes], # keys, e.g. `journal.used`
+    keep:set[bytes], # keys
     prompts:bool=False, # also copy the prompts' texts
 )->int: # entries copied
     "Copies the entries with these keys into a new, compact journal; raises KeyError when one is missing."
