@@ -633,7 +633,7 @@ def trim_vocabulary(
         save_model(model.to(torch.bfloat16), set_pad(AutoTokenizer.from_pretrained(tmp)), out)
     return Path(out)
 
-# %% ../../nbs/core/nano.ipynb #7c2369a8
+# %% ../../nbs/core/nano.ipynb #c213ff61
 def school_tasks(recipe)->list: # names
     "What a recipe's teacher is schooled on: the run's tasks, and those that alignment is not to see."
     return [*recipe.tasks, *recipe.unseen.tasks]
@@ -663,7 +663,7 @@ def school(
     folder = school_folder(base, recipe, examples)
     if cached := (folder/"log.parquet").exists(): log = pd.read_parquet(folder/"log.parquet")
     else:
-        settings = replace(recipe.distill, lr=s.lr, epochs=s.epochs, batch=s.batch, warmup=.1, max_length=s.max_length)
+        settings = replace(recipe.distill, lr=s.lr, epochs=s.epochs, batch=s.batch, warmup=.1, schedule="linear", max_length=s.max_length)
         trim_vocabulary(base, folder/"base", s.vocabulary)
         log = sft(folder/"base", examples, folder/"teacher", settings, derive_seed(s.seed, "school"), s.checkpoints, train_embeddings=False)
         log.to_parquet(folder/"log.parquet")        # written last: it says that all is there
