@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SCHEMA', 'sampling_key', 'entry_key', 'Journal', 'after_this', 'Journaled', 'copy_journal']
 
-# %% ../../nbs/core/journal.ipynb #12ed65da
+# %% ../../nbs/core/journal.ipynb #52dae213
 import json, signal, sqlite3, threading, time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -51,7 +51,7 @@ def _explained(path):
         if "locked" in why: raise OSError(f"{path} is in use by another process ({why}). Wait for it, or end it, and run the same command again") from e
         raise ValueError(f"{path} can't be read as a journal ({why}). Move it away to begin a new one, or try to rescue it with: sqlite3 {path} .recover") from e
 
-# %% ../../nbs/core/journal.ipynb #d2ae22e6
+# %% ../../nbs/core/journal.ipynb #aa782537
 class Journal:
     "A SQLite file of everything that was generated."
     def __init__(self,
@@ -102,9 +102,9 @@ class Journal:
         keys:list[bytes],
     )->dict: # key -> row, for those that are there
         "The entries with these keys."
-        if not self._has(table): return {}
         found = {}
         with _explained(self.path):
+            if not self._has(table): return {}
             for i in range(0, len(keys), 500):
                 some = keys[i:i + 500]
                 found |= {row[0]: row[1:] for row in self.db.execute(f"SELECT key, {columns} FROM {table} WHERE key IN ({','.join('?'*len(some))})", some)}
@@ -121,6 +121,12 @@ class Journal:
             if rows: db.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({','.join('?'*len(rows[0]))})", rows)
 
     def __len__(self): return self.db.execute("SELECT count(*) FROM completions").fetchone()[0] if self._has("completions") else 0
+
+    def backup(self,
+        path:str|Path, # the file to write; replaced
+    ):
+        "Writes a copy of all there is, whoever else is writing."
+        with _explained(path), closing(sqlite3.connect(path)) as copy: self.db.backup(copy)
 
     def close(self): self.db.close()
 
