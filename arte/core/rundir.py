@@ -283,14 +283,17 @@ def _link(src, dst):
     try: os.link(src, dst) if Path(src).name.startswith("model") and str(src).endswith(".safetensors") else shutil.copy2(src, dst)
     except OSError: shutil.copy2(src, dst)   # another file system
 
-# %% ../../nbs/core/rundir.ipynb #8481b287
+# %% ../../nbs/core/rundir.ipynb #cfc96d66
 @patch(as_prop=True)
 def journal(self:RunDir): # arte.core.journal.Journal
     "The run's journal, opened when first asked for."
     from arte.core.journal import Journal
     file = self.path("journal.db")
     if not self.writable and not file.exists(): raise FileNotFoundError(f"{file} is not there: this run has generated nothing yet.")
-    if self._journal is None: self._journal = Journal(file)
+    if self._journal is None:
+        self._journal = Journal(file)
+        if self.writable and not len(self._journal) and any("prompts" in s["counts"] for s in self.stages.values()):
+            print(f"{file} is empty, although stages of this run have asked models: what is needed of it again is generated again. If you have a copy, stop here and put it back.", flush=True)
     return self._journal
 
 @patch
