@@ -6,12 +6,12 @@
 __all__ = ['dpo_loss', 'lora', 'pairs_dataset', 'dpo_trainer', 'align', 'held_out_drafts', 'held_out_table', 'alignment_gain',
            'plot_alignment']
 
-# %% ../nbs/04_align.ipynb #64ec62bc
+# %% ../nbs/04_align.ipynb #0dc6c277
 import math
 from pathlib import Path
 import pandas as pd
 from .core.launch import is_first, processes
-from .core.models import chat_text, load_model, load_tokenizer, quiet
+from .core.models import chat_text, load_model, load_tokenizer, quiet, whole_folder
 from .core.stats import paired_bootstrap
 from .core.train import batch_order, fast_bf16, log_table, save_bf16, score_completions_only, show_progress, token_lengths, trainer_arguments
 from .elicit import draft_id, naive_rationales
@@ -68,7 +68,7 @@ def dpo_trainer(
                              train_dataset=data.select(order), processing_class=tokenizer, peft_config=lora(settings.lora_r))
     return show_progress(trainer, "alignment")
 
-# %% ../nbs/04_align.ipynb #678493c8
+# %% ../nbs/04_align.ipynb #e7938123
 def align(
     folder:str|Path, # the teacher
     pairs:pd.DataFrame, # table `pairs`: both kinds, mixed (§3.3)
@@ -92,7 +92,7 @@ def align(
 def _save_aligned(trainer, tokenizer, folder, adapter, out, trust_remote_code):
     "The adapter, and the teacher with it merged; of several processes, the first one merges what all have gathered."
     if processes() == 1:
-        trainer.model.save_pretrained(adapter)
+        with whole_folder(adapter) as tmp: trainer.model.save_pretrained(tmp)
         save_bf16(trainer.model.merge_and_unload(), tokenizer, out)
         return
     from peft import PeftModel

@@ -8,12 +8,13 @@ __all__ = ['p_correct', 'information', 'response_matrix', 'Fit', 'simulate', 'ir
            'plot_information', 'plot_abilities', 'plot_discriminations', 'recovery', 'item_rest', 'shuffle_matrix',
            'structure_test', 'save_fit', 'load_fit']
 
-# %% ../nbs/01_irt.ipynb #d77045f0
+# %% ../nbs/01_irt.ipynb #7c4f511d
 import logging, warnings
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import pandas as pd
+from .core.rundir import write_whole
 
 # %% ../nbs/01_irt.ipynb #4044b08b
 def p_correct(theta, # abilities, any shape, in standard deviations of the respondents
@@ -369,7 +370,7 @@ def structure_test(matrix:pd.DataFrame, # respondents × items
     found, null = mean(matrix), np.array([mean(shuffle_matrix(matrix, seed + i)) for i in range(n_shuffles)])
     return found, null, float((1 + (null >= found).sum())/(1 + n_shuffles))
 
-# %% ../nbs/01_irt.ipynb #91ec9c26
+# %% ../nbs/01_irt.ipynb #e56589a1
 _per_item, _per_respondent = ("a", "a_sd", "b", "b_sd"), ("theta", "theta_sd")
 
 def save_fit(fit:Fit, # from `fit_2pl`
@@ -381,7 +382,8 @@ def save_fit(fit:Fit, # from `fit_2pl`
     estimates = {v: getattr(fit, v) for v in _per_item + _per_respondent}
     idata.add_groups(constant_data=az.dict_to_dataset(estimates, coords={"all_items": fit.items, "respondent": fit.respondents}, default_dims=[], attrs={"method": fit.method},
         dims={**{v: ["all_items"] for v in _per_item}, **{v: ["respondent"] for v in _per_respondent}}))
-    return Path(idata.to_netcdf(f"{path}.part")).replace(path) # a whole file or none
+    write_whole(Path(path), bytes(idata.to_datatree().to_netcdf())) # made in memory: HDF5 does not survive a full disk
+    return Path(path)
 
 def load_fit(path, # a file written by `save_fit`
             )->Fit:

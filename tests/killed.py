@@ -1,42 +1,95 @@
-"""A whole scripted run in a process of its own, which kills itself in a given stage.
+"""Whole runs, killed and resumed: scripts in place of the models that generate, real training (see `world`).
 
-    python tests/killed.py RUN MODEL COMMITTED [STAGE SECONDS]
+    python tests/killed.py MODEL FOLDER KILLS
 
-COMMITTED gets a line for every completion that was committed to the journal."""
-import os, signal, sys, threading
+One run in FOLDER/whole is left alone. One in FOLDER/cut is killed KILLS times, at random moments of the stages in turn, and started again each time;
+FOLDER/committed gets a line for every completion that went into its journal. Prints how often it was killed in each stage, as JSON.
+The runs are forked from this process, which has loaded the libraries: the moments fall into the stages' own work."""
+import json, os, random, signal, sys, time, traceback
+from collections import Counter
+from pathlib import Path
 
+import arviz, peft, pymc  # noqa: F401
 import pytest
+from trl import DPOTrainer, SFTTrainer  # noqa: F401
 
 from arte.core.journal import Journal
-from arte.core.recipe import load_recipe
+from arte.core.rundir import RunDir
 from arte.run import pipeline
-from scripted import use_scripts
-from test_run import SMALL, TASKS
+from world import EVERY_STAGE, World
 
-SMALLER = SMALL | {"elicit.questions": 4, "elicit.techniques": 2, "align.held_out": 1, "prefer.agreement_questions": 1, "distill.arms": ["original", "arte"]}
+
+class Killed(World):
+    def start(self, run, before=lambda stage: None, after=lambda stage: None):
+        "Begins or resumes a run in a process of its own; `before` and `after` are called there around each stage."
+        def watched(name, stage):
+            def go(folder):
+                before(name)
+                counts = stage(folder)
+                after(name)
+                return counts
+            return go
+        if pid := os.fork(): return pid
+        try:
+            os.environ["ARTE_CACHE"] = str(self.folder/f"cache-{run}")
+            pipeline.STAGES = {name: watched(name, stage) for name, stage in pipeline.STAGES.items()}
+            os.dup2(os.open(self.folder/f"{run}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
+            pipeline.run(self.recipe(EVERY_STAGE), self.folder/run)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+
+    def undisturbed(self):
+        "Seconds of each stage, of a run that is left alone."
+        begun, file = {}, self.folder/"seconds"
+        def before(stage): begun[stage] = time.perf_counter()
+        def after(stage):
+            with open(file, "a") as f: print(stage, time.perf_counter() - begun[stage], file=f)
+        assert os.waitpid(self.start("whole", before, after), 0)[1] == 0
+        return {stage: float(s) for stage, s in map(str.split, file.read_text().splitlines())}
+
+    def kill(self, stage, seconds):
+        "Starts or resumes the run, and kills it so many seconds after it has entered a stage. The stage in which it died; None if it came to its end."
+        entered, enter = os.pipe()
+        pid = self.start("cut", lambda name: os.write(enter, f"{name}\n".encode()))
+        os.close(enter)
+        with open(entered) as names:
+            for name in map(str.strip, iter(names.readline, "")):
+                if list(pipeline.STAGES).index(name) >= list(pipeline.STAGES).index(stage): break     # past it: the kill before came late
+            time.sleep(seconds)
+            os.kill(pid, signal.SIGKILL)
+            killed = os.waitpid(pid, 0)[1] == signal.SIGKILL
+            return [name, *map(str.strip, names)][-1] if killed else None
 
 
 def note_commits(file):
-    real = Journal.write
-    def write(self, table, rows):
-        real(self, table, rows)
+    write = Journal.write
+    def noted(self, table, rows):
+        write(self, table, rows)
         with open(file, "a") as f: f.write("".join(f"{table} {row[0].hex()}\n" for row in rows))
-    Journal.write = write
+    Journal.write = noted
 
 
-def kill_in(stage, seconds):
-    real = pipeline.STAGES[stage]
-    def killed(run):
-        timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL))
-        timer.daemon = True
-        timer.start()
-        return real(run)
-    pipeline.STAGES[stage] = killed
+def commit_often(n):
+    "A journal that commits every `n` completions, so that there are moments between."
+    engine = RunDir.engine
+    def often(run, role):
+        journaled = engine(run, role)
+        journaled.chunk = n
+        return journaled
+    RunDir.engine = often
 
 
 if __name__ == "__main__":
-    out, model, committed, *kill = sys.argv[1:]
-    use_scripts(pytest.MonkeyPatch(), TASKS)
-    note_commits(committed)
-    if kill: kill_in(kill[0], float(kill[1]))
-    pipeline.run(load_recipe("nano", **SMALLER | {"teacher.model": model, "student.model": model}), out)
+    model, folder, kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    patch, rng, killed = pytest.MonkeyPatch(), random.Random(0), Counter()
+    world = Killed(patch, model, folder, training=True)
+    commit_often(8)
+    seconds = world.undisturbed()
+    note_commits(folder/"committed")
+    stages = list(seconds)
+    plan = sorted((stages*(kills//len(stages)) + rng.sample(stages, kills % len(stages))), key=stages.index)     # each in turn, the rest at random
+    for stage in plan: killed[world.kill(stage, rng.random()*seconds[stage])] += 1
+    assert os.waitpid(world.start("cut"), 0)[1] == 0
+    print(json.dumps(killed))

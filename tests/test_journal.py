@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from arte.core.engine import Completion, FunctionEngine, Sampling
-from arte.core.journal import Journal, Journaled, copy_journal
+from arte.core.journal import Journal, Journaled, copy_journal, entry_key, rescue
 
 RUN = """
 import sys, time
@@ -92,6 +92,20 @@ def test_lost_bytes_are_reported(tmp_path):
     (tmp_path/"journal.db").write_bytes(data)
     with pytest.raises(ValueError, match="can't be read as a journal"):
         Journaled(Journal(tmp_path/"journal.db"), "function", lambda: with_text).generate(prompts)
+
+
+def test_rescue_reads_the_log_too(tmp_path):
+    "Killed before its write-ahead log was merged, then cut short: what stands in the log only is rescued as well."
+    journal, other = Journal(tmp_path/"journal.db"), tmp_path/"other"
+    row = lambda i: (entry_key("m", p := f"{'long '*i*20}{i}", "s", 0), "m", p, "s", 0, f"answer {i}", 3, 3, "eos", "E")
+    for i in range(100):
+        if i == 50: journal.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        journal.write("completions", [row(i)])
+    other.mkdir()
+    for f in tmp_path.glob("journal.db*"): (other/f.name).write_bytes(f.read_bytes()[:9000 if f.suffix == ".db" else None])
+    assert rescue(other/"journal.db") > 50
+    assert set(Journal(other/"journal.db").db.execute("SELECT * FROM completions")) <= set(map(row, range(100)))
+    assert {f.name for f in other.iterdir()} >= {"journal.db", "journal.db.damaged", "journal.db.damaged-wal"}
 
 
 def test_full_disk(tmp_path):

@@ -1,19 +1,25 @@
 "The server engine: against a real `vllm serve`, and against a server with bad days."
-import json, os, random, signal, socket, subprocess, sys, threading, time, urllib.request
+import json, os, random, signal, socket, subprocess, sys, threading, time, traceback, urllib.request
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 
 import numpy as np
+import pandas as pd
 import pytest
+from tokenizers.decoders import ByteLevel
 
 from arte.core.engine import Sampling, VllmEngine
 from arte.core.journal import Journal, Journaled
-from arte.core.models import resolve_model
+from arte.core.models import fingerprint, load_tokenizer, resolve_model
 from arte.core.nano import make_items
 from arte.core.prompts import student_prompt
+from arte.core.rundir import RunDir
 from arte.core.server import ServerEngine
 from arte.core.tasks import get_task
+from arte.run.report import write_report
+from test_run import tiny_model  # noqa: F401  (a fixture)
+from world import World, answer
 
 STOP = Sampling(stop=("</ans>",), max_tokens=24)
 PROMPTS = [student_prompt(get_task(t), [], i.question) for t in ("boolean_expressions", "object_counting") for i in make_items(t, 6, seed=1)]
@@ -30,18 +36,18 @@ class Unreliable(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def do_GET(self): self.say(json.dumps(dict(object="list", data=[dict(id="m", object="model", created=0, owned_by="x")])).encode())
+    def do_GET(self): self.say(json.dumps(dict(object="list", data=[dict(id=self.server.model, object="model", created=0, owned_by="x")])).encode())
 
     def do_POST(self):
         ids = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["prompt"]
         with self.server.lock:
-            fault = self.server.chance.choice(FAULTS) if self.server.chance.random() < .3 else None
+            fault = self.server.chance.choice(self.server.faults) if self.server.chance.random() < .3 else None
             self.server.seen.append(fault)
             self.server.authorization.add(self.headers["Authorization"])
         if fault == "slow": time.sleep(5)   # the client has given up by then
         if fault == "half": return self.say(b'{"id": "x", "choices": [{"text": "ha')
         if isinstance(fault, int): return self.say(b"{}", fault, Retry_After="0.1")
-        choices = [] if fault == "empty" else [dict(index=0, text=f" <ans>{ids[-1]}</ans>", finish_reason="stop", logprobs=None)]
+        choices = [] if fault == "empty" else [dict(index=0, text=self.server.answer(ids), finish_reason="stop", logprobs=None)]
         try: self.say(json.dumps(dict(id="x", object="text_completion", created=0, model="m", choices=choices, usage=dict(prompt_tokens=1, completion_tokens=3, total_tokens=4))).encode())
         except BrokenPipeError: pass
 
@@ -49,7 +55,8 @@ class Unreliable(BaseHTTPRequestHandler):
 @contextmanager
 def unreliable():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Unreliable)
-    server.chance, server.lock, server.seen, server.authorization = random.Random(0), threading.Lock(), [], set()
+    server.chance, server.lock, server.seen, server.authorization, server.answer = random.Random(0), threading.Lock(), [], set(), lambda ids: f" <ans>{ids[-1]}</ans>"
+    server.model, server.faults = "m", FAULTS
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try: yield server, f"http://127.0.0.1:{server.server_port}/v1"
@@ -97,6 +104,59 @@ def test_dead_server(folder, tmp_path, monkeypatch):
 def test_bad_key(folder, monkeypatch):
     monkeypatch.setattr(Unreliable, "do_GET", lambda self: self.say(b"{}", 401))
     with unreliable() as (_, url), pytest.raises(PermissionError, match="OPENAI_API_KEY"): ServerEngine(folder, url, "m")
+
+
+def test_retry_after(folder, monkeypatch):
+    "A server that asks for patience gets it: neither sooner nor, as the client would by itself, later."
+    answer, asked = Unreliable.do_POST, []
+    def busy(self):
+        with self.server.lock: asked.append(time.monotonic())
+        if len(asked) in (1, 3): self.say(b"{}", 429, Retry_After="1.5" if len(asked) == 1 else "0.05")
+        else: answer(self)
+    monkeypatch.setattr(Unreliable, "do_POST", busy)
+    with unreliable() as (server, url):
+        server.chance.random = lambda: 1.
+        engine = ServerEngine(folder, url, "m", concurrency=1)
+        for i in range(2): engine.generate([f"Question {i}"], STOP)
+    assert 1.5 <= asked[1] - asked[0] < 5 and .05 <= asked[3] - asked[2] < .4
+
+
+def test_no_server_at_all(folder):
+    with pytest.raises(ConnectionError, match="http://127.0.0.1:9/v1 gives no answer after 1 tries .*run the same command again"): ServerEngine(folder, "http://127.0.0.1:9/v1", "m", retries=0)
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_server_that_sends_the_key_back(folder, monkeypatch, status):
+    monkeypatch.setenv("OPENAI_API_KEY", key := "sk-never-to-be-seen")
+    monkeypatch.setattr(Unreliable, "do_POST", lambda self: self.say(json.dumps(dict(error=dict(message=f"who is {self.headers['Authorization']}?"))).encode(), status))
+    with unreliable() as (_, url), pytest.raises((ValueError, ConnectionError)) as e: ServerEngine(folder, url, "m", retries=0).generate(["a"], STOP)
+    told = "".join(traceback.format_exception(e.value))
+    assert "who is Bearer (the key)?" in told and key not in told
+
+
+def test_whole_run(tiny_model, tmp_path, monkeypatch, capfd, caplog):  # noqa: F811
+    "With a student at a server with bad days the tables are those of a run without one, and the key is nowhere: not in the run, not in what is printed or logged."
+    monkeypatch.setenv("OPENAI_API_KEY", key := "sk-never-to-be-seen")
+    caplog.set_level("DEBUG")
+    opened, world = RunDir._open, World(monkeypatch, tiny_model, tmp_path)
+    scripted, _ = world.run({})
+    tokenizer, name = load_tokenizer(world.models["student"]), fingerprint(world.models["student"])
+    scripts = RunDir._open
+    monkeypatch.setattr(RunDir, "_open", lambda run, role, folder: (opened if role == "student" else scripts)(run, role, folder))
+    with unreliable() as (server, url):
+        server.model, server.answer = str(world.models["student"]), lambda ids: answer(name, ByteLevel().decode(tokenizer.convert_ids_to_tokens(ids)), None, 0)
+        server.faults = [f for f in FAULTS if f != "slow"]      # waiting is tested above
+        done, _ = world.run({"engine.kind": "server", "engine.url": url, "engine.model": "student", "engine.concurrency": 16, "engine.timeout": 60., "engine.retries": 8})
+        write_report(done.folder)
+        assert {*server.faults, None} == set(server.seen) and server.authorization == {f"Bearer {key}"}
+    for table in ("responses", "scores", "heldout", "results"):
+        a, b = (run.table(table).drop(columns="tokens", errors="ignore") for run in (scripted, done))    # the two count tokens differently
+        pd.testing.assert_frame_equal(a, b)
+    engines = dict(done.journal.db.execute("SELECT model || ' ' || engine, count(*) FROM completions GROUP BY 1").fetchall())
+    assert engines[f"{name} ServerEngine"] == server.seen.count(None)     # each once
+    out, err = capfd.readouterr()
+    assert "HTTP Request" in caplog.text and key not in out + err + caplog.text
+    assert not [f for f in tmp_path.rglob("*") if f.is_file() and key.encode() in f.read_bytes()]
 
 
 @pytest.fixture(scope="module")

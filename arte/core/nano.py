@@ -9,7 +9,7 @@ __all__ = ['TECHNIQUES', 'LENGTHS', 'NUMBERS', 'THINGS', 'ASKED', 'HINTS', 'MONT
            'make_items', 'write_rationale', 'solve', 'school_items', 'school_examples', 'nano_exemplars', 'kept_tokens',
            'trim_tokenizer', 'trim_vocabulary', 'school_tasks', 'all_school_examples', 'school_folder', 'school']
 
-# %% ../../nbs/core/nano.ipynb #83e18c6a
+# %% ../../nbs/core/nano.ipynb #a9076f50
 import ast, json, random, re, shutil, tempfile
 from calendar import monthrange
 from dataclasses import asdict, replace
@@ -22,6 +22,7 @@ from .answers import tag_question
 from .models import cache_dir, fingerprint, load_model, save_model, set_pad
 from .prompts import naive_prompt, question_prompt, technique_prompt
 from .recipe import derive_seed
+from .rundir import write_whole
 from .tasks import Exemplar, Item, get_task, item_id
 from .train import sft
 
@@ -633,7 +634,7 @@ def trim_vocabulary(
         save_model(model.to(torch.bfloat16), set_pad(AutoTokenizer.from_pretrained(tmp)), out)
     return Path(out)
 
-# %% ../../nbs/core/nano.ipynb #7c2369a8
+# %% ../../nbs/core/nano.ipynb #ebbc6e4c
 def school_tasks(recipe)->list: # names
     "What a recipe's teacher is schooled on: the run's tasks, and those that alignment is not to see."
     return [*recipe.tasks, *recipe.unseen.tasks]
@@ -663,9 +664,9 @@ def school(
     folder = school_folder(base, recipe, examples)
     if cached := (folder/"log.parquet").exists(): log = pd.read_parquet(folder/"log.parquet")
     else:
-        settings = replace(recipe.distill, lr=s.lr, epochs=s.epochs, batch=s.batch, warmup=.1, max_length=s.max_length)
+        settings = replace(recipe.distill, lr=s.lr, epochs=s.epochs, batch=s.batch, warmup=.1, schedule="linear", max_length=s.max_length)
         trim_vocabulary(base, folder/"base", s.vocabulary)
         log = sft(folder/"base", examples, folder/"teacher", settings, derive_seed(s.seed, "school"), s.checkpoints, train_embeddings=False)
-        log.to_parquet(folder/"log.parquet")        # written last: it says that all is there
+        write_whole(folder/"log.parquet", log.to_parquet())        # written last: it says that all is there
     states = sorted(folder.glob("teacher-*"), key=lambda p: int(p.name.split("-")[1]))
     return [*states, folder/"teacher"], log, cached

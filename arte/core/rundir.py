@@ -39,7 +39,7 @@ def _cannot_write(e, path, size):
     if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS): return PermissionError(f"{path} cannot be written ({e.strerror}). Give write permission for {path.parent} or choose another folder, {again}.")
     return OSError(f"{path} cannot be written ({e.strerror or e}).")
 
-# %% ../../nbs/core/rundir.ipynb #03f7b773
+# %% ../../nbs/core/rundir.ipynb #fce7e4fc
 def take_lock(
     path:Path # the lock file
 ):  # the open file; closing it gives the lock back
@@ -53,9 +53,11 @@ def take_lock(
         pid = f.read().strip() or "another one"
         f.close()
         raise BlockingIOError(f"Process {pid} is writing to {path.parent}. Wait until it is done, stop it, or choose another folder.") from None
-    f.truncate(0)
-    f.write(str(os.getpid()))
-    f.flush()
+    try:
+        f.truncate(0)
+        f.write(str(os.getpid()))
+        f.flush()
+    except OSError as e: raise _cannot_write(e, path, 8) from e
     return f
 
 # %% ../../nbs/core/rundir.ipynb #51609181
@@ -83,7 +85,7 @@ def _gpus():
     out = subprocess.run(["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"], capture_output=True, text=True)
     return out.stdout.strip().splitlines() if out.returncode == 0 else []
 
-# %% ../../nbs/core/rundir.ipynb #e165b1ba
+# %% ../../nbs/core/rundir.ipynb #e6014d82
 class RunDir:
     "A run's folder: with a recipe it is opened to write, without one to read."
     def __init__(self,
@@ -105,6 +107,7 @@ class RunDir:
             raise ValueError(f"{self.folder} was made by another recipe. {difference}. Choose another folder, or go on with the folder's own recipe.yaml.")
         _make_folder(self.folder, known)
         self._lock = take_lock(self.path("lock"))
+        for half in (*self.folder.glob(".models-????????/"), *self.path("models").glob(".*-????????/")): shutil.rmtree(half)   # from `whole_folder`, in a process that was killed
         if not known: write_whole(self.path("recipe.yaml"), dump_recipe(recipe).encode())
         self.recipe = recipe
         self._note_environment()
@@ -133,12 +136,14 @@ def _make_folder(folder, known):
     except OSError as e: raise _cannot_write(e, folder, 0) from e
     if others and not known: raise ValueError(f"{folder} is not empty and holds no run (there is {others[0]}). Name a new folder.")
 
-# %% ../../nbs/core/rundir.ipynb #d7661ede
+# %% ../../nbs/core/rundir.ipynb #dfdaba1a
 @patch
 def _read_json(self:RunDir, name):
     file = self.path(name)
     try: return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    except ValueError as e: raise ValueError(f"{file} is damaged ({e}). Delete it and run the same command again.") from None
+    except ValueError as e:
+        mend = "Delete it and stages.json: all stages run anew, generated texts come from the journal, and models are trained again." if name == "models.json" else "Delete it and run the same command again."
+        raise ValueError(f"{file} is damaged ({e}). {mend}") from None
 
 @patch
 def _write_json(self:RunDir, name, values): write_whole(self.path(name), json.dumps(values, indent=1, ensure_ascii=False).encode())
@@ -150,7 +155,7 @@ def _note_environment(self:RunDir):
     self._write_json("environment.json", dict(seed=self.recipe.seed, sessions=sessions + [now]*(now not in sessions),
                                               fingerprints={k: v["fingerprint"] for k, v in self.models.items()}))
 
-# %% ../../nbs/core/rundir.ipynb #642d2d83
+# %% ../../nbs/core/rundir.ipynb #ae15dce8
 @patch(as_prop=True)
 def stages(self:RunDir)->dict: # stage → seconds, counts, tables
     "The stages that are done, in order. A stage whose table was deleted is not."
@@ -169,18 +174,24 @@ def done(self:RunDir,
     self._write_json("stages.json", old | {stage: dict(seconds=round(seconds, 1), counts=counts, tables=tables)})
     self._saved = {}
 
-# %% ../../nbs/core/rundir.ipynb #ac1164bd
+@patch
+def forget(self:RunDir,
+    stages:list[str], # names
+)->None:
+    "These stages are not done. Their tables stay until they are made anew."
+    self._must_write()
+    old = self._read_json("stages.json")
+    if old.keys() & set(stages): self._write_json("stages.json", {k: v for k, v in old.items() if k not in stages})
+
+# %% ../../nbs/core/rundir.ipynb #24ff8a00
 @patch
 def save(self:RunDir,
     name:str, # "drafts"
     df,       # DataFrame; its index is not kept
 )->None:
     "Write a table."
-    from io import BytesIO
     self._must_write()
-    buffer = BytesIO()
-    df.to_parquet(buffer, index=False)
-    write_whole(self.path(f"{name}.parquet"), buffer.getvalue())
+    write_whole(self.path(f"{name}.parquet"), df.to_parquet(index=False))
     self._saved[name] = len(df)
 
 @patch
@@ -193,11 +204,14 @@ def table(self:RunDir,
     name:str # "drafts"
 ): # DataFrame
     "Read a table; an absent or damaged one is refused with the stage that makes it."
-    import pandas as pd
     file = self.path(f"{name}.parquet")
     stage = next((k for k, v in self._read_json("stages.json").items() if name in v["tables"]), None)
     again = f"Run the same command again: the stage {stage or 'that makes it'} runs anew, and what was generated comes from the journal."
     if not file.exists(): raise FileNotFoundError(f"There is no table {name} ({file}). {again}")
+    return _read_table(file, again)
+
+def _read_table(file, again):
+    import pandas as pd
     try: return pd.read_parquet(file)
     except (OSError, ValueError) as e: raise ValueError(f"The table {file} is damaged ({e}). Delete this file. {again}") from None
 
@@ -229,7 +243,7 @@ def model_folder(self:RunDir, role:str)->Path:
     if role not in self.models: raise LookupError(f"This run has no model {role!r}. It has: {', '.join(self.models) or 'none yet'}.")
     return self.path(Path(self.models[role]["folder"]).expanduser())
 
-# %% ../../nbs/core/rundir.ipynb #7187e7d6
+# %% ../../nbs/core/rundir.ipynb #06b5b255
 @patch
 def trained(self:RunDir,
     role:str,  # of the model that is made
@@ -243,22 +257,23 @@ def trained(self:RunDir,
     key = blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=8).hexdigest()
     out, log = self.path("models", role), self.path("models", f"{role}.log.parquet")
     if self.models.get(role, {}).get("made_of") != key or not log.exists():
-        train(out).to_parquet(log, index=False)
+        write_whole(log, train(out).to_parquet(index=False))
         self.register(role, out, key)
-    return pd.read_parquet(log)
+    return _read_table(log, "Run the same command again: this model is trained anew.")
 
-# %% ../../nbs/core/rundir.ipynb #36eb37bd
+# %% ../../nbs/core/rundir.ipynb #7266d6fa
 @patch
 def take_over(self:RunDir,
     source:str|Path # a run directory
 )->None:
     "Begin with what another run has generated and trained; does nothing in a run that has a journal already."
-    import sqlite3
+    from arte.core.models import whole_folder
     self._must_write()
     other = RunDir(source)
     if self.path("journal.db").exists(): return
-    with sqlite3.connect(f"file:{other.path('journal.db')}?mode=ro", uri=True) as old, sqlite3.connect(part := self.path(".journal.part")) as new: old.backup(new)
-    if other.path("models").is_dir(): shutil.copytree(other.path("models"), self.path("models"), copy_function=_link, dirs_exist_ok=True)
+    other.journal.backup(part := self.path(".journal.part"))
+    if other.path("models").is_dir():
+        with whole_folder(self.path("models")) as tmp: shutil.copytree(other.path("models"), tmp, copy_function=_link, ignore=shutil.ignore_patterns(".*-????????"), dirs_exist_ok=True)
     inside = {k: v for k, v in other.models.items() if not Path(v["folder"]).expanduser().is_absolute()}
     self._write_json("models.json", inside | self.models)
     os.replace(part, self.path("journal.db"))   # last: it says that all is there
@@ -268,14 +283,17 @@ def _link(src, dst):
     try: os.link(src, dst) if Path(src).name.startswith("model") and str(src).endswith(".safetensors") else shutil.copy2(src, dst)
     except OSError: shutil.copy2(src, dst)   # another file system
 
-# %% ../../nbs/core/rundir.ipynb #8481b287
+# %% ../../nbs/core/rundir.ipynb #cfc96d66
 @patch(as_prop=True)
 def journal(self:RunDir): # arte.core.journal.Journal
     "The run's journal, opened when first asked for."
     from arte.core.journal import Journal
     file = self.path("journal.db")
     if not self.writable and not file.exists(): raise FileNotFoundError(f"{file} is not there: this run has generated nothing yet.")
-    if self._journal is None: self._journal = Journal(file)
+    if self._journal is None:
+        self._journal = Journal(file)
+        if self.writable and not len(self._journal) and any("prompts" in s["counts"] for s in self.stages.values()):
+            print(f"{file} is empty, although stages of this run have asked models: what is needed of it again is generated again. If you have a copy, stop here and put it back.", flush=True)
     return self._journal
 
 @patch

@@ -32,7 +32,7 @@ def patiently(
             if answer is not None: return answer
     raise ConnectionError(f"{why}, {tries} times")
 
-# %% ../../nbs/core/server.ipynb #5d862372
+# %% ../../nbs/core/server.ipynb #c812e21f
 class ServerEngine:
     "Generates with a server that has the OpenAI completions interface."
     def __init__(self,
@@ -49,7 +49,7 @@ class ServerEngine:
         except ImportError: raise ModuleNotFoundError("engine.kind is 'server', but the client isn't installed: pip install \"arte-distill[server]\"") from None
         self.fingerprint, self.tokenizer = fingerprint(path), load_tokenizer(path, trust_remote_code)
         self.url, self.model, self.concurrency, self.retries, self.max_model_len = url, model, concurrency, retries, max_model_len
-        self.client = OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY") or "none", timeout=timeout, max_retries=retries)
+        self.client = OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY") or "no key", timeout=timeout, max_retries=retries)
         self.vllm = self._is_vllm()
 
     def _is_vllm(self):
@@ -63,9 +63,11 @@ class ServerEngine:
         try: return call()
         except (openai.AuthenticationError, openai.PermissionDeniedError) as e: raise PermissionError(f"{self.url} refuses the key ({e.status_code}). Put it into the environment as OPENAI_API_KEY.") from None
         except (openai.APIConnectionError, openai.APITimeoutError, openai.RateLimitError, openai.InternalServerError, ConnectionError) as e:
-            raise ConnectionError(f"{self.url} gives no answer after {self.retries + 1} tries ({e}). What has been generated is in the journal: "
-                                  f"see to the server and run the same command again.") from e
-        except openai.APIStatusError as e: raise ValueError(f"{self.url} refuses the request ({e.status_code}): {str(e)[:300]}") from e
+            raise ConnectionError(f"{self.url} gives no answer after {self.retries + 1} tries ({self._told(e)}). What has been generated is in the journal: "
+                                  f"see to the server and run the same command again.") from None
+        except openai.APIStatusError as e: raise ValueError(f"{self.url} refuses the request ({e.status_code}): {self._told(e)}") from None
+
+    def _told(self, e): return str(e).replace(self.client.api_key, "(the key)")[:300]   # some servers send back what they got
 
     def _complete(self, ids, **settings):
         "One choice of the server for one prompt, and the tokens it took."

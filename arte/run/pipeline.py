@@ -16,7 +16,7 @@ from .rounds import stage_rounds
 from .stages import (stage_align, stage_distill, stage_elicit, stage_eval, stage_heldout, stage_irt, stage_items, stage_pairs, stage_prefer,
                              stage_school, stage_tailor)
 
-# %% ../../nbs/run/pipeline.ipynb #2e0018f8
+# %% ../../nbs/run/pipeline.ipynb #faff7d30
 STAGES = dict(items=stage_items, school=stage_school, elicit=stage_elicit, irt=stage_irt, prefer=stage_prefer, pairs=stage_pairs, align=stage_align,
               rounds=stage_rounds, heldout=stage_heldout, tailor=stage_tailor, distill=stage_distill, eval=stage_eval, benchmarks=stage_benchmarks, unseen=stage_unseen,
               transfer=stage_transfer)  # name → function, in order
@@ -38,12 +38,12 @@ def run(
     if recipe.accelerate: launch_config(recipe.accelerate)   # a missing file is told now, not when it is needed
     with RunDir(out, recipe) as folder:
         if source: folder.take_over(source)
-        again = False   # a stage that ran makes those after it run
-        for name, stage in STAGES.items():
-            if not again and (done := folder.stages.get(name)):
+        for i, (name, stage) in enumerate(STAGES.items()):
+            if done := folder.stages.get(name):
                 print(stage_line(name, done["seconds"], done["counts"]), "(done before)", flush=True)
                 continue
-            again, start = True, time.time()
+            folder.forget(list(STAGES)[i:])   # those after it stand on it, and a kill must not hide that
+            start = time.time()
             counts = dict(stage(folder))
             folder.done(name, time.time() - start, counts)
             print(stage_line(name, time.time() - start, counts), flush=True)

@@ -231,7 +231,7 @@ def stage_prefer(run:RunDir)->dict:
         wide = answer_one_shot(student, some, val, tasks, r.prefer.max_tokens, "val") if len(some) else answers[:0]
     return counts | save_tables(run, answers=[answers, wide], scores=preference_scores(answers))
 
-# %% ../../nbs/run/stages.ipynb #71ee9869
+# %% ../../nbs/run/stages.ipynb #635600fc
 def stage_pairs(run:RunDir)->dict:
     "Preference pairs of rationales and of questions (App. G)."
     r, scores, questions = run.recipe, run.table("scores"), run.table("questions")
@@ -253,7 +253,7 @@ def cut_off(
 def stage_align(run:RunDir)->dict:
     "DPO on the teacher (§3.3)."
     r, pairs, seed = run.recipe, run.table("pairs"), derive_seed(run.recipe.seed, "align")
-    what = [run.models["teacher"]["fingerprint"], pairs[["prompt", "chosen", "rejected"]], asdict(r.align), seed, r.chat]
+    what = [run.models["teacher"]["fingerprint"], pairs[["prompt", "chosen", "rejected"]], asdict(r.align) | dict(held_out=None), seed, r.chat]
     log = run.trained("aligned", what, lambda out: launch(r.accelerate, align, run.model_folder("teacher"), pairs, run.path("models", "adapter"), out, r.align, seed, r.chat, r.trust_remote_code))
     run.save("align_log", log)
     return Counts(steps=len(log)) | cut_off(run, "teacher", pairs, ("chosen", "rejected"), "align")

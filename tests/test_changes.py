@@ -1,0 +1,133 @@
+"""One setting is changed, and the run made anew `--from` the first: only what depends on the setting is generated and trained again.
+
+On scripts (see `world`); `test_run` has the same with real training. With ARTE_SLOW=1 each run is also made from nothing, and the tables must be the same."""
+import os
+from dataclasses import fields, is_dataclass
+from types import UnionType
+from typing import get_args
+
+import pytest
+
+from arte.core.recipe import Recipe
+from test_run import TASKS, tiny_model  # noqa: F401  (a fixture)
+from world import SCHOOL, UNSEEN, World, tables
+
+# What a change sets off: stages that generate, and models that are trained
+STUDENTS = "student-original student-arte eval"
+ALIGNED = "aligned heldout tailor student-arte eval"
+SCORES = f"prefer student-original {ALIGNED}"
+DRAFTS = f"elicit {SCORES}"
+ALL = f"irt {DRAFTS}"
+SOME_UNSEEN = "unseen student-sports_understanding-original student-sports_understanding-arte"
+NEEDS = {"teacher.school.": SCHOOL, "unseen.examples": UNSEEN}   # settings without which a field means nothing
+
+# Fields without a say in what comes out: which engine and how many processes are the machine's business, and NUTS's draws are irt.method = nuts' own
+INERT = {"name": "another", "trust_remote_code": True, "accelerate": "fsdp-8", "irt.draws": 500, "irt.tune": 500, "irt.chains": 2,
+         "engine.kind": "server", "engine.dtype": "float32", "engine.url": "http://localhost:8000/v1", "engine.model": "student", "engine.concurrency": 2, "engine.timeout": 10., "engine.retries": 1}
+
+# field: (another value, the new work, further work if that comes to other scores)
+CHANGES = {
+    "tasks": (TASKS, ALL),
+    "teacher.model": ("other", DRAFTS),
+    "teacher.school": (dict(rationales=4, questions=2, checkpoints=2, vocabulary=300), f"teacher {ALL}"),
+    "teacher.school.rationales": (5, f"teacher {ALL}"),
+    "teacher.school.questions": (3, f"teacher {ALL}"),
+    "teacher.school.lr": (1e-3, f"teacher {ALL}"),
+    "teacher.school.epochs": (2, f"teacher {ALL}"),
+    "teacher.school.batch": (4, f"teacher {ALL}"),
+    "teacher.school.max_length": (500, f"teacher {ALL}"),
+    "teacher.school.vocabulary": (320, f"teacher {ALL}"),
+    "teacher.school.checkpoints": (3, "teacher irt", SCORES),
+    "teacher.school.seed": (1, f"teacher {ALL}"),
+    "student.model": ("other", f"irt {SCORES}"),
+    "seed": (1, ALL),
+    "rounds": (2, "rounds aligned-2 heldout tailor student-arte eval"),
+    "chat": (True, ALL),
+    "data.items": ("bbh", ALL),
+    "data.test": ("bbh", "eval"),
+    "data.n_seed": (5, ALL),
+    "data.n_val": (9, "irt prefer", SCORES),
+    "data.n_test": (9, "eval"),
+    "elicit.questions": (7, DRAFTS),
+    "elicit.techniques": (4, DRAFTS),
+    "elicit.prompts": (2, DRAFTS),
+    "elicit.budget": (1, "student-original", SCORES),
+    "elicit.temperature": (.5, DRAFTS),
+    "elicit.question_tokens": (300, "elicit tailor"),
+    "elicit.rationale_tokens": (150, "elicit heldout tailor"),
+    "elicit.max_rouge": (.6, DRAFTS),
+    "elicit.cot": (2, DRAFTS),
+    "irt.method": ("mle", "", SCORES),
+    "irt.k": (6, "prefer heldout", SCORES),
+    "irt.shots": ([0, 2], "irt", SCORES),
+    "irt.respondents": (["other"], "irt", SCORES),
+    "prefer.max_tokens": (90, "irt prefer heldout"),
+    "prefer.agreement_questions": (2, "prefer"),
+    "prefer.signal": ("likelihood", SCORES),
+    "pairs.questions": ("extremes", ALIGNED),
+    "pairs.question_pairs": (0, ALIGNED),
+    "pairs.min_margin": (.4, ALIGNED),
+    "align.lr": (1e-3, ALIGNED),
+    "align.batch": (2, ALIGNED),
+    "align.epochs": (3, ALIGNED),
+    "align.warmup": (.2, ALIGNED),
+    "align.schedule": ("linear", ALIGNED),
+    "align.beta": (.2, ALIGNED),
+    "align.lora_r": (8, ALIGNED),
+    "align.max_length": (500, ALIGNED),
+    "align.held_out": (2, "heldout"),
+    "tailor.question_temperature": (.5, "tailor student-arte eval"),
+    "tailor.budget": (4, STUDENTS),                 # fewer questions; every arm is cut to the smallest
+    "tailor.drop_contradictions": (True, STUDENTS),
+    "tailor.drop_overlaps": (True, ""),             # there are none
+    "distill.arms": (["original", "random", "arte"], "student-random eval"),
+    "distill.lr": (1e-3, STUDENTS),
+    "distill.epochs": (3, STUDENTS),
+    "distill.batch": (2, STUDENTS),
+    "distill.warmup": (.2, STUDENTS),
+    "distill.schedule": ("cosine", STUDENTS),
+    "distill.max_length": (500, STUDENTS),
+    "eval.shots": ([0, 1], "eval"),
+    "eval.max_tokens": (150, "eval"),
+    "eval.benchmarks": (["gsm8k"], "benchmarks"),
+    "unseen.tasks": (["sports_understanding"], SOME_UNSEEN),
+    "unseen.examples": (5, SOME_UNSEEN),
+    "transfer.students": (["other"], "transfer other-1-original other-1-arte"),
+}
+
+
+def setting_names(cls=Recipe, above=""):
+    "Dotted names of every field; a section that may be absent is one too."
+    for f in fields(cls):
+        section = next((o for o in (f.type, *get_args(f.type)) if is_dataclass(o)), None)
+        if section is None or isinstance(f.type, UnionType): yield above + f.name
+        if section: yield from setting_names(section, f"{above}{f.name}.")
+
+
+@pytest.fixture(scope="module")
+def world(tiny_model, tmp_path_factory):  # noqa: F811
+    with pytest.MonkeyPatch.context() as patch: yield World(patch, tiny_model, tmp_path_factory.mktemp("world"))
+
+
+def test_every_field_is_here(): assert set(CHANGES) | set(INERT) == set(setting_names()) and not set(CHANGES) & set(INERT)
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_only_what_depends_on_it_is_done_again(world, field):
+    value, must, may = (*CHANGES[field], "")[:3]
+    settings = next((v for k, v in NEEDS.items() if field.startswith(k)), {})
+    changed, done = world.run(settings | {field: value}, world.first(settings).folder)
+    assert set(must.split()) <= done <= set(f"{must} {may}".split())
+    if os.environ.get("ARTE_SLOW"): assert tables(changed) == tables(world.run(settings | {field: value})[0])
+
+
+def test_nothing_depends_on_these(world):
+    changed, done = world.run(INERT, world.first({}).folder)
+    assert done == set() and tables(changed) == tables(world.first({}))
+
+
+def test_schooling_does_not_depend_on_distillation(world, monkeypatch):
+    first = world.first(SCHOOL)
+    monkeypatch.setenv("ARTE_CACHE", str(world.folder/"another cache"))
+    changed, done = world.run(SCHOOL | {"distill.schedule": "cosine", "distill.warmup": .2})
+    assert "teacher" in done and changed.models["teacher"]["fingerprint"] == first.models["teacher"]["fingerprint"]
