@@ -7,7 +7,7 @@ import pytest
 from arte.core.recipe import load_recipe
 from arte.core.rundir import RunDir
 import arte.run.report as report_module
-from arte.run.report import TABLES, report_html, write_report
+from arte.run.report import TABLES, Table, as_html, latex_table, report_html, report_sections, write_report
 
 EVIL = "<script>alert('x')</script><img src=http://evil.example/x onerror=alert(1)>\n</pre></section>&amp; \x00 $\\frac{1}"
 TASK, ARMS = "boolean_expressions", ["vanilla", "original", "rationale", "question", "arte"]
@@ -73,7 +73,7 @@ def undrawn(monkeypatch):
 @pytest.mark.parametrize("name", TABLES)
 def test_each_table_may_be_missing(undrawn, name):
     t = {k: v for k, v in tables().items() if k != name}
-    page = report_html(load_recipe("nano"), t, {}, {})
+    page = report_html(load_recipe("nano"), t, report_sections(load_recipe("nano"), t, {}, {}))
     assert "Could not be shown" not in page
     assert (name == "aside") or f"still to come: {TABLES[name]} ({name})." in page
 
@@ -121,3 +121,34 @@ def test_same_run_same_page(tmp_path):
 def test_not_a_run_directory(tmp_path):
     with pytest.raises((FileNotFoundError, ValueError)): write_report(tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
+
+
+def test_every_table_becomes_a_file(tmp_path, undrawn):
+    write(tmp_path / "run")
+    page = {form: write_report(tmp_path / "run", form).read_text() for form in ("csv", "latex")}
+    names = {form: sorted(f.stem for f in (tmp_path / "run" / "report-tables").glob(f"*.{end}")) for form, end in (("csv", "csv"), ("latex", "tex"))}
+    assert page["csv"] == page["latex"] and names["csv"] == names["latex"] and len(names["csv"]) == page["csv"].count("<table>")
+
+
+def test_csv_holds_numbers_and_latex_what_the_page_shows(tmp_path, undrawn):
+    write(tmp_path / "run")
+    for form in ("csv", "latex"): write_report(tmp_path / "run", form)
+    folder = tmp_path / "run" / "report-tables"
+    arte = pd.read_csv(folder / "accuracy.csv").query("arm == 'arte' and shots == 0").iloc[0]
+    right = tables()["results"].query("arm == 'arte' and shots == 0").correct
+    assert (arte.correct, arte.n) == (right.sum(), 20) and arte.accuracy == right.mean() and arte.lo < arte.accuracy < arte.hi
+    shown = rf"{100 * arte.accuracy:.1f} \% [{100 * arte.lo:.1f}, {100 * arte.hi:.1f}]"
+    assert re.search(rf"\+ ARTE & 0 & {re.escape(shown)} & 20 ", (folder / "accuracy.tex").read_text())
+
+
+def test_hostile_latex_is_escaped():
+    tex = latex_table(pd.DataFrame({"a & b": [EVIL, "\\input{/etc/passwd}\n\n\\end{tabular} 5 % #1 x_y ~ ^"]}))
+    body = tex.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+    assert len(body) == 2 and all(row.endswith(r" \\") for row in body)
+    assert r"\input" not in tex and tex.count(r"\end{tabular}") == 1 and "\x00" not in tex
+    assert not re.search(r"(?<!\\)[&%#_]", body[1]), "a special character stands unescaped"
+
+
+def test_a_table_shows_its_cells():
+    t = Table("x", pd.DataFrame(dict(a=["<1>"])), pd.DataFrame(dict(a=[1])))
+    assert as_html(["<p>", t]) == "<p>" + str(t) and "&lt;1&gt;" in t._repr_html_()
