@@ -7,10 +7,10 @@ __all__ = ['TABLES', 'ASKED', 'SHOTS', 'TEST_DATA', 'CSS', 'SECTIONS', 'EXTRAS',
            'html_text', 'percent', 'points', 'read_tables', 'read_json', 'headline', 'accuracy_cells', 'arm_titles',
            'overall', 'by_task', 'versus_original', 'in_table2_shape', 'arms_section', 'heldout_section',
            'plot_prefset', 'irt_section', 'words_section', 'align_section', 'distill_section', 'examples_table',
-           'five_pairs', 'pairs_section', 'yields_section', 'aside_section', 'costs_section', 'versions_section',
-           'health_section', 'benchmarks_section', 'unseen_section', 'transfer_section', 'test_data', 'run_section',
-           'guarded', 'section_parts', 'section', 'page_html', 'report_sections', 'unfinished', 'report_html',
-           'latex_table', 'write_tables', 'write_page', 'write_report']
+           'five_pairs', 'pairs_section', 'yields_section', 'aside_section', 'costs_section', 'flat_rows',
+           'versions_section', 'health_section', 'benchmarks_section', 'unseen_section', 'transfer_section',
+           'test_data', 'run_section', 'guarded', 'section_parts', 'section', 'page_html', 'report_sections',
+           'unfinished', 'report_html', 'latex_table', 'write_tables', 'write_page', 'write_report']
 
 # %% ../../nbs/run/report.ipynb #bdcd0a4d
 import base64, html, io, json
@@ -268,7 +268,7 @@ def pairs_section(t:dict)->list: # needs `pairs`
                 f"<div><p>Rejected, ŝ = {percent(r.s_rejected)}</p>{html_text(r.rejected.strip())}</div></div></div>"]
     return out
 
-# %% ../../nbs/run/report.ipynb #0c5de156
+# %% ../../nbs/run/report.ipynb #6fb7cbee
 def yields_section(t:dict)->list: # needs `questions`
     "What the teacher's question prompts and technique prompts gave."
     aside = t.get("aside", pd.DataFrame(columns=["stage", "task", "reason", "prompt_id", "decoding"]))
@@ -299,16 +299,19 @@ def costs_section(
     numbers = pd.DataFrame([dict(stage=name, what=k, value=v) for name, s in stages.items() for k, v in (dict(seconds=s.get("seconds")) | s.get("counts", {})).items()])
     return [Table("costs", pd.DataFrame(rows), numbers, words=("also",)), f"<p>Together {total / 60:.1f} minutes. What comes from the journal isn't generated again and counts nothing.</p>"]
 
-def _flat(value, name=""):
-    "Nested dictionaries and lists as (dotted name, value) rows."
+def flat_rows(
+    value, # nested dictionaries and lists
+    name:str="", # of the whole
+)->list: # (dotted name, value)
+    "What is nested, as rows."
     inner = value.items() if isinstance(value, dict) else enumerate(value, 1) if isinstance(value, list) and any(isinstance(v, dict) for v in value) else None
-    return [(name, value)] if inner is None else [row for k, v in inner for row in _flat(v, f"{name}.{k}" if name else str(k))]
+    return [(name, value)] if inner is None else [row for k, v in inner for row in flat_rows(v, f"{name}.{k}" if name else str(k))]
 
 def versions_section(
     environment:dict, # environment.json
 )->list:
     "Versions, machine, fingerprints, seeds."
-    return [Table("versions", pd.DataFrame(_flat(environment), columns=["what", "value"]), words=("value",))]
+    return [Table("versions", pd.DataFrame(flat_rows(environment), columns=["what", "value"]), words=("value",))]
 
 # %% ../../nbs/run/report.ipynb #44e899ca
 def health_section(t:dict)->list: # needs `health`
@@ -363,7 +366,7 @@ def run_section(
             ("drafts", f"{len(t.get('questions', ())):,} questions, {len(t.get('drafts', ())):,} rationales")]
     return [Table("run", pd.DataFrame(rows, columns=["", " "]), pd.DataFrame(rows, columns=["what", "value"]), words=(" ",))]
 
-# %% ../../nbs/run/report.ipynb #9d583538
+# %% ../../nbs/run/report.ipynb #eb0c2d0d
 CSS = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --paper: #fff; --soft: #666; --line: #ddd; --tint: #f5f5f2; --mark: #0072b2; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8e8e4; --paper: #16181b; --soft: #a0a0a0; --line: #3a3d42; --tint: #202327; --mark: #6cb6e8; } }
@@ -377,6 +380,7 @@ a, summary { color: var(--mark); } summary { cursor: pointer; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; } th { text-align: left; color: var(--soft); font-weight: 600; }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; } th.n { white-space: normal; min-width: 5rem; } .w { text-align: left; overflow-wrap: anywhere; min-width: 9rem; } td:first-child { white-space: nowrap; }
 figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; padding: 4px; } figcaption { color: var(--soft); font-size: .9rem; }
+.row { display: flex; flex-wrap: wrap; gap: 0 1rem; } .row figure { margin: .5rem 0; }
 pre { white-space: pre-wrap; background: var(--tint); padding: .6rem; margin: .3rem 0; font-size: .82rem; max-height: 24rem; overflow: auto; }
 .pair { border: 1px solid var(--line); border-radius: 4px; padding: .8rem; margin: .8rem 0; } .pair p { margin: .4rem 0 0; color: var(--soft); }
 @media (min-width: 44rem) { .both { display: grid; grid-template-columns: 1fr 1fr; gap: .8rem; } }
