@@ -90,7 +90,7 @@ def beside(
     wide = wide.loc[[(s, a) for s in sorted(set(rows.shots)) for a in ARM_COLOURS if (s, a) in wide.index]].reset_index()
     return pd.DataFrame({"training set": arm_titles(wide.arm), "shots": wide.shots, **{r: wide[r] for r in runs}})
 
-# %% ../../nbs/run/compare.ipynb #9d58b92b
+# %% ../../nbs/run/compare.ipynb #32a16bf1
 MARKERS = "osD^vPX*<>"  # of the runs, in order
 
 def plot_runs(
@@ -112,7 +112,8 @@ def plot_runs(
         ax.set(title=SHOTS.get(s, f"{s}-shot"), xlabel="accuracy (%)", yticks=range(len(arms)), yticklabels=[ARM_TITLES[x] for x in arms], xlim=(-2, 100*a.hi.max() + 2), ylim=(-.5, len(arms) - .5))
         ax.grid(axis="x", alpha=.3)
     marks = [plt.Line2D([], [], ls="", marker=MARKERS[i % len(MARKERS)], color="#555555", ms=6) for i in range(len(runs))]
-    fig.legend(marks, runs, loc="outside lower center", ncols=min(3, len(runs)), frameon=False, fontsize=8)
+    legend = fig.legend(marks, runs, loc="outside lower center", ncols=min(3, len(runs)), frameon=False, fontsize=8)
+    for text in legend.get_texts(): text.set_parse_math(False)     # a folder may be called a$b
     return fig
 
 # %% ../../nbs/run/compare.ipynb #3b2b42d0
