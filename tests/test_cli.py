@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,7 @@ from arte.core.rundir import RunDir
 pipeline, report = types.ModuleType("arte.run.pipeline"), types.ModuleType("arte.run.report")
 def run(recipe, out, source):
     with RunDir(out, recipe): {body}
-pipeline.run, pipeline.status, report.write_report = run, lambda d: f"status of {{RunDir(d).recipe.name}}", lambda d: f"{{d}}/report.html"
+pipeline.run, pipeline.status, report.write_report = run, lambda d: f"status of {{RunDir(d).recipe.name}}", lambda d, export=None: d/"report.html"
 sys.modules |= {{"arte.run.pipeline": pipeline, "arte.run.report": report}}
 from arte.run.cli import main
 sys.exit(main())
@@ -48,7 +49,7 @@ def test_help_is_quick():
         start = time.time()
         r = arte("--help")
         times.append(time.time() - start)
-    assert r.returncode == 0 and all(o in r.stdout for o in ("plan", "run", "status", "report", "recipes"))
+    assert r.returncode == 0 and all(o in r.stdout for o in ("plan", "run", "status", "report", "export-lm-eval", "recipes"))
     assert min(times) < 1
 
 
@@ -143,3 +144,31 @@ def test_one_writer_and_no_stale_lock(recipe_file, tmp_path):
         p.kill()
         p.communicate()
     assert arte("run", recipe_file, "--out", tmp_path/"out", body="pass").returncode == 0, "a lock outlived its process"
+
+
+RUNS = Path(__file__).parent.parent/"nbs"/"paper"/"runs"
+
+
+def test_report_compares_and_exports(tmp_path):
+    r = arte("report", RUNS/"table2-nano-0", RUNS/"table2-nano-1", "--out", tmp_path/"both.html", "--export", "csv")
+    assert (r.returncode, r.stderr) == (0, "") and r.stdout == f"Report: {tmp_path}/both.html, tables: {tmp_path}/both-tables\n"
+    assert "table2-nano-1" in (tmp_path/"both.html").read_text() and (tmp_path/"both-tables"/"accuracy.csv").is_file()
+
+
+@pytest.mark.parametrize("args, message", [
+    ([RUNS/"table2-nano-0", RUNS/"table3-nano"], "table3-nano has no results yet"),
+    ([RUNS/"table2-nano-0", RUNS/"table2-nano-0"], "is named twice"),
+    ([RUNS/"table2-nano-0", RUNS], "holds no run"),
+    ([RUNS/"table2-nano-0", "--out", "x.html"], "is for the page that compares several runs"),
+])
+def test_report_refuses(tmp_path, args, message):
+    r = arte("report", *args)
+    assert (r.returncode, r.stdout) == (2, "") and message in r.stderr and "Traceback" not in r.stderr
+
+
+def test_export_lm_eval(recipe_file, tmp_path):
+    r = arte("export-lm-eval", recipe_file, "--out", tmp_path/"tasks")
+    assert (r.returncode, r.stderr) == (0, "") and "arte_bbh_0shot, arte_bbh_3shot" in r.stdout
+    assert (tmp_path/"tasks"/"arte_bbh_3shot_object_counting.yaml").is_file()
+    assert "is not empty" in arte("export-lm-eval", recipe_file, "--out", tmp_path/"tasks").stderr
+    assert "Did you mean nano?" in arte("export-lm-eval", "nanno", "--out", tmp_path/"other").stderr

@@ -7,7 +7,8 @@ import pytest
 from arte.core.recipe import load_recipe
 from arte.core.rundir import RunDir
 import arte.run.report as report_module
-from arte.run.report import TABLES, report_html, write_report
+from arte.run.compare import write_comparison
+from arte.run.report import TABLES, Table, as_html, latex_table, report_html, report_sections, write_report
 
 EVIL = "<script>alert('x')</script><img src=http://evil.example/x onerror=alert(1)>\n</pre></section>&amp; \x00 $\\frac{1}"
 TASK, ARMS = "boolean_expressions", ["vanilla", "original", "rationale", "question", "arte"]
@@ -73,7 +74,7 @@ def undrawn(monkeypatch):
 @pytest.mark.parametrize("name", TABLES)
 def test_each_table_may_be_missing(undrawn, name):
     t = {k: v for k, v in tables().items() if k != name}
-    page = report_html(load_recipe("nano"), t, {}, {})
+    page = report_html(load_recipe("nano"), t, report_sections(load_recipe("nano"), t, {}, {}))
     assert "Could not be shown" not in page
     assert (name == "aside") or f"still to come: {TABLES[name]} ({name})." in page
 
@@ -121,3 +122,81 @@ def test_same_run_same_page(tmp_path):
 def test_not_a_run_directory(tmp_path):
     with pytest.raises((FileNotFoundError, ValueError)): write_report(tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
+
+
+def test_every_table_becomes_a_file(tmp_path, undrawn):
+    write(tmp_path / "run")
+    page = {form: write_report(tmp_path / "run", form).read_text() for form in ("csv", "latex")}
+    names = {form: sorted(f.stem for f in (tmp_path / "run" / "report-tables").glob(f"*.{end}")) for form, end in (("csv", "csv"), ("latex", "tex"))}
+    assert page["csv"] == page["latex"] and names["csv"] == names["latex"] and len(names["csv"]) == page["csv"].count("<table>")
+
+
+def test_csv_holds_numbers_and_latex_what_the_page_shows(tmp_path, undrawn):
+    write(tmp_path / "run")
+    for form in ("csv", "latex"): write_report(tmp_path / "run", form)
+    folder = tmp_path / "run" / "report-tables"
+    arte = pd.read_csv(folder / "accuracy.csv").query("arm == 'arte' and shots == 0").iloc[0]
+    right = tables()["results"].query("arm == 'arte' and shots == 0").correct
+    assert (arte.correct, arte.n) == (right.sum(), 20) and arte.accuracy == right.mean() and arte.lo < arte.accuracy < arte.hi
+    shown = rf"{100 * arte.accuracy:.1f} \% [{100 * arte.lo:.1f}, {100 * arte.hi:.1f}]"
+    assert re.search(rf"\+ ARTE & 0 & {re.escape(shown)} & 20 ", (folder / "accuracy.tex").read_text())
+
+
+def test_hostile_latex_is_escaped():
+    tex = latex_table(pd.DataFrame({"a & b": [EVIL, "\\input{/etc/passwd}\n\n\\end{tabular} 5 % #1 x_y ~ ^"]}))
+    body = tex.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+    assert len(body) == 2 and all(row.endswith(r" \\") for row in body)
+    assert r"\input" not in tex and tex.count(r"\end{tabular}") == 1 and "\x00" not in tex
+    assert not re.search(r"(?<!\\)[&%#_]", body[1]), "a special character stands unescaped"
+
+
+def test_a_table_shows_its_cells():
+    t = Table("x", pd.DataFrame(dict(a=["<1>"])), pd.DataFrame(dict(a=[1])))
+    assert as_html(["<p>", t]) == "<p>" + str(t) and "&lt;1&gt;" in t._repr_html_()
+
+
+def two_runs(folder, **second):
+    "Two evaluated runs, the second with other results where they are given."
+    for name, changed in (("a", {}), ("b", second)):
+        run, _ = write(folder / name, **changed)
+        run.close()
+    return [folder / "a", folder / "b"]
+
+
+def test_comparison_says_what_the_reports_say(tmp_path, undrawn):
+    t = tables()["results"]
+    dirs = two_runs(tmp_path, results=t.assign(correct=~t.correct))
+    write_comparison(dirs, tmp_path / "both.html", "csv")
+    both = pd.read_csv(tmp_path / "both-tables" / "accuracy.csv")
+    for d in dirs:
+        write_report(d, "csv")
+        alone = pd.read_csv(d / "report-tables" / "accuracy.csv")
+        pd.testing.assert_frame_equal(both[both.run == d.name].drop(columns="run").reset_index(drop=True), alone)
+    paired = pd.read_csv(tmp_path / "both-tables" / "paired-1.csv").set_index(["arm", "shots"])
+    right = t.query("arm == 'arte' and shots == 3").correct
+    assert (paired.n == 20).all() and tuple(paired.loc[("arte", 3), ["only_a", "only_b"]]) == (20 - right.sum(), right.sum())
+    assert paired.difference[("arte", 3)] == pytest.approx(1 - 2 * right.mean())
+
+
+def test_comparison_of_runs_that_share_little(tmp_path, undrawn):
+    t = tables()["results"].query("arm != 'arte' and shots == 0")
+    page = write_comparison(two_runs(tmp_path, results=t.assign(item="other-" + t.item)), tmp_path / "both.html").read_text()
+    assert "no test item in common" in page and "Traceback" not in page
+    assert re.search(r"\+ ARTE</td><td class=\"n\">0</td><td class=\"n\">[\d.]+ %[^<]*</td><td class=\"n\">—", page), "an arm that one run hasn't got is a dash"
+
+
+def test_comparison_escapes_names_and_fetches_nothing(tmp_path):
+    first, second = two_runs(tmp_path)
+    first, second = first.rename(tmp_path / "<script>$x_^$"), second.rename(tmp_path / "_b")
+    page = write_comparison([first, second], tmp_path / "both.html").read_text()
+    assert "&lt;script&gt;" in page
+    assert not re.search(r"<\s*(script|iframe|object|link|base)\b", page, re.I) and page.count("<img") == page.count('src="data:image/png;base64,') == 2
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(results=tables()["results"].assign(task="object_counting")), "a was tested on boolean_expressions, but b on object_counting"),
+    (dict(results=tables()["results"][:0]), "b has no results yet"),
+])
+def test_runs_that_cannot_be_compared(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message): write_comparison(two_runs(tmp_path, **change), tmp_path / "both.html")
+    assert not (tmp_path / "both.html").exists()
