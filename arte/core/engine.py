@@ -22,7 +22,7 @@ from .attention import Beginnings, share_beginnings
 from .models import fingerprint, load_model, load_tokenizer, quiet, resolve_model
 from .recipe import derive_seed
 
-# %% ../../nbs/core/engine.ipynb #8adca485
+# %% ../../nbs/core/engine.ipynb #b36f00f0
 @dataclass(frozen=True)
 class Sampling:
     "How to decode."
@@ -32,6 +32,10 @@ class Sampling:
     n:int=1 # completions per prompt
     seed:int=0 # seeds the draws, together with the prompt and the draw's number
     stop_repeats:bool=True # greedy only: end a completion that provably loops
+    first_draw:int=0 # number of the first completion, which its seed is made of; more than 0 where the n of a prompt are drawn in several places
+
+    @property
+    def draws(self)->range: return range(self.first_draw, self.first_draw + self.n)
 
     def __post_init__(self):
         if isinstance(self.stop, str): raise ValueError(f"stop must be a tuple of strings, got the string {self.stop!r}; write ({self.stop!r},)")
@@ -78,7 +82,7 @@ def is_looping(
         if tokens[-k:]*(repeats - 1) == tokens[-k*repeats:-k]: return True
     return False
 
-# %% ../../nbs/core/engine.ipynb #e79c16ac
+# %% ../../nbs/core/engine.ipynb #f41e80aa
 class FunctionEngine:
     "An engine whose model is `fn(prompt, sampling, draw) -> str`; its tokens are words."
     def __init__(self,
@@ -92,7 +96,7 @@ class FunctionEngine:
         prompts:list[str],
         sampling:Sampling=Sampling(),
     )->list[list[Completion]]: # `sampling.n` per prompt
-        return [[self._one(p, sampling, d) for d in range(sampling.n)] for p in prompts]
+        return [[self._one(p, sampling, d) for d in sampling.draws] for p in prompts]
 
     def _one(self, prompt, sampling, draw):
         text, finish = self.fn(prompt, sampling, draw), "eos"
@@ -251,7 +255,7 @@ class _Row:
     "One draw of one prompt while it's being decoded."
     index:tuple; prompt:list; ids:list; generator:object; finish:str|None=None; text:str|None=None
 
-# %% ../../nbs/core/engine.ipynb #8de6aa3a
+# %% ../../nbs/core/engine.ipynb #f23115c6
 class TransformersEngine:
     "Generates with transformers, on a GPU if there is one."
     def __init__(self,
@@ -276,7 +280,7 @@ class TransformersEngine:
         sampling:Sampling=Sampling(),
     )->list[list[Completion]]: # `sampling.n` per prompt, in order
         ids = encode(self.tokenizer, prompts, self.max_model_len)
-        rows = [_Row((i, d), x, [], self._generator(sampling, prompts[i], d)) for i, x in enumerate(ids) for d in range(sampling.n)]
+        rows = [_Row((i, d), x, [], self._generator(sampling, prompts[i], d)) for i, x in enumerate(ids) for d in sampling.draws]
         with progress(len(rows), "transformers") as bar:
             for batch in family_batches([r.prompt for r in rows], sampling.max_tokens, self.batch_tokens, self.longest_shared):
                 self._decode([(shared, [rows[i] for i in members]) for shared, members in batch], sampling, bar)
@@ -392,15 +396,17 @@ class TransformersEngine:
         gc.collect()
         if torch.cuda.is_available(): torch.cuda.empty_cache()
 
-# %% ../../nbs/core/engine.ipynb #aa6fdc55
-def _vllm_environment():
+# %% ../../nbs/core/engine.ipynb #41074757
+def _vllm_environment(
+    devices, # that one model is spread over
+):
     "vLLM reads its settings from the environment; what the user has set stays."
     import torch
     settings = dict(VLLM_LOGGING_LEVEL="ERROR", VLLM_NO_USAGE_STATS="1")
     if not torch.cuda.is_available():
         cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count())
-        settings |= dict(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_CPU_KVCACHE_SPACE="2", OMP_NUM_THREADS=str(len(cpus)),
-                         VLLM_CPU_OMP_THREADS_BIND=",".join(map(str, cpus)))
+        settings |= dict(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_CPU_KVCACHE_SPACE="2", OMP_NUM_THREADS=str(max(1, len(cpus)//devices)),
+                         VLLM_CPU_OMP_THREADS_BIND="|".join(",".join(map(str, cpus[i::devices])) for i in range(devices)))
     for name, value in settings.items(): os.environ.setdefault(name, value)
     return os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0"
 
@@ -430,7 +436,7 @@ def _held_back():
             os.dup2(usual, 2); os.close(usual)
             logging.disable(level)
 
-# %% ../../nbs/core/engine.ipynb #f4398934
+# %% ../../nbs/core/engine.ipynb #e46e6b96
 class VllmEngine:
     "Generates with vLLM."
     def __init__(self,
@@ -438,10 +444,12 @@ class VllmEngine:
         dtype:str="bfloat16", # "float32" to compare with another engine
         max_model_len:int=4096, # prompt and new tokens of one completion; at most the model's own limit
         trust_remote_code:bool=False, # run code that comes with the model
+        tensor_parallel:int=1, # devices that share each layer
+        pipeline_parallel:int=1, # groups of such devices that have some of the layers each
     ):
         import torch
         self.folder, self.fingerprint = Path(path), fingerprint(path)
-        self.inside, self._set_num_threads = _vllm_environment(), torch.set_num_threads
+        self.inside, self._set_num_threads = _vllm_environment(tensor_parallel*pipeline_parallel), torch.set_num_threads
         self.tokenizer = load_tokenizer(path, trust_remote_code)
         with quiet():
             from transformers import AutoConfig
@@ -451,7 +459,8 @@ class VllmEngine:
             warnings.simplefilter("ignore")
             from vllm import LLM
             self.llm = LLM(str(path), dtype=dtype, max_model_len=self.max_model_len, enforce_eager=True, enable_prefix_caching=True,
-                           disable_log_stats=True, use_tqdm_on_load=False, trust_remote_code=trust_remote_code)
+                           disable_log_stats=True, use_tqdm_on_load=False, trust_remote_code=trust_remote_code,
+                           tensor_parallel_size=tensor_parallel, pipeline_parallel_size=pipeline_parallel)
 
     def _run(self, ids, params):
         bar = lambda it=None, total=None, **_: it if it is not None else progress(total, "vLLM")
@@ -463,7 +472,7 @@ class VllmEngine:
     )->list[list[Completion]]: # `sampling.n` per prompt, in order
         n, ids = sampling.n, encode(self.tokenizer, prompts, self.max_model_len)
         if not ids: return []
-        outs = self._run([x for x in ids for _ in range(n)], [self._params(sampling, p, d) for p in prompts for d in range(n)])
+        outs = self._run([x for x in ids for _ in range(n)], [self._params(sampling, p, d) for p in prompts for d in sampling.draws])
         done = [self._completion(o) for o in outs]
         return [done[i:i + n] for i in range(0, len(done), n)]
 
@@ -512,12 +521,14 @@ class VllmEngine:
             torch.set_num_threads = self._set_num_threads
         gc.collect()
 
-# %% ../../nbs/core/engine.ipynb #94332960
+# %% ../../nbs/core/engine.ipynb #23d5edb4
 def make_engine(
     path:str|Path, # whatever `resolve_model` takes
     kind:str="auto", # "vllm", "transformers", or "auto": vLLM if it is installed
     dtype:str="bfloat16", # of the weights
     trust_remote_code:bool=False, # run code that comes with the model
+    tensor_parallel:int=1, # vLLM: devices that share each layer
+    pipeline_parallel:int=1, # vLLM: groups of such devices that have some of the layers each
 )->TransformersEngine|VllmEngine:
     "Opens a model."
     if kind not in ("auto", "vllm", "transformers"): raise ValueError(f"engine.kind must be 'auto', 'vllm' or 'transformers', got {kind!r}")
@@ -527,7 +538,10 @@ def make_engine(
     if kind == "auto":
         kind = "vllm" if installed else "transformers"
         _say_once(kind)
-    return (VllmEngine if kind == "vllm" else TransformersEngine)(resolve_model(path), dtype, trust_remote_code=trust_remote_code)
+    devices = dict(tensor_parallel=tensor_parallel, pipeline_parallel=pipeline_parallel)
+    if kind == "vllm": return VllmEngine(resolve_model(path), dtype, trust_remote_code=trust_remote_code, **devices)
+    if set(devices.values()) != {1}: raise ValueError(f"only vLLM spreads a model over several devices (got {devices}), and this engine is {kind}: install vLLM, or write 1 for both")
+    return TransformersEngine(resolve_model(path), dtype, trust_remote_code=trust_remote_code)
 
 @cache
 def _say_once(kind):

