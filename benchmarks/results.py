@@ -18,7 +18,7 @@ def save(
     result = dict(command=_command(), date=datetime.now(timezone.utc).isoformat(timespec="seconds"), seconds=round(time.time() - START, 1),
                   load_before=round(LOAD, 2), machine=environment()) | more | dict(rows=rows)
     file = ROOT/"benchmarks"/"results"/f"{name}.json"
-    write_whole(file, (json.dumps(_plain(result), indent=1, ensure_ascii=False) + "\n").encode())
+    write_whole(file, _json(_plain(result)).encode())
     print(table(rows), f"\n→ {file.relative_to(ROOT)} after {result['seconds']:.0f} s", flush=True)
     return file
 
@@ -52,6 +52,14 @@ def _command():
     "The command as typed from the project's folder."
     script, args = Path(sys.argv[0]).resolve(), sys.argv[1:]
     return " ".join(["python", str(script.relative_to(ROOT)) if script.is_relative_to(ROOT) else script.name, *args])
+
+
+def _json(result):
+    "JSON with a line for each field, and for each row of a table."
+    line = lambda x: json.dumps(x, ensure_ascii=False)
+    rows = lambda v: isinstance(v, list) and v and isinstance(v[0], dict)
+    body = (f" {line(k)}: " + ("[\n  " + ",\n  ".join(map(line, v)) + "\n ]" if rows(v) else line(v)) for k, v in result.items())
+    return "{\n" + ",\n".join(body) + "\n}\n"
 
 
 def _plain(x):
