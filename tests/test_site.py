@@ -23,7 +23,7 @@ SEEN = """() => {
   while (words.nextNode()) if (/\\$[^$\\n]+\\$|\\\\[(\\[]/.test(words.currentNode.data)) out.push(words.currentNode.data.trim());
   return {raw: out, katex: main.querySelectorAll(".katex").length, errors: [...main.querySelectorAll(".katex-error")].map(e => e.title),
           ids: [...document.querySelectorAll("[id]")].map(e => e.id), hrefs: [...document.querySelectorAll("a[href]")].map(a => a.getAttribute("href")),
-          bare: [...main.querySelectorAll("img, svg")].filter(e => !e.closest(".quarto-figure, iframe") || !e.closest("figure").querySelector("figcaption")
+          bare: [...main.querySelectorAll("img, svg")].filter(e => !e.closest(".katex")).filter(e => !e.closest("figure")?.querySelector("figcaption")
                   || !(e.alt || e.getAttribute("alt") || e.getAttribute("aria-label"))).map(e => e.outerHTML.slice(0, 80)),
           notebook: [...document.querySelectorAll(".quarto-code-links a")].map(a => a.href)};
 }"""
@@ -38,9 +38,9 @@ def cells(path):
     return [(n, "".join(c["source"]), c["outputs"]) for n, c in enumerate(nb["cells"]) if c["cell_type"] == "code"]
 
 def lines(output):
-    "How many lines of a page an output takes: rows for a table, lines for text."
+    "How many lines of a page an output takes: rows for a table that isn't folded away, lines for text."
     data = output.get("data", {})
-    if "text/html" in data: return "".join(data["text/html"]).count("<tr")
+    if "text/html" in data: return re.sub("<details>.*?</details>", "", "".join(data["text/html"]), flags=re.S).count("<tr")
     if any(mime.startswith("image/") for mime in data): return 1
     return "".join(output.get("text", data.get("text/markdown", data.get("text/plain", "")))).rstrip().count("\n") + 1
 
@@ -84,7 +84,7 @@ def address():
     if not KATEX.exists(): pytest.skip("KaTeX isn't on disk: make node_modules/katex (it takes npm)")
     if not is_fresh(ROOT/"_docs/index.html"):
         built = subprocess.run([sys.executable, "tools/docs.py", "--strict"], cwd=ROOT, capture_output=True, text=True)
-        assert built.returncode == 0, built.stdout + built.stderr
+        assert built.returncode == 0, built.stdout + built.stderr[-2000:]
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=ROOT/"_docs"))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
