@@ -54,7 +54,7 @@ def page_links(
     place = f"{cfg.user}/{cfg.repo}/blob/{cfg.branch}/{cfg.nbs_path.name}/{path}"
     return [dict(text="Notebook on GitHub", href=f"https://github.com/{place}", icon="github"),
             dict(text="Open in Colab", href=f"https://colab.research.google.com/github/{place}", icon="cloud"),
-            dict(text="Open at home, after make lab", href=f"http://localhost:8888/lab/tree/{path}", icon="house")]
+            dict(text="JupyterLab (make lab)", href=f"http://localhost:8888/lab/tree/{path}", icon="house")]
 
 class PageLinks(Processor):
     "Write `page_links` into the front matter of each page."
