@@ -1,0 +1,156 @@
+"""The site in a real browser, and what the notebooks store.
+
+The pages are built once, if `_docs` is older than what it is made of, and each is opened once, wide and then narrow, in one headless Chromium.
+"""
+import json, re, shutil, subprocess, sys, threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = [p for p in sorted((ROOT/"nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+KATEX = ROOT/"node_modules/katex/dist/katex.min.js"
+SCREEN = 60          # lines
+NARROW = 390         # CSS pixels: a telephone
+
+SEEN = """() => {
+  const main = document.querySelector("main"), out = [];
+  const words = document.createTreeWalker(main, NodeFilter.SHOW_TEXT, n => n.parentElement.closest("pre, code, script, style, .katex") ? 2 : 1);
+  while (words.nextNode()) if (/\\$[^$\\n]+\\$|\\\\[(\\[]/.test(words.currentNode.data)) out.push(words.currentNode.data.trim());
+  return {raw: out, katex: main.querySelectorAll(".katex").length, errors: [...main.querySelectorAll(".katex-error")].map(e => e.title),
+          ids: [...document.querySelectorAll("[id]")].map(e => e.id), hrefs: [...document.querySelectorAll("a[href]")].map(a => a.getAttribute("href")),
+          bare: [...main.querySelectorAll("img, svg")].filter(e => !e.closest(".katex")).filter(e => !e.closest("figure")?.querySelector("figcaption")
+                  || !(e.alt || e.getAttribute("alt") || e.getAttribute("aria-label"))).map(e => e.outerHTML.slice(0, 80)),
+          notebook: [...document.querySelectorAll(".quarto-code-links a")].map(a => a.href)};
+}"""
+WIDER = """() => document.documentElement.scrollWidth <= innerWidth ? [] :
+  [`page of ${document.documentElement.scrollWidth} px`, ...[...document.querySelectorAll("main *")].filter(e => e.getBoundingClientRect().right > innerWidth + 1)
+   .map(e => e.outerHTML.slice(0, 120)).slice(0, 3)]"""
+
+
+def cells(path):
+    "Number, source and outputs of a notebook's code cells."
+    nb = json.loads(path.read_text(encoding="utf-8"))
+    return [(n, "".join(c["source"]), c["outputs"]) for n, c in enumerate(nb["cells"]) if c["cell_type"] == "code"]
+
+def lines(output):
+    "How many lines of a page an output takes: rows for a table that isn't folded away, lines for text."
+    data = output.get("data", {})
+    if "text/html" in data: return re.sub("<details>.*?</details>", "", "".join(data["text/html"]), flags=re.S).count("<tr")
+    if any(mime.startswith("image/") for mime in data): return 1
+    return "".join(output.get("text", data.get("text/markdown", data.get("text/plain", "")))).rstrip().count("\n") + 1
+
+def faults(path, outputs):
+    "What is wrong with what a cell stored."
+    for o in outputs:
+        if o["output_type"] == "error": yield f"error: {o['ename']}: {o['evalue']}"
+        if o.get("name") == "stderr": yield "stderr: " + "".join(o["text"])[:100]
+        if lines(o) > SCREEN: yield f"{lines(o)} lines, at most {SCREEN} fit a screen"
+
+def test_faults_are_found(tmp_path):
+    stream = lambda name, text: dict(output_type="stream", name=name, text=[text])
+    outputs = [stream("stdout", "fine\n"), stream("stderr", "Warning: x"), stream("stdout", "x\n"*61), dict(output_type="error", ename="E", evalue="no"),
+               dict(output_type="display_data", data={"text/html": ["<table>" + "<tr></tr>"*61]})]
+    assert [f.split(":")[0] for f in faults(None, outputs)] == ["stderr", "61 lines, at most 60 fit a screen", "error", "61 lines, at most 60 fit a screen"]
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.relative_to(ROOT/"nbs").as_posix())
+def test_stored_outputs(path):
+    "No warnings, no errors, nothing longer than a screen; a picture says what it shows and what to notice."
+    found = [f"cell {n}: {fault}" for n, _, outputs in cells(path) for fault in faults(path, outputs)]
+    for n, source, outputs in cells(path):
+        if any(mime.startswith("image/") for o in outputs for mime in o.get("data", {})):
+            found += [f"cell {n}: a picture without #| {key}" for key in ("fig-alt", "fig-cap") if not re.search(rf"^#\|\s*{key}:\s*\S", source, re.M)]
+    assert not found
+
+
+def newest(*paths): return max(p.stat().st_mtime for p in paths)
+
+def is_fresh(index):
+    "Was the site built after the last change of what it is made of?"
+    sources = [*NOTEBOOKS, *(ROOT/"nbs").glob("*.[yc][ms][ls]"), *(ROOT/"arte").rglob("*.py"), ROOT/"tools/docs.py", ROOT/"settings.ini"]
+    return index.exists() and index.stat().st_mtime >= newest(*sources)
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args): pass
+
+@pytest.fixture(scope="module")
+def address():
+    "The site, built and served."
+    if not CHROMIUM: pytest.skip("no Chromium here: apt-get install chromium")
+    if not KATEX.exists(): pytest.skip("KaTeX isn't on disk: make node_modules/katex (it takes npm)")
+    if not is_fresh(ROOT/"_docs/index.html"):
+        built = subprocess.run([sys.executable, "tools/docs.py", "--strict"], cwd=ROOT, capture_output=True, text=True)
+        assert built.returncode == 0, built.stdout + built.stderr[-2000:]
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=ROOT/"_docs"))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+@pytest.fixture(scope="module")
+def browser(address):
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        with p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]) as chromium: yield chromium
+
+@pytest.fixture(scope="module")
+def pages(address, browser):
+    "What each page shows, by its path: opened wide, then made narrow."
+    tab, found = browser.new_page(viewport=dict(width=1280, height=900)), {}
+    for file in sorted((ROOT/"_docs").rglob("*.html")):
+        path, said = file.relative_to(ROOT/"_docs").as_posix(), []
+        heard = {"console": lambda m: m.type in ("error", "warning") and said.append(m.text), "pageerror": lambda e: said.append(str(e)),
+                 "requestfailed": lambda r: said.append(f"{r.url}: {r.failure}"), "response": lambda r: r.status >= 400 and said.append(f"{r.status} {r.url}")}
+        for event, listen in heard.items(): tab.on(event, listen)
+        tab.goto(address + path)
+        found[path] = tab.evaluate(SEEN)
+        tab.set_viewport_size(dict(width=NARROW, height=844))
+        found[path] |= dict(said=said, wider=tab.evaluate(WIDER))
+        tab.set_viewport_size(dict(width=1280, height=900))
+        for event, listen in heard.items(): tab.remove_listener(event, listen)
+    tab.close()
+    return found
+
+def of(pages, key): return {path: page[key] for path, page in pages.items() if page[key]}
+
+def test_every_notebook_has_a_page(pages): assert len(pages) == len(NOTEBOOKS)
+
+def test_no_console_errors(pages): assert of(pages, "said") == {}
+
+def test_links_and_anchors_resolve(pages, address):
+    broken = []
+    for path, page in pages.items():
+        for href in page["hrefs"]:
+            target, anchor = urldefrag(urljoin(address + path, href))
+            if not target.startswith(address): continue
+            name = unquote(target.removeprefix(address)) or "index.html"
+            there = name in pages and (not anchor or unquote(anchor) in pages[name]["ids"]) or name not in pages and (ROOT/"_docs"/name).is_file()
+            if not there: broken.append(f"{path}: {href}")
+    assert not broken
+
+def test_maths_is_rendered(pages):
+    assert of(pages, "raw") == {}
+    assert of(pages, "errors") == {}
+    maths = {p for p in NOTEBOOKS if "$$" in "".join(c for c in p.read_text(encoding="utf-8"))}
+    shown = {path for path, page in pages.items() if page["katex"]}
+    assert len(shown) >= len(maths) > 5
+
+def test_pictures_have_alt_text_and_caption(pages): assert of(pages, "bare") == {}
+
+def test_no_sideways_scrolling_when_narrow(pages): assert of(pages, "wider") == {}
+
+def test_search_finds_a_page(address, browser):
+    tab = browser.new_page()
+    tab.goto(address)
+    tab.locator("#quarto-search input").press_sequentially("discrimination")
+    hits = tab.locator(".search-result")
+    hits.first.wait_for()
+    pages = [h.get_attribute("href") for h in hits.all()]
+    assert any("irt.html" in p for p in pages), pages
+    hits.first.click()
+    tab.wait_for_load_state()
+    assert "discrimination" in tab.locator("main").inner_text().lower()
+    tab.close()
