@@ -16,12 +16,14 @@ from .core.prompts import student_prompt
 from .core.recipe import derive_seed
 from .core.stats import wilson
 
-# %% ../nbs/02_prefer.ipynb #871dbd42
+# %% ../nbs/02_prefer.ipynb #7eac0ad3
 def _ask(engine, asked, tasks, max_tokens):
     "Completion and grade for each (examples, item)."
     prompts = [student_prompt(tasks[i.task], examples, i.question) for examples, i in asked]
     done = [c[0] for c in engine.generate(prompts, Sampling(0., max_tokens, STOP))]
     return [(c, grade(c.text, i.answer, i.kind, i.question)) for c, (_, i) in zip(done, asked)]
+
+_ANSWERS = "draft question_id technique item task correct parsed tokens set".split()
 
 def answer_one_shot(
     engine, # the student: anything with `generate`
@@ -35,9 +37,8 @@ def answer_one_shot(
     by_task = {t: list(rows.itertuples()) for t, rows in items.groupby("task")}
     pairs = [(d, i) for d in drafts.itertuples() for i in by_task.get(d.task, ())]
     done = _ask(engine, [([(d.question, d.rationale)], i) for d, i in pairs], tasks, max_tokens)
-    return pd.DataFrame([dict(draft=d.draft, question_id=d.question_id, technique=d.technique, item=i.item, task=d.task,
-                              correct=g.correct, parsed=g.parsed, tokens=c.tokens, set=subset)
-                         for (d, i), (c, g) in zip(pairs, done)])
+    rows = [(d.draft, d.question_id, d.technique, i.item, d.task, g.correct, g.parsed, c.tokens, subset) for (d, i), (c, g) in zip(pairs, done)]
+    return pd.DataFrame(rows, columns=_ANSWERS).astype(dict(parsed="str"))
 
 # %% ../nbs/02_prefer.ipynb #b07fadd7
 def preference_scores(

@@ -183,16 +183,32 @@ def forget(self:RunDir,
     old = self._read_json("stages.json")
     if old.keys() & set(stages): self._write_json("stages.json", {k: v for k, v in old.items() if k not in stages})
 
-# %% ../../nbs/core/rundir.ipynb #24ff8a00
+# %% ../../nbs/core/rundir.ipynb #b4b24366
 @patch
 def save(self:RunDir,
     name:str, # "drafts"
-    df,       # DataFrame; its index is not kept
-)->None:
+    df,       # DataFrame, its index is not kept; or an iterable of some, of which each is packed before the next one is made
+)->int: # rows
     "Write a table."
+    from pandas import DataFrame
     self._must_write()
-    write_whole(self.path(f"{name}.parquet"), df.to_parquet(index=False))
-    self._saved[name] = len(df)
+    data, n = _parquet([df] if isinstance(df, DataFrame) else df)
+    write_whole(self.path(f"{name}.parquet"), data)
+    self._saved[name] = n
+    return n
+
+def _parquet(parts):
+    "Tables under each other as Parquet, and how many rows they have."
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetWriter
+    buffer, writer, n = pa.BufferOutputStream(), None, 0
+    for part in parts:
+        rows = pa.Table.from_pandas(part, writer and writer.schema, preserve_index=False)
+        writer = writer or ParquetWriter(buffer, rows.schema)
+        writer.write_table(rows)
+        n += len(part)
+    writer.close()
+    return buffer.getvalue().to_pybytes(), n
 
 @patch
 def has(self:RunDir, name:str)->bool:

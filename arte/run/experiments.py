@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['stage_benchmarks', 'unseen_task', 'unseen_examples', 'stage_unseen', 'stage_transfer']
 
-# %% ../../nbs/run/experiments.ipynb #732f686e
+# %% ../../nbs/run/experiments.ipynb #8d9b3f4e
 from dataclasses import replace
 import pandas as pd
 from ..core.benchmarks import BENCHMARKS, benchmark_exemplars, load_benchmark
@@ -14,8 +14,8 @@ from ..core.recipe import Recipe, derive_seed
 from ..core.tasks import get_task, split_items, table_items
 from ..elicit import naive_rationales
 from ..eval import evaluate
-from ..prefer import answer_one_shot, preference_scores
-from .stages import Counts, aligned_role, draw_task, learn, opened, save_tables, split, tasks_of, test_source, worked_example, worked_examples
+from ..prefer import preference_scores
+from .stages import Counts, aligned_role, draw_task, in_levels, learn, one_shot_by_task, opened, save_tables, split, tasks_of, test_source, worked_example, worked_examples
 from ..tailor import equalise, make_examples, tailored_questions
 
 # %% ../../nbs/run/experiments.ipynb #ba80fd3b
@@ -77,7 +77,7 @@ def stage_unseen(run)->dict:
                 results += [evaluate(engine, arm, s, tested, {name: shown}, {name: task}, r.eval.max_tokens) for s in r.eval.shots]
     return counts | save_tables(run, unseen_examples=[examples], unseen_aside=aside, unseen=results)
 
-# %% ../../nbs/run/experiments.ipynb #7b981d86
+# %% ../../nbs/run/experiments.ipynb #c12fbf70
 def stage_transfer(run)->dict:
     "Other students: their preferences on the same drafts, and what they learn from both teachers' training sets (§5.2, Table 5)."
     r, tasks, counts, results, scores = run.recipe, tasks_of(run.recipe), Counts(), [], []
@@ -88,7 +88,7 @@ def stage_transfer(run)->dict:
         base = f"other-{i}"
         if base not in run.models: run.register(base, resolve_model(name))
         with opened(run, base, counts) as engine:
-            scores.append(preference_scores(answer_one_shot(engine, drafts, pref, tasks, r.prefer.max_tokens)).assign(student=name))
+            scores.append(in_levels([preference_scores(a) for a in one_shot_by_task(engine, drafts, pref, tasks, r.prefer.max_tokens)]).assign(student=name))
             results += [evaluate(engine, "vanilla", s, tested, shown, tasks, r.eval.max_tokens).assign(student=name) for s in r.eval.shots]
         for arm in ("original", "arte"):
             learn(run, base, examples, arm, f"{base}-{arm}")

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['tasks_of', 'aligned_role', 'split', 'Counts', 'opened', 'tracked', 'test_source', 'draw_task', 'draw_items',
            'worked_example', 'worked_examples', 'stage_items', 'stage_school', 'stage_elicit', 'save_tables',
-           'respondents', 'stage_irt', 'stage_prefer', 'stage_pairs', 'cut_off', 'stage_align', 'stage_heldout',
-           'stage_tailor', 'sifted', 'learn', 'stage_distill', 'stage_eval']
+           'respondents', 'stage_irt', 'one_shot_by_task', 'in_levels', 'stage_prefer', 'stage_pairs', 'cut_off',
+           'stage_align', 'stage_heldout', 'stage_tailor', 'sifted', 'learn', 'stage_distill', 'stage_eval']
 
 # %% ../../nbs/run/stages.ipynb #97356871
 from contextlib import contextmanager
@@ -224,7 +224,21 @@ def stage_irt(run:RunDir)->dict:
         chosen.append(top_k(fit, r.irt.k).assign(task=task))
     return counts | dict(respondents=responses.groupby(["model", "shots"]).ngroups, responses=len(responses)) | save_tables(run, prefset=chosen)
 
-# %% ../../nbs/run/stages.ipynb #5659cc44
+# %% ../../nbs/run/stages.ipynb #c6c0da3d
+def one_shot_by_task(
+    engine, # a student
+    drafts:pd.DataFrame, # table `drafts`
+    *how, # items, tasks, max_tokens and subset, as for `answer_one_shot`
+): # tables of answers
+    "The answers of `answer_one_shot` task by task, so that memory does not grow with their number: the paper has 1.08 million."
+    for name in drafts.task.unique(): yield answer_one_shot(engine, drafts[drafts.task == name], *how)
+
+def in_levels(
+    scores:list, # from `preference_scores`, per task
+)->pd.DataFrame: # table `scores`: all rationales, then all questions
+    "The scores of several tasks as one table."
+    return pd.concat(scores).sort_values("level", ascending=False, kind="stable", ignore_index=True)
+
 def stage_prefer(run:RunDir)->dict:
     "The student's one-shot answers and the preference scores (Eq. 1–4)."
     r, tasks, counts, drafts = run.recipe, tasks_of(run.recipe), Counts(), run.table("drafts")
@@ -234,12 +248,16 @@ def stage_prefer(run:RunDir)->dict:
         with opened(run, "student", counts) as student: table = answer_likelihoods(student, drafts, pref, tasks)
         return counts | save_tables(run, likelihood=table, scores=likelihood_scores(table))
     some = drafts[drafts.groupby("task").question_id.transform(lambda q: pd.factorize(q)[0]) < r.prefer.agreement_questions]
-    with opened(run, "student", counts) as student:
-        answers = answer_one_shot(student, drafts, pref, tasks, r.prefer.max_tokens, "pref")
-        wide = answer_one_shot(student, some, val, tasks, r.prefer.max_tokens, "val") if len(some) else answers[:0]
-    return counts | save_tables(run, answers=[answers, wide], scores=preference_scores(answers))
+    scores = []
+    def answered(student):
+        for answers in one_shot_by_task(student, drafts, pref, tasks, r.prefer.max_tokens):
+            scores.append(preference_scores(answers))
+            yield answers
+        yield from one_shot_by_task(student, some, val, tasks, r.prefer.max_tokens, "val")
+    with opened(run, "student", counts) as student: n = run.save("answers", answered(student))
+    return counts | dict(answers=n) | save_tables(run, scores=in_levels(scores))
 
-# %% ../../nbs/run/stages.ipynb #635600fc
+# %% ../../nbs/run/stages.ipynb #e806fac2
 def stage_pairs(run:RunDir)->dict:
     "Preference pairs of rationales and of questions (App. G)."
     r, scores, questions = run.recipe, run.table("scores"), run.table("questions")
@@ -277,9 +295,9 @@ def stage_heldout(run:RunDir)->dict:
             drafts += [held_out_drafts(engine, phase, tasks[t], q, r.elicit.rationale_tokens) for t, q in questions[questions.held_out].groupby("task", sort=False)]
     if not drafts: return counts
     drafts = pd.concat(drafts, ignore_index=True)
-    with opened(run, "student", counts) as student:
-        answers = answer_one_shot(student, drafts, val[val.item.isin(prefset[prefset.chosen].item)], tasks, r.prefer.max_tokens)
-    return counts | save_tables(run, heldout_drafts=drafts, heldout=held_out_table(preference_scores(answers)))
+    pref = val[val.item.isin(prefset[prefset.chosen].item)]
+    with opened(run, "student", counts) as student: scores = [preference_scores(a) for a in one_shot_by_task(student, drafts, pref, tasks, r.prefer.max_tokens)]
+    return counts | save_tables(run, heldout_drafts=drafts, heldout=held_out_table(in_levels(scores)))
 
 # %% ../../nbs/run/stages.ipynb #a4fcffe8
 def stage_tailor(run:RunDir)->dict:
