@@ -14,6 +14,7 @@ from arte.core.journal import Journal, Journaled
 from arte.core.models import fingerprint, load_tokenizer, resolve_model
 from arte.core.nano import make_items
 from arte.core.prompts import student_prompt
+from arte.core.recipe import RecipeError, load_recipe
 from arte.core.rundir import RunDir
 from arte.core.server import ServerEngine
 from arte.core.tasks import get_task
@@ -123,6 +124,11 @@ def test_retry_after(folder, monkeypatch):
 
 def test_no_server_at_all(folder):
     with pytest.raises(ConnectionError, match="http://127.0.0.1:9/v1 gives no answer after 1 tries .*run the same command again"): ServerEngine(folder, "http://127.0.0.1:9/v1", "m", retries=0)
+
+
+def test_key_in_the_address():
+    with pytest.raises(RecipeError, match="engine.url: .*OPENAI_API_KEY") as e: load_recipe("nano", **{"engine.url": "https://me:sk-never-to-be-seen@example.com/v1"})
+    assert "never" not in str(e.value)
 
 
 @pytest.mark.parametrize("status", [400, 500])

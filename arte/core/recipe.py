@@ -413,6 +413,7 @@ def conflicts(
         (not r.distill.arms, "distill.arms", "got an empty list, expected at least one arm", "Write for example: [original, arte]"),
         (r.distill.arms and set(r.distill.arms) <= set(BASELINES), "distill.arms", f"got {', '.join(r.distill.arms)}: instruction sets only, which are cut to the size of the other arms", "Add for example: original"),
         (served and not r.engine.url, "engine.url", "got nothing with kind: server, expected the server's address", "Write for example: url: http://localhost:8000/v1"),
+        ("@" in (r.engine.url or ""), "engine.url", "got an address with a name or a password in it, which would be written into the run's folder", "Put the key into the environment as OPENAI_API_KEY."),
         (served and r.engine.model not in servable, "engine.model", f"got {r.engine.model!r}, expected the model that the server serves, one of {', '.join(servable)}",
             f"Write: model: {servable[-1]}"),
         (r.engine.kind != "ray" and r.engine.replicas > 1, "engine.replicas", f"got {r.engine.replicas} with kind: {r.engine.kind}, which opens a model once", "Write: kind: ray"),
