@@ -134,8 +134,9 @@ def plot_manner(
     import matplotlib.pyplot as plt
     tasks, phases = list(table.task.unique()), list(PHASE_COLOURS)
     fig, axes = plt.subplots(1, 3, figsize=(11, 1.6 + .5*len(tasks)), layout="constrained")
-    for (task, phase), g in table.groupby(["task", "phase"]):
-        y, colour, n = tasks.index(task) + .3*phases.index(phase), PHASE_COLOURS[phase], len(g)
+    for i, task, phase in [(i, t, p) for i, t in enumerate(tasks) for p in phases]:
+        g = table[(table.task == task) & (table.phase == phase)]
+        y, colour, n = i + .3*phases.index(phase), PHASE_COLOURS[phase], len(g)
         lo, hi = wilson(g.reach.sum(), n)
         axes[0].errorbar(g.words.mean(), y, xerr=2*g.words.std(ddof=0)/n**.5, fmt="o", color=colour, capsize=2)
         axes[1].plot([100*lo, 100*hi], [y, y], color=colour)
