@@ -43,7 +43,7 @@ def pairs_dataset(
     pairs:pd.DataFrame, # table `pairs`
 ): # `datasets.Dataset` with prompt, chosen, rejected
     "Pairs for TRL; a pair of identical answers is refused."
-    from datasets import Dataset
+    with quiet(): from datasets import Dataset
     if pairs.empty: raise ValueError("got no pairs, expected at least one: see what arte.pairs dropped and why")
     equal = pairs[pairs.chosen == pairs.rejected]
     if len(equal): raise ValueError(f"{len(equal)} pairs have identical chosen and rejected answers, the first is {equal.pair.iloc[0]!r}; arte.pairs drops such pairs")
