@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['dpo_loss', 'lora', 'pairs_dataset', 'dpo_trainer', 'align', 'held_out_drafts', 'held_out_table', 'alignment_gain',
-           'plot_alignment']
+           'plot_alignment', 'log_ratios', 'pair_margins', 'plot_margins']
 
 # %% ../nbs/04_align.ipynb #0dc6c277
 import math
 from pathlib import Path
+import numpy as np
 import pandas as pd
 from .core.launch import is_first, processes
 from .core.models import chat_text, load_model, load_tokenizer, quiet, whole_folder
+from .core.show import PHASE_COLOURS
 from .core.stats import paired_bootstrap
 from .core.train import batch_order, fast_bf16, follow, log_table, save_bf16, score_completions_only, show_progress, token_lengths, trainer_arguments
 from .elicit import draft_id, naive_rationales
@@ -41,7 +43,7 @@ def pairs_dataset(
     pairs:pd.DataFrame, # table `pairs`
 ): # `datasets.Dataset` with prompt, chosen, rejected
     "Pairs for TRL; a pair of identical answers is refused."
-    from datasets import Dataset
+    with quiet(): from datasets import Dataset
     if pairs.empty: raise ValueError("got no pairs, expected at least one: see what arte.pairs dropped and why")
     equal = pairs[pairs.chosen == pairs.rejected]
     if len(equal): raise ValueError(f"{len(equal)} pairs have identical chosen and rejected answers, the first is {equal.pair.iloc[0]!r}; arte.pairs drops such pairs")
@@ -146,4 +148,39 @@ def plot_alignment(
         ax.axhline(level, color="#999", lw=1, ls="--")
         ax.plot(log.step, log[name], color="#0072b2", marker=".", lw=1)
         ax.set(title=name.capitalize(), xlabel="optimizer step", ylabel=label)
+    return fig
+
+# %% ../nbs/04_align.ipynb #ffd795e4
+def log_ratios(
+    engine, # a teacher: anything with `logprobs`
+    pairs:pd.DataFrame, # table `pairs`
+)->np.ndarray: # (n_pairs,) nats, without the end of the text
+    "log π(y_w | x) − log π(y_l | x) of each pair."
+    tokens = engine.logprobs([*pairs.prompt, *pairs.prompt], [*pairs.chosen, *pairs.rejected])
+    chosen, rejected = np.array([t.sum() for t in tokens]).reshape(2, -1)
+    return chosen - rejected
+
+def pair_margins(
+    pairs:pd.DataFrame, # table `pairs`
+    before:np.ndarray, # (n_pairs,) `log_ratios` of the teacher
+    after:np.ndarray, # (n_pairs,) `log_ratios` of the aligned teacher
+    beta:float=.1, # recipe.align.beta
+)->pd.DataFrame: # pair, kind, task, before, after (nats), margin (of implicit rewards, nats)
+    "The DPO margin of each pair, and what it is made of."
+    return pairs[["pair", "kind", "task"]].assign(before=before, after=after, margin=beta*(after - before))
+
+def plot_margins(
+    margins:pd.DataFrame, # from `pair_margins`
+): # matplotlib figure, one panel per kind of pair
+    "How far each pair's chosen answer is above the rejected one, before and after alignment."
+    import matplotlib.pyplot as plt
+    kinds = [k for k in ("rationale", "question") if k in set(margins.kind)]
+    fig, axes = plt.subplots(1, len(kinds), figsize=(4.5*len(kinds), 1.6 + .16*margins.kind.value_counts().max()), squeeze=False, layout="constrained")
+    for ax, kind in zip(axes[0], kinds):
+        t = margins[margins.kind == kind].sort_values("before").reset_index(drop=True)
+        ax.axvline(0, color="#999", lw=1, ls="--")
+        ax.hlines(t.index, t.before, t.after, color="#999", lw=1)
+        for phase, marker in (("before", "o"), ("after", "D")): ax.plot(t[phase], t.index, marker, color=PHASE_COLOURS[phase], ms=5, label=f"{phase}: {(t[phase] > 0).mean():.0%} above 0")
+        ax.set(title=f"{kind} pairs (n = {len(t)}), mean margin {t.margin.mean():.2f} nats", xlabel="log π(chosen) − log π(rejected) (nats)", ylabel="pair", yticks=[])
+        ax.legend(frameon=False, fontsize=8)
     return fig

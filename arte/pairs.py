@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'NEXT', 'best_and_worst', 'drop_reason', 'make_pair', 'rationale_pairs', 'no_pairs_message', 'match',
-           'candidates', 'question_pairs', 'show_pair', 'pair_counts']
+           'candidates', 'question_pairs', 'pair_counts']
 
 # %% ../nbs/03_pairs.ipynb #8e21bde4
 from hashlib import sha1
-from html import escape
 import numpy as np
 import pandas as pd
 from .core.answers import tag_question
@@ -141,19 +140,6 @@ def question_pairs(
                 else: pairs.append(make_pair("question", task, w.prompt,
                                              *((tag_question(q.question, q.target, NEXT), q.s, q.question_id) for q in (w, l))))
     return pd.DataFrame(pairs, columns=COLUMNS), pd.DataFrame(dropped, columns=["kind", "task", "id", "reason"])
-
-# %% ../nbs/03_pairs.ipynb #7abd20f2
-def show_pair(
-    pair, # a row of `pairs`
-)->str: # HTML, with the model's text escaped
-    "One pair to read: prompt, chosen and rejected, with scores."
-    return (_block(f"prompt · {pair['task']} · {pair['kind']}", pair["prompt"], "#888")
-            + _block(f"chosen · ŝ = {pair['s_chosen']:.1%} · {pair['chosen_id']}", pair["chosen"], "#2a7")
-            + _block(f"rejected · ŝ = {pair['s_rejected']:.1%} · {pair['rejected_id']}", pair["rejected"], "#c33"))
-
-def _block(head, text, colour):
-    return (f'<div style="border-left:4px solid {colour}; padding:.2em .8em; margin:.4em 0"><b>{escape(head)}</b>'
-            f'<pre style="white-space:pre-wrap; margin:.3em 0">{escape(text.strip())}</pre></div>')
 
 # %% ../nbs/03_pairs.ipynb #26d17409
 def pair_counts(

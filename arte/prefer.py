@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAPER_AGREEMENT', 'answer_one_shot', 'preference_scores', 'collect_responses', 'spread_of_equals', 'margins',
            'shuffled_margins', 'same_pick', 'agreement', 'random_agreement', 'count_words', 'rank_correlation',
-           'word_bins', 'plot_words']
+           'word_bins', 'plot_words', 'plot_scores']
 
 # %% ../nbs/02_prefer.ipynb #7008f48c
 import numpy as np
@@ -14,6 +14,7 @@ from .core.answers import STOP, grade
 from .core.engine import Sampling
 from .core.prompts import student_prompt
 from .core.recipe import derive_seed
+from .core.show import technique_colours
 from .core.stats import wilson
 
 # %% ../nbs/02_prefer.ipynb #7eac0ad3
@@ -228,11 +229,31 @@ def plot_words(
     return fig
 
 def _words_panel(ax, name, t, n_boot):
+    colours = technique_colours(t.technique)
     for technique, rows in t.groupby("technique", sort=False):
-        ax.plot(rows.words, 100*rows.s, ".", markersize=9, alpha=.6, label=technique)
+        ax.plot(rows.words, 100*rows.s, ".", color=colours[technique], markersize=9, alpha=.7, label=technique)
     b = word_bins(t.words.to_numpy(), t.s.to_numpy())
     ax.errorbar(b.words, 100*b.s, yerr=100*b.se, color="black", marker="s", markersize=4, capsize=2, label="mean of a bin")
     rho, lo, hi = rank_correlation(t.words.to_numpy(), t.s.to_numpy(), t.question_id.to_numpy(), n_boot)
     known = "all scores equal" if np.isnan(rho) else f"ρ = {rho:.2f} [{lo:.2f}, {hi:.2f}]"
     title = f"{name.replace('_', ' ')}\nn = {len(t)}, {known}"
     ax.set(title=title, xlabel="words of the rationale")
+
+# %% ../nbs/02_prefer.ipynb #337aa344
+def plot_scores(
+    scores:pd.DataFrame, # from `preference_scores`
+): # a matplotlib figure, one panel per task
+    "Scores of all rationales by task and technique: a dot each, and their mean with two standard errors."
+    import matplotlib.pyplot as plt
+    r = scores[scores.level == "rationale"]
+    tasks, names, colours = r.task.unique(), list(r.technique.unique()), technique_colours(r.technique)
+    fig, axes = plt.subplots(1, len(tasks), figsize=(max(5, 3*len(tasks)), 1.3 + .4*len(names)), sharex=True, sharey=True, squeeze=False, layout="constrained")
+    for ax, task in zip(axes[0], tasks):
+        for y, name in enumerate(names):
+            s = 100*np.sort(r[(r.task == task) & (r.technique == name)].s)
+            ax.plot(s, y + np.linspace(.15, -.15, len(s)), ".", color=colours[name], markersize=9, alpha=.7)
+            ax.errorbar(s.mean(), y + .32, xerr=2*s.std()/len(s)**.5, color="black", marker="D", markersize=4, capsize=2)
+        ax.set(title=f"{task.replace('_', ' ')}\nn = {(r.task == task).sum()} rationales", xlabel="score ŝ_r (%)", yticks=range(len(names)), yticklabels=names)
+        ax.grid(axis="x", alpha=.3)
+    axes[0, 0].invert_yaxis()
+    return fig

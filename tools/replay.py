@@ -13,7 +13,7 @@ from arte.core.journal import copy_journal
 from arte.core.rundir import RunDir
 from arte.core.tasks import bbh_source, load_bbh, load_exemplars
 
-KEPT = "items questions drafts aside responses prefset answers scores pairs dropped align_log heldout heldout_drafts tailored_questions tailor_aside tailor_dropped examples health likelihood sft_log school_log results".split()
+KEPT = "items questions drafts aside responses prefset answers scores pairs dropped align_log heldout heldout_drafts tailored_questions tailor_aside tailor_dropped examples health likelihood margins sft_log school_log results".split()
 
 
 def flat(text): return " ".join(text.split())
