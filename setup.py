@@ -32,7 +32,7 @@ setup(
     package_data={cfg["lib_path"]: ["core/*.yaml", "recipes/*.yaml", "recipes/accelerate/*.yaml"]},
     python_requires=">=" + cfg["min_python"],
     install_requires=words("requirements"),
-    extras_require={o: words(f"{o}_requirements") for o in ("dev", "vllm", "cpu", "server", "ray", "lmeval", "nano")},
+    extras_require={o: words(f"{o}_requirements") for o in ("dev", "vllm", "cpu", "server", "ray", "lmeval", "track", "nano")},
     classifiers=[
         "Development Status :: " + statuses[int(cfg["status"])],
         "Intended Audience :: " + cfg["audience"],

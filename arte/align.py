@@ -6,14 +6,14 @@
 __all__ = ['dpo_loss', 'lora', 'pairs_dataset', 'dpo_trainer', 'align', 'held_out_drafts', 'held_out_table', 'alignment_gain',
            'plot_alignment']
 
-# %% ../nbs/04_align.ipynb #0dc6c277
+# %% ../nbs/04_align.ipynb #cde0e14d
 import math
 from pathlib import Path
 import pandas as pd
 from .core.launch import is_first, processes
 from .core.models import chat_text, load_model, load_tokenizer, quiet, whole_folder
 from .core.stats import paired_bootstrap
-from .core.train import batch_order, fast_bf16, log_table, save_bf16, score_completions_only, show_progress, token_lengths, trainer_arguments
+from .core.train import batch_order, fast_bf16, follow, log_table, save_bf16, score_completions_only, show_progress, token_lengths, trainer_arguments
 from .elicit import draft_id, naive_rationales
 
 # %% ../nbs/04_align.ipynb #c7597162
@@ -68,7 +68,7 @@ def dpo_trainer(
                              train_dataset=data.select(order), processing_class=tokenizer, peft_config=lora(settings.lora_r))
     return show_progress(trainer, "alignment")
 
-# %% ../nbs/04_align.ipynb #e7938123
+# %% ../nbs/04_align.ipynb #a824bce4
 def align(
     folder:str|Path, # the teacher
     pairs:pd.DataFrame, # table `pairs`: both kinds, mixed (§3.3)
@@ -78,6 +78,7 @@ def align(
     seed:int=0, # order of the pairs, and the adapter's first values
     chat:bool=False, # put the prompts into the teacher's chat template
     trust_remote_code:bool=False, # run code that comes with the teacher
+    track:dict|None=None, # who follows, see `arte.core.train.follow`; None: nobody
 )->pd.DataFrame: # a row per step: step, loss (nats), lr, margin (of implicit rewards, nats), accuracy (share of pairs with a positive margin)
     "Align the teacher with its student's preferences (§3.3)."
     import tempfile
@@ -85,6 +86,7 @@ def align(
     if chat: pairs = pairs.assign(prompt=[chat_text(tokenizer, p) for p in pairs.prompt])
     with tempfile.TemporaryDirectory() as tmp, score_completions_only():
         trainer = dpo_trainer(model, tokenizer, pairs, settings, seed, tmp)
+        if track: follow(trainer, **track)
         trainer.train()
     _save_aligned(trainer, tokenizer, folder, adapter, out, trust_remote_code)
     return log_table(trainer.state.log_history)

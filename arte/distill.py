@@ -55,7 +55,7 @@ def distill(
     out:str|Path, # folder of the fine-tuned student
     settings, # `recipe.distill`: lr, batch, epochs, warmup, schedule, max_length
     seed:int=0, # the recipe's seed
-    **how, # `chat` and `trust_remote_code`, as for `arte.core.train.sft`
+    **how, # `chat`, `trust_remote_code` and `track`, as for `arte.core.train.sft`
 )->pd.DataFrame: # arm, step, loss (nats per completion token), lr
     "Fine-tune the student on one arm (§4.1)."
     log = sft(folder, arm_examples(examples, arm), out, settings, derive_seed(seed, "distill"), **how)

@@ -634,7 +634,7 @@ def trim_vocabulary(
         save_model(model.to(torch.bfloat16), set_pad(AutoTokenizer.from_pretrained(tmp)), out)
     return Path(out)
 
-# %% ../../nbs/core/nano.ipynb #ebbc6e4c
+# %% ../../nbs/core/nano.ipynb #73b4122a
 def school_tasks(recipe)->list: # names
     "What a recipe's teacher is schooled on: the run's tasks, and those that alignment is not to see."
     return [*recipe.tasks, *recipe.unseen.tasks]
@@ -658,6 +658,7 @@ def school_folder(
 def school(
     base:str|Path, # the base model's folder
     recipe, # a `Recipe` with `teacher.school`
+    track:dict|None=None, # who follows, see `arte.core.train.follow`; None: nobody
 )->tuple: # (folders of the states, the last is the teacher; the training log; was all of it in the cache?)
     "School a base model so that it follows the question prompt, the technique prompts and the naive prompt. Not in the paper."
     s, examples = recipe.teacher.school, all_school_examples(recipe)
@@ -666,7 +667,7 @@ def school(
     else:
         settings = replace(recipe.distill, lr=s.lr, epochs=s.epochs, batch=s.batch, warmup=.1, schedule="linear", max_length=s.max_length)
         trim_vocabulary(base, folder/"base", s.vocabulary)
-        log = sft(folder/"base", examples, folder/"teacher", settings, derive_seed(s.seed, "school"), s.checkpoints, train_embeddings=False)
+        log = sft(folder/"base", examples, folder/"teacher", settings, derive_seed(s.seed, "school"), s.checkpoints, train_embeddings=False, track=track)
         write_whole(folder/"log.parquet", log.to_parquet())        # written last: it says that all is there
     states = sorted(folder.glob("teacher-*"), key=lambda p: int(p.name.split("-")[1]))
     return [*states, folder/"teacher"], log, cached

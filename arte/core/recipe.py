@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['Count', 'Size', 'Shots', 'Rate', 'Share', 'Strength', 'Temperature', 'NUMBERS', 'Baseline', 'Arm', 'Benchmark',
-           'BASELINES', 'BENCHMARKS', 'GENERATED_TASKS', 'derive_seed', 'RecipeError', 'as_number', 'nearest',
-           'convert', 'Section', 'from_dict', 'School', 'Teacher', 'Student', 'Data', 'Elicit', 'Irt', 'Prefer',
-           'Pairs', 'Align', 'Tailor', 'Distill', 'Eval', 'Unseen', 'Transfer', 'PerReplica', 'EngineSettings',
-           'Recipe', 'conflicts', 'preset_names', 'read_source', 'parse_yaml', 'apply_change', 'split_change', 'merged',
-           'read_values', 'load_recipe', 'dump_recipe', 'first_difference']
+           'BASELINES', 'BENCHMARKS', 'Tracker', 'GENERATED_TASKS', 'derive_seed', 'RecipeError', 'as_number',
+           'nearest', 'convert', 'Section', 'from_dict', 'School', 'Teacher', 'Student', 'Data', 'Elicit', 'Irt',
+           'Prefer', 'Pairs', 'Align', 'Tailor', 'Distill', 'Eval', 'Unseen', 'Transfer', 'PerReplica',
+           'EngineSettings', 'Recipe', 'conflicts', 'preset_names', 'read_source', 'parse_yaml', 'apply_change',
+           'split_change', 'merged', 'read_values', 'load_recipe', 'dump_recipe', 'first_difference']
 
 # %% ../../nbs/core/recipe.ipynb #bf70bc96
 import math, re
@@ -340,7 +340,10 @@ class EngineSettings(Section):
         if teacher or self.per_replica.gpus <= 1: return self.replicas, self.per_replica
         return self.replicas*self.per_replica.gpus, PerReplica()
 
-# %% ../../nbs/core/recipe.ipynb #adec3c18
+# %% ../../nbs/core/recipe.ipynb #7977c0d8
+Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "clearml", "swanlab", "dvclive"] # as transformers names them, and Python imports them
+
+# %% ../../nbs/core/recipe.ipynb #e2a4e78f
 GENERATED_TASKS = ("boolean_expressions", "object_counting", "date_understanding", "sports_understanding") # what `arte.core.nano` can generate
 
 @dataclass(frozen=True)
@@ -355,6 +358,7 @@ class Recipe(Section):
     chat:bool=False # wrap prompts in the model's chat template? The paper's Tables 8 and 13 are plain text
     trust_remote_code:bool=False # may a model bring its own Python code?
     accelerate:str|None=None # train in several processes: an accelerate configuration, "fsdp-8" or the path of a file; the paper gives none
+    report_to:tuple[Tracker, ...]|None=None # who follows the trainings; null: TensorBoard where it is installed, into the run's folder logs; []: nobody
     data:Data=Data() # items and splits
     elicit:Elicit=Elicit() # §3.1
     irt:Irt=Irt() # §3.2, App. E

@@ -5,16 +5,20 @@
 # %% auto #0
 __all__ = ['TOKENS_AT_ONCE', 'LOG_NAMES', 'micro_batch', 'fast_bf16', 'token_lengths', 'too_long', 'trainer_arguments',
            'log_table', 'score_completions_only', 'examples_dataset', 'batch_order', 'show_progress', 'sft_trainer',
-           'saving_steps', 'sft', 'save_bf16', 'save_trained']
+           'trackers', 'follow', 'saving_steps', 'sft', 'save_bf16', 'save_trained']
 
-# %% ../../nbs/core/train.ipynb #b6b56f58
+# %% ../../nbs/core/train.ipynb #99a0899e
+import os
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
+from unittest.mock import patch
 import pandas as pd
 from .engine import progress
 from .launch import is_first, processes
 from .models import chat_text, load_model, load_tokenizer, quiet, save_model
+from .recipe import RecipeError
 
 # %% ../../nbs/core/train.ipynb #a2771537
 def micro_batch(
@@ -81,11 +85,10 @@ def log_table(
     rows = [{LOG_NAMES.get(k, k): v for k, v in o.items()} for o in history if "loss" in o]
     return pd.DataFrame(rows, columns=["step", "loss", "lr", *(c for c in ("margin", "accuracy") if rows and c in rows[0])])
 
-# %% ../../nbs/core/train.ipynb #6ee94cd3
+# %% ../../nbs/core/train.ipynb #46276d74
 @contextmanager
 def score_completions_only():
     "Within this block, TRL computes the vocabulary's logits at the completion's positions only, on processors too."
-    from unittest.mock import patch
     with patch("trl.trainer.utils._use_triton", lambda device: True): yield
 
 # %% ../../nbs/core/train.ipynb #e373cb11
@@ -144,6 +147,31 @@ def sft_trainer(
                              train_dataset=data.select(order), processing_class=tokenizer, callbacks=list(callbacks))
     return show_progress(trainer, "fine-tuning")
 
+# %% ../../nbs/core/train.ipynb #07552362
+def trackers(
+    report_to:tuple|None, # `recipe.report_to`
+)->list[str]: # names of trackers that are installed
+    "Who is to follow a training; `RecipeError` where one was asked for that isn't there."
+    if report_to is None: return ["tensorboard"] if find_spec("tensorboard") else []
+    if missing := [t for t in report_to if not find_spec(t)]: raise RecipeError(
+        "report_to", f"{', '.join(missing)} can't be imported here", f"pip install {' '.join(t.replace('_', '-') for t in missing)}, or leave it out of report_to ([]: nobody follows).")
+    return list(report_to)
+
+def follow(
+    trainer, # a transformers `Trainer`
+    report_to:list[str], # from `trackers`
+    logs:str|Path, # where TensorBoard's event files go, in place of those that an interrupted training left; other trackers have their own places
+    name:str, # of this training, for trackers that show many: "nano/aligned"
+): # the same trainer
+    "Lets trackers follow a training."
+    from transformers.integrations import get_reporting_integration_callbacks
+    if is_first():
+        for old in Path(logs).glob("events.out.tfevents.*"): old.unlink()
+    trainer.args.run_name = name
+    with patch.dict(os.environ, TENSORBOARD_LOGGING_DIR=str(logs)):
+        for callback in get_reporting_integration_callbacks(report_to): trainer.add_callback(callback)
+    return trainer
+
 # %% ../../nbs/core/train.ipynb #ad0abf25
 def saving_steps(
     total:int, # optimizer steps, ≥ 1
@@ -152,7 +180,7 @@ def saving_steps(
     "Evenly spaced steps; fewer when there are fewer steps."
     return sorted({max(1, round(total * (i + 1) / saves)) for i in range(saves)})
 
-# %% ../../nbs/core/train.ipynb #d3e08375
+# %% ../../nbs/core/train.ipynb #eb3b7d17
 def sft(
     folder:str|Path, # of the model to start from
     examples:list[dict], # each with "prompt" and "completion"
@@ -163,6 +191,7 @@ def sft(
     train_embeddings:bool=True, # False: the (often tied) embedding matrix stays as it is
     chat:bool=False, # put the prompts into the model's chat template
     trust_remote_code:bool=False, # run code that comes with the model
+    track:dict|None=None, # `report_to`, `logs` and `name` for `follow`; None: nobody follows
 )->pd.DataFrame: # step, loss (mean over completion tokens, nats), lr
     "Supervised fine-tuning of all weights (§4.1); the folder `out` appears when it is complete."
     import tempfile
@@ -176,6 +205,7 @@ def sft(
             if state.global_step in self.steps and is_first(): save_bf16(model, tokenizer, f"{out}-{state.global_step}")
     with tempfile.TemporaryDirectory() as tmp:
         trainer = sft_trainer(model, tokenizer, examples, settings, seed, tmp, [Keep()])
+        if track: follow(trainer, **track)
         with score_completions_only(): trainer.train()
     save_trained(trainer, tokenizer, out)
     return log_table(trainer.state.log_history)

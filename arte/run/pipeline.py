@@ -5,18 +5,19 @@
 # %% auto #0
 __all__ = ['STAGES', 'stage_line', 'run', 'status']
 
-# %% ../../nbs/run/pipeline.ipynb #876535c4
+# %% ../../nbs/run/pipeline.ipynb #cb12b941
 import time
 from pathlib import Path
 from ..core.launch import launch_config
 from ..core.recipe import Recipe
 from ..core.rundir import RunDir
+from ..core.train import trackers
 from .experiments import stage_benchmarks, stage_transfer, stage_unseen
 from .rounds import stage_rounds
 from .stages import (stage_align, stage_distill, stage_elicit, stage_eval, stage_heldout, stage_irt, stage_items, stage_pairs, stage_prefer,
                              stage_school, stage_tailor)
 
-# %% ../../nbs/run/pipeline.ipynb #faff7d30
+# %% ../../nbs/run/pipeline.ipynb #5800f43c
 STAGES = dict(items=stage_items, school=stage_school, elicit=stage_elicit, irt=stage_irt, prefer=stage_prefer, pairs=stage_pairs, align=stage_align,
               rounds=stage_rounds, heldout=stage_heldout, tailor=stage_tailor, distill=stage_distill, eval=stage_eval, benchmarks=stage_benchmarks, unseen=stage_unseen,
               transfer=stage_transfer)  # name → function, in order
@@ -35,7 +36,8 @@ def run(
     source:str|Path|None=None, # another run directory: what it has generated and trained is taken over
 )->RunDir: # open to read
     "Run all stages that are not done yet."
-    if recipe.accelerate: launch_config(recipe.accelerate)   # a missing file is told now, not when it is needed
+    if recipe.accelerate: launch_config(recipe.accelerate)   # what is missing is told now, not when it is needed
+    trackers(recipe.report_to)
     with RunDir(out, recipe) as folder:
         if source: folder.take_over(source)
         for i, (name, stage) in enumerate(STAGES.items()):
