@@ -6,7 +6,7 @@
 __all__ = ['dpo_loss', 'lora', 'pairs_dataset', 'dpo_trainer', 'align', 'held_out_drafts', 'held_out_table', 'alignment_gain',
            'plot_alignment', 'log_ratios', 'pair_margins', 'plot_margins']
 
-# %% ../nbs/04_align.ipynb #0dc6c277
+# %% ../nbs/04_align.ipynb #cde0e14d
 import math
 from pathlib import Path
 import numpy as np
@@ -70,7 +70,7 @@ def dpo_trainer(
                              train_dataset=data.select(order), processing_class=tokenizer, peft_config=lora(settings.lora_r))
     return show_progress(trainer, "alignment")
 
-# %% ../nbs/04_align.ipynb #e7938123
+# %% ../nbs/04_align.ipynb #a824bce4
 def align(
     folder:str|Path, # the teacher
     pairs:pd.DataFrame, # table `pairs`: both kinds, mixed (§3.3)

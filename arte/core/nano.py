@@ -634,7 +634,7 @@ def trim_vocabulary(
         save_model(model.to(torch.bfloat16), set_pad(AutoTokenizer.from_pretrained(tmp)), out)
     return Path(out)
 
-# %% ../../nbs/core/nano.ipynb #ebbc6e4c
+# %% ../../nbs/core/nano.ipynb #73b4122a
 def school_tasks(recipe)->list: # names
     "What a recipe's teacher is schooled on: the run's tasks, and those that alignment is not to see."
     return [*recipe.tasks, *recipe.unseen.tasks]

@@ -17,7 +17,7 @@ from .rounds import stage_rounds
 from .stages import (stage_align, stage_distill, stage_elicit, stage_eval, stage_heldout, stage_irt, stage_items, stage_pairs, stage_prefer,
                              stage_school, stage_tailor)
 
-# %% ../../nbs/run/pipeline.ipynb #faff7d30
+# %% ../../nbs/run/pipeline.ipynb #5800f43c
 STAGES = dict(items=stage_items, school=stage_school, elicit=stage_elicit, irt=stage_irt, prefer=stage_prefer, pairs=stage_pairs, align=stage_align,
               rounds=stage_rounds, heldout=stage_heldout, tailor=stage_tailor, distill=stage_distill, eval=stage_eval, benchmarks=stage_benchmarks, unseen=stage_unseen,
               transfer=stage_transfer)  # name → function, in order
