@@ -118,7 +118,7 @@ def measured(share, folder):
             return counts
         arte.run.pipeline.STAGES[name] = noted
     questions = round(250*share)
-    recipe = load_recipe("paper", engine={}, **{"elicit.questions": questions, "pairs.question_pairs": questions//5, "prefer.agreement_questions": min(10, questions)})
+    recipe = load_recipe("paper", engine={}, accelerate=None, **{"elicit.questions": questions, "pairs.question_pairs": questions//5, "prefer.agreement_questions": min(10, questions)})
     start = time.time()
     run = arte.run.pipeline.run(recipe, folder/"run")
     took, bytes_ = time.time() - start, sum(f.stat().st_size for f in (folder/"run").glob("journal.db*"))
