@@ -149,7 +149,7 @@ def test_presets():
     nano, paper, small = (presets[name] for name in ("nano", "paper", "small"))
     assert (len(paper.tasks), len(small.tasks), len(nano.tasks)) == (27, 8, 3)
     plain = Recipe(paper.name, paper.tasks, paper.teacher, paper.student)
-    assert replace(paper, irt=plain.irt, engine=plain.engine) == plain, "the paper preset changes a default"
+    assert replace(paper, irt=plain.irt, engine=plain.engine, accelerate=plain.accelerate) == plain, "the paper preset changes a default"
     from arte.core.tasks import get_task
     assert [sum(get_task(t).category == c for t in small.tasks) for c in ("logic", "commonsense", "math", "knowledge")] == [2, 2, 2, 2]
 
