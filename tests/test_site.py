@@ -81,7 +81,7 @@ class Quiet(SimpleHTTPRequestHandler):
 def address():
     "The site, built and served."
     if not CHROMIUM: pytest.skip("no Chromium here: apt-get install chromium")
-    if not KATEX.exists(): pytest.skip("KaTeX isn't on disk: make node_modules/katex (it takes npm)")
+    if not KATEX.exists(): pytest.skip("KaTeX isn't on disk: make node_modules/.installed (it takes npm)")
     if not is_fresh(ROOT/"_docs/index.html"):
         built = subprocess.run([sys.executable, "tools/docs.py", "--strict"], cwd=ROOT, capture_output=True, text=True)
         assert built.returncode == 0, built.stdout + built.stderr[-2000:]

@@ -1,0 +1,137 @@
+"""One-shot answers per second: what one would write first, lm-evaluation-harness, our transformers engine and vLLM, on the same prompts.
+
+    python benchmarks/throughput.py              # about half an hour on two cores; what was measured is kept in runs/bench-throughput
+    python benchmarks/throughput.py ENGINE DTYPE # one of them, in this process
+
+32 drafts of the recorded run, each before 40 items of BBH, SmolLM2-135M, at most 160 new tokens, greedy. Loading is not counted.
+"""
+import json, subprocess, sys, time
+from pathlib import Path
+
+from results import ROOT, save
+
+FOLDER, NEW, DRAFTS, ITEMS = ROOT/"runs"/"bench-throughput", 160, 32, 40
+TASKS = ("boolean_expressions", "sports_understanding")
+ENGINES = ("generate", "lm-eval", "transformers", "vllm")
+
+
+def asked():
+    "The prompts and the items they end in, a draft's items next to each other."
+    from arte.core.prompts import student_prompt
+    from arte.core.rundir import open_replay
+    from arte.core.tasks import get_task, load_bbh
+    drafts, out = open_replay().table("drafts"), []
+    for task in TASKS:
+        items = load_bbh(task)[:ITEMS]
+        for d in drafts[drafts.task == task].head(DRAFTS//len(TASKS)).itertuples():
+            out += [(student_prompt(get_task(task), [(d.question, d.rationale)], i.question), i) for i in items]
+    return [p for p, _ in out], [i for _, i in out]
+
+
+def with_generate(folder, dtype):
+    "`model.generate` on batches of one draft's items; only the end-of-sequence token ends an answer."
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    def run(prompts):
+        texts, new = [], 0
+        for i in range(0, len(prompts), ITEMS):
+            batch = tokenizer(prompts[i:i + ITEMS], return_tensors="pt", padding=True)
+            out = model.generate(**batch, max_new_tokens=NEW, do_sample=False)[:, batch.input_ids.shape[1]:]
+            texts += tokenizer.batch_decode(out, skip_special_tokens=True)
+            new += out.numel()
+        return texts, new
+    return run
+
+
+def with_harness(folder, dtype):
+    "lm-evaluation-harness' hf backend on the same requests."
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+    model = HFLM(pretrained=str(folder), dtype=dtype, batch_size=ITEMS, device="cpu")
+    def run(prompts):
+        ask = [Instance("generate_until", {}, (p, dict(until=[], max_gen_toks=NEW, do_sample=False)), i) for i, p in enumerate(prompts)]
+        texts = model.generate_until(ask, disable_tqdm=True)
+        return texts, sum(len(model.tok_encode(t)) for t in texts)
+    return run
+
+
+def with_engine(kind):
+    "One of our engines."
+    def open_model(folder, dtype):
+        from arte.core.answers import STOP
+        from arte.core.engine import Sampling, make_engine
+        engine = make_engine(folder, kind, dtype)
+        def run(prompts):
+            done = [c for c, in engine.generate(prompts, Sampling(0., NEW, STOP))]
+            return [c.text for c in done], sum(c.tokens for c in done)
+        return run
+    return open_model
+
+
+def measured(name, dtype):
+    "Seconds, tokens, texts and grades of one engine."
+    from arte.core.answers import grade
+    from arte.core.models import resolve_model
+    prompts, items = asked()
+    run = {"generate": with_generate, "lm-eval": with_harness}.get(name, with_engine(name))(resolve_model("nano-student"), dtype)
+    run(prompts[:ITEMS])
+    start = time.time()
+    texts, tokens = run(prompts)
+    seconds = time.time() - start
+    grades = [grade(t, i.answer, i.kind, i.question) for t, i in zip(texts, items)]
+    return dict(engine=name, dtype=dtype, evaluations=len(prompts), seconds=seconds, per_second=len(prompts)/seconds, new_tokens=tokens,
+                parsed=[g.parsed for g in grades], correct=[g.correct for g in grades])
+
+
+def kept(name, dtype):
+    "`measured` in a process of its own, once."
+    file = FOLDER/f"{name}-{dtype}.json"
+    if not file.exists():
+        python = ROOT/".venv/lmeval/bin/python" if name == "lm-eval" else sys.executable
+        if not Path(python).exists(): return None
+        subprocess.run([python, __file__, name, dtype], check=True)
+    return json.loads(file.read_text())
+
+
+def differences(a, b):
+    "Items on which two engines' grades differ: in the answer read, and in being right."
+    return sum(x != y for x, y in zip(a["parsed"], b["parsed"])), sum(x != y for x, y in zip(a["correct"], b["correct"]))
+
+
+def hardware():
+    "What the machine can do: memory bandwidth (bytes/s) of reading, and multiplications and additions per second in both formats."
+    import torch
+    def best(f, n=5):
+        times = []
+        for _ in range(n):
+            start = time.perf_counter()
+            f()
+            times.append(time.perf_counter() - start)
+        return min(times)
+    x, vector = torch.randn(8192, 16384), torch.randn(16384)
+    read = x.numel()*4/best(lambda: x @ vector)
+    flops = {}
+    for dtype in ("float32", "bfloat16"):
+        a, b = (torch.randn(2048, 2048, dtype=getattr(torch, dtype)) for _ in range(2))
+        flops[dtype] = 2*2048**3/best(lambda: a @ b)
+    return dict(bytes_per_second=read, flops=flops, threads=torch.get_num_threads())
+
+
+def main():
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for dtype in ("bfloat16", "float32"):
+        done = {name: r for name in ENGINES if (r := kept(name, dtype))}
+        for name, r in done.items():
+            read, right = differences(done["generate"], r)
+            rows.append({k: v for k, v in r.items() if k not in ("parsed", "correct")} | dict(times=r["per_second"]/done["generate"]["per_second"],
+                        accuracy=sum(r["correct"])/len(r["correct"]), other_answers=read, other_grades=right))
+    save("throughput", rows, hardware=hardware(), seconds=sum(r["seconds"] for r in rows))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3: (FOLDER/f"{sys.argv[1]}-{sys.argv[2]}.json").write_text(json.dumps(measured(*sys.argv[1:])))
+    else: main()
