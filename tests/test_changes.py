@@ -22,8 +22,9 @@ SOME_UNSEEN = "unseen student-sports_understanding-original student-sports_under
 NEEDS = {"teacher.school.": SCHOOL, "unseen.examples": UNSEEN}   # settings without which a field means nothing
 
 # Fields without a say in what comes out: which engine and how many processes are the machine's business, and NUTS's draws are irt.method = nuts' own
-INERT = {"name": "another", "trust_remote_code": True, "accelerate": "fsdp-8", "irt.draws": 500, "irt.tune": 500, "irt.chains": 2,
+INERT = {"name": "another", "trust_remote_code": True, "report_to": [], "accelerate": "fsdp-8", "irt.draws": 500, "irt.tune": 500, "irt.chains": 2,
          "engine.kind": "server", "engine.dtype": "float32", "engine.url": "http://localhost:8000/v1", "engine.model": "student", "engine.concurrency": 2, "engine.timeout": 10., "engine.retries": 1}
+REPLICAS = {"engine.kind": "ray", "engine.replicas": 2, "engine.per_replica.gpus": 4, "engine.per_replica.tensor_parallel": 2, "engine.per_replica.pipeline_parallel": 2}
 
 # field: (another value, the new work, further work if that comes to other scores)
 CHANGES = {
@@ -109,7 +110,7 @@ def world(tiny_model, tmp_path_factory):  # noqa: F811
     with pytest.MonkeyPatch.context() as patch: yield World(patch, tiny_model, tmp_path_factory.mktemp("world"))
 
 
-def test_every_field_is_here(): assert set(CHANGES) | set(INERT) == set(setting_names()) and not set(CHANGES) & set(INERT)
+def test_every_field_is_here(): assert set(CHANGES) | {*INERT, *REPLICAS} == set(setting_names()) and not set(CHANGES) & {*INERT, *REPLICAS}
 
 
 @pytest.mark.parametrize("field", CHANGES)
@@ -121,8 +122,9 @@ def test_only_what_depends_on_it_is_done_again(world, field):
     if os.environ.get("ARTE_SLOW"): assert tables(changed) == tables(world.run(settings | {field: value})[0])
 
 
-def test_nothing_depends_on_these(world):
-    changed, done = world.run(INERT, world.first({}).folder)
+@pytest.mark.parametrize("settings", [INERT, REPLICAS])
+def test_nothing_depends_on_these(world, settings):
+    changed, done = world.run(settings, world.first({}).folder)
     assert done == set() and tables(changed) == tables(world.first({}))
 
 

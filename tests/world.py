@@ -98,14 +98,14 @@ class World:
         write_model(like, out, fingerprint(like), *made_of)
         return pd.DataFrame(dict(step=[1, 2], loss=[1., .5], lr=[.1, .1]))
 
-    def align(self, folder, pairs, adapter, out, s, seed, chat, trust_remote_code):
+    def align(self, folder, pairs, adapter, out, s, seed, chat, trust_remote_code, track=None):
         return self.learn(folder, out, pairs[["prompt", "chosen", "rejected"]].values.tolist(), s.lr, s.batch, s.epochs, s.warmup, s.schedule, s.beta, s.lora_r, s.max_length, seed, chat)
 
-    def distill(self, folder, examples, arm, out, s, seed, chat, trust_remote_code):
+    def distill(self, folder, examples, arm, out, s, seed, chat, trust_remote_code, track=None):
         rows = examples[examples.arm == arm][["prompt", "completion"]].values.tolist()
         return self.learn(folder, out, rows, s.lr, s.batch, s.epochs, s.warmup, s.schedule, s.max_length, seed, chat).assign(arm=arm)
 
-    def sft(self, folder, examples, out, s, seed, saves, train_embeddings):
+    def sft(self, folder, examples, out, s, seed, saves, train_embeddings, track=None):
         for i in range(1, saves): write_model(folder, f"{out}-{i}", fingerprint(folder), examples, i)
         return self.learn(folder, out, examples, s.lr, s.batch, s.epochs, s.warmup, s.schedule, s.max_length, seed)
 

@@ -12,7 +12,7 @@ from ..core.recipe import derive_seed
 from ..core.rundir import RunDir
 from .stages import Counts, aligned_role, stage_align, stage_elicit, stage_pairs, stage_prefer
 
-# %% ../../nbs/run/rounds.ipynb #742a59e3
+# %% ../../nbs/run/rounds.ipynb #e9be610f
 OWN = {"questions", "drafts", "aside", "answers", "scores", "likelihood", "pairs", "dropped", "align_log"}   # tables that each round has for itself
 
 class Round:
@@ -27,7 +27,7 @@ class Round:
 
     def _name(self, table): return f"{table}-{self.k}" if table in OWN else table
 
-    def save(self, name:str, df): self.run.save(self._name(name), df)
+    def save(self, name:str, df): return self.run.save(self._name(name), df)
 
     def table(self, name:str):
         "A table; to the items come the held-out questions, which no later round may draft."
