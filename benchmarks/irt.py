@@ -12,9 +12,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from arte.core.rundir import write_whole
 from arte.irt import check_fit, fit_2pl, recovery, simulate
-from results import ROOT, mean_se, paired, save
+from results import ROOT, cached, mean_se, paired, save
 
 OTHERS, CACHE = ROOT/"benchmarks"/".venv-irt", ROOT/"runs"/"bench-irt"
 SHAPES = (20, 100), (100, 100)   # respondents × items
@@ -28,7 +27,6 @@ class Worker:
 
     def fit(self, method, matrix):
         if self.process is None: self.process = self._start()
-        CACHE.mkdir(parents=True, exist_ok=True)
         np.savez(CACHE/"matrix.npz", responses=matrix.values)
         self.process.stdin.write(json.dumps(dict(method=method, matrix=str(CACHE/"matrix.npz"))) + "\n")
         self.process.stdin.flush()
@@ -38,6 +36,7 @@ class Worker:
 
     def _start(self):
         if not (OTHERS/"installed").exists(): install()
+        CACHE.mkdir(parents=True, exist_ok=True)
         log = open(CACHE/"others.log", "a")
         env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         return subprocess.Popen([OTHERS/"bin"/"python", ROOT/"benchmarks"/"irt_others.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=env)
@@ -45,6 +44,7 @@ class Worker:
 
 def install():
     "Make `benchmarks/.venv-irt`; torch first, so that the build of this machine's index is taken."
+    if sys.version_info >= (3, 12): raise SystemExit("py-irt asks for a Python before 3.12. Run this benchmark with Python 3.11.")
     run = lambda *command: subprocess.run([str(c) for c in command], check=True)
     print(f"making {OTHERS.relative_to(ROOT)} (a few minutes, once)", flush=True)
     requirements = ROOT/"benchmarks"/"irt-requirements.txt"
@@ -65,22 +65,15 @@ def fit_ours(method, matrix, seed):
     return found
 
 
-def cached(name, make):
-    "What is in the cache, or what `make` gives."
-    file = CACHE/f"{name}.json"
-    if not file.exists(): write_whole(file, json.dumps(make() | dict(load=os.getloadavg()[0])).encode())
-    return json.loads(file.read_text())
-
-
 def matrix_rows(shape, seed, worker):
     "One matrix and every method on it, one after the other."
     whole, truth = simulate(*shape, seed=seed)
     matrix = whole.loc[:, whole.nunique() == 2]   # items that all answered alike say nothing about their discrimination
     truth = replace(truth, a=truth.a[whole.nunique() == 2])
     for method in OURS + THEIRS:
-        name = f"{shape[0]}x{shape[1]}-{seed:02d}-{method.replace(' ', '-')}"
+        name = f"irt/{shape[0]}x{shape[1]}-{seed:02d}-{method.replace(' ', '-')}"
         found = cached(name, lambda: fit_ours(method, matrix, seed) if method in OURS else worker.fit(method, matrix))
-        yield dict(respondents=shape[0], items=shape[1], seed=seed, method=method) | recovery(truth, replace(truth, a=np.array(found["a"])), K) \
+        yield dict(respondents=shape[0], items=shape[1], seed=seed, method=method) | recovery(truth, replace(truth, a=np.array(found["a"], float)), K) \
             | {k: found.get(k) for k in ("seconds", "cpu", "load", "refused")}
 
 

@@ -23,6 +23,16 @@ def save(
     return file
 
 
+def cached(
+    name:str, # "irt/20x100-00-map": a file in runs/bench-…
+    make, # function without arguments; what it gives is JSON-able
+): # what it gave, now or in an earlier run that was killed or extended; and the machine's load when it had been made
+    "A result that is made once."
+    file = ROOT/"runs"/f"bench-{name}.json"
+    if not file.exists(): write_whole(file, json.dumps(_plain(make() | dict(load=os.getloadavg()[0]))).encode())
+    return json.loads(file.read_text())
+
+
 def table(rows:list[dict])->str:
     "Rows as text, numbers with four digits."
     import pandas as pd

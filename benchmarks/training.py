@@ -1,6 +1,6 @@
 """Training speed: our alignment and fine-tuning beside TRL's trainers with their defaults, on the recorded run's pairs and examples. Ten minutes on two cores; the nano teacher's school, where it is not in the cache, some more.
 
-    python benchmarks/training.py                       # three repeats
+    python benchmarks/training.py                       # three repeats; what was measured is kept in runs/bench-training
     OMP_NUM_THREADS=1 python benchmarks/training.py     # on a shared machine: seconds of the processor are then the better measure
 
 Both get the same loaded model, tokenizer, data, batch size, epochs, learning rate, schedule and longest sequence. Everything else is ours, or TRL's default:
@@ -14,7 +14,7 @@ Both get the same loaded model, tokenizer, data, batch size, epochs, learning ra
 A token is one of prompt, answer or end-of-sequence token that is no padding, each time an optimizer step sees it; a pair has its prompt twice.
 Seconds count from the loaded model to the trained one: tokenizing, the reference, all steps; not loading or saving.
 """
-import argparse, os, tempfile, time
+import argparse, tempfile, time
 from contextlib import ExitStack, nullcontext
 from unittest.mock import patch
 import pandas as pd
@@ -26,7 +26,7 @@ from arte.core.nano import school
 from arte.core.rundir import open_replay
 from arte.core.train import examples_dataset, fast_bf16, score_completions_only, sft_trainer, token_lengths
 from arte.distill import arm_examples
-from results import save
+from results import cached, save
 
 BF16 = "bfloat16" if fast_bf16() else "float32"
 
@@ -72,7 +72,7 @@ def run(kind, way, job):
         trainer.train()
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     assert trainer.state.num_train_epochs == job["settings"].epochs and trainer.state.global_step == job["steps"], trainer.state
-    return dict(kind=kind, way=way, tokens=job["tokens"], steps=job["steps"], seconds=seconds, cpu_seconds=cpu, load=os.getloadavg()[0])
+    return dict(kind=kind, way=way, tokens=job["tokens"], steps=job["steps"], seconds=seconds, cpu_seconds=cpu)
 
 
 def first_loss(kind, way, job, dtype):
@@ -118,7 +118,7 @@ def summary(runs, losses):
 
 
 def main(repeats):
-    todo = jobs()
+    todo, threads = jobs(), torch.get_num_threads()
     losses = {(kind, way): {f"first_loss_{dtype}": first_loss(kind, way, todo[kind], dtype) for dtype in ("float32", "bfloat16")}
               for kind in WAYS for way in WAYS[kind] if (kind, way) != ("DPO", "TRL's defaults")}   # which has no adapter to move
     print(pd.DataFrame(losses).T, flush=True)
@@ -126,9 +126,10 @@ def main(repeats):
     for n in range(repeats):
         for kind in WAYS:
             for way in WAYS[kind]:   # A B A B …
-                runs.append(run(kind, way, todo[kind]) | dict(repeat=n))
+                name = f"training/threads-{threads}-{n}-{kind}-{list(WAYS[kind]).index(way)}"
+                runs.append(cached(name, lambda: run(kind, way, todo[kind])) | dict(repeat=n))
                 print({k: round(v, 1) if isinstance(v, float) else v for k, v in runs[-1].items()}, flush=True)
-    save("training", list(summary(pd.DataFrame(runs), losses)), threads=torch.get_num_threads(), mean_load=round(pd.DataFrame(runs).load.mean(), 2), runs=runs)
+    save("training", list(summary(pd.DataFrame(runs), losses)), threads=threads, mean_load=round(pd.DataFrame(runs).load.mean(), 2), runs=runs)
 
 
 if __name__ == "__main__":
