@@ -27,10 +27,11 @@ SEEN = """() => {
                   || !(e.alt || e.getAttribute("alt") || e.getAttribute("aria-label"))).map(e => e.outerHTML.slice(0, 80)),
           notebook: [...document.querySelectorAll(".quarto-code-links a")].map(a => a.href)};
 }"""
-WIDER = """() => document.documentElement.scrollWidth <= innerWidth ? [] :
-  [`page of ${document.documentElement.scrollWidth} px`, ...[...document.querySelectorAll("main *")].filter(e => e.getBoundingClientRect().right > innerWidth + 1)
-   .map(e => e.outerHTML.slice(0, 120)).slice(0, 3)]"""
-
+WIDER = """() => {
+  const scrolls = e => e && (["auto", "scroll", "hidden"].includes(getComputedStyle(e).overflowX) || scrolls(e.parentElement.closest("main *")));
+  const over = [...document.querySelectorAll("main *")].filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(".katex-mathml, svg *") && !scrolls(e.parentElement.closest("main *")));
+  return [...(document.documentElement.scrollWidth > innerWidth ? [`a page of ${document.documentElement.scrollWidth} px`] : []), ...over.map(e => e.outerHTML.slice(0, 120)).slice(0, 3)];
+}"""     # what is wider than the window, whether the page scrolls or cuts it off; what has a box to scroll in may be wide
 AXE_RUN = """async () => (await axe.run(document, {runOnly: ["wcag2a", "wcag2aa"], resultTypes: ["violations"]})).violations
   .map(v => `${v.id} ×${v.nodes.length}: ${v.nodes[0].html.slice(0, 120)} ${v.nodes[0].any[0]?.message ?? ""}`)"""
 
