@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = [p for p in sorted((ROOT/"nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-KATEX = ROOT/"node_modules/katex/dist/katex.min.js"
+KATEX, AXE = ROOT/"node_modules/katex/dist/katex.min.js", ROOT/"node_modules/axe-core/axe.min.js"
 SCREEN = 60          # lines
 NARROW = 390         # CSS pixels: a telephone
 
@@ -27,9 +27,13 @@ SEEN = """() => {
                   || !(e.alt || e.getAttribute("alt") || e.getAttribute("aria-label"))).map(e => e.outerHTML.slice(0, 80)),
           notebook: [...document.querySelectorAll(".quarto-code-links a")].map(a => a.href)};
 }"""
-WIDER = """() => document.documentElement.scrollWidth <= innerWidth ? [] :
-  [`page of ${document.documentElement.scrollWidth} px`, ...[...document.querySelectorAll("main *")].filter(e => e.getBoundingClientRect().right > innerWidth + 1)
-   .map(e => e.outerHTML.slice(0, 120)).slice(0, 3)]"""
+WIDER = """() => {
+  const scrolls = e => e && (["auto", "scroll", "hidden"].includes(getComputedStyle(e).overflowX) || scrolls(e.parentElement.closest("main *")));
+  const over = [...document.querySelectorAll("main *")].filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(".katex-mathml, svg *") && !scrolls(e.parentElement.closest("main *")));
+  return [...(document.documentElement.scrollWidth > innerWidth ? [`a page of ${document.documentElement.scrollWidth} px`] : []), ...over.map(e => e.outerHTML.slice(0, 120)).slice(0, 3)];
+}"""     # what is wider than the window, whether the page scrolls or cuts it off; what has a box to scroll in may be wide
+AXE_RUN = """async () => (await axe.run(document, {runOnly: ["wcag2a", "wcag2aa"], resultTypes: ["violations"]})).violations
+  .map(v => `${v.id} ×${v.nodes.length}: ${v.nodes[0].html.slice(0, 120)} ${v.nodes[0].any[0]?.message ?? ""}`)"""
 
 
 def cells(path):
@@ -81,7 +85,7 @@ class Quiet(SimpleHTTPRequestHandler):
 def address():
     "The site, built and served."
     if not CHROMIUM: pytest.skip("no Chromium here: apt-get install chromium")
-    if not KATEX.exists(): pytest.skip("KaTeX isn't on disk: make node_modules/.installed (it takes npm)")
+    if not (KATEX.exists() and AXE.exists()): pytest.skip("KaTeX and axe aren't on disk: make node_modules/.installed (it takes npm)")
     if not is_fresh(ROOT/"_docs/index.html"):
         built = subprocess.run([sys.executable, "tools/docs.py", "--strict"], cwd=ROOT, capture_output=True, text=True)
         assert built.returncode == 0, built.stdout + built.stderr[-2000:]
@@ -114,6 +118,10 @@ def pages(address, browser):
     tab.close()
     return found
 
+def page_of(path):
+    "Where a notebook's page is: nbdev leaves out the number before its name."
+    return re.sub(r"(^|/)\d+[a-z]*_", r"\1", path.relative_to(ROOT/"nbs").as_posix()).replace(".ipynb", ".html")
+
 def of(pages, key): return {path: page[key] for path, page in pages.items() if page[key]}
 
 def test_every_notebook_has_a_page(pages): assert len(pages) == len(NOTEBOOKS)
@@ -134,11 +142,36 @@ def test_links_and_anchors_resolve(pages, address):
 def test_maths_is_rendered(pages):
     assert of(pages, "raw") == {}
     assert of(pages, "errors") == {}
-    maths = {p for p in NOTEBOOKS if "$$" in "".join(c for c in p.read_text(encoding="utf-8"))}
-    shown = {path for path, page in pages.items() if page["katex"]}
-    assert len(shown) >= len(maths) > 5
+    maths = [page_of(p) for p in NOTEBOOKS if any(c["cell_type"] == "markdown" and "$$" in "".join(c["source"]) for c in json.loads(p.read_text(encoding="utf-8"))["cells"])]
+    assert len(maths) > 5 and [p for p in maths if not pages[p]["katex"]] == []
 
 def test_pictures_have_alt_text_and_caption(pages): assert of(pages, "bare") == {}
+
+def test_pages_link_to_their_notebook(pages):
+    for path in NOTEBOOKS:
+        name, page = path.relative_to(ROOT/"nbs").as_posix(), page_of(path)
+        hrefs = pages[page]["notebook"]
+        assert [h for h in hrefs if h.startswith("https://github.com/") and h.endswith(f"/nbs/{name}")], (page, hrefs)
+        assert [h for h in hrefs if h.startswith("https://colab.research.google.com/github/") and h.endswith(f"/nbs/{name}")]
+        assert f"http://localhost:8888/lab/tree/{name}" in hrefs
+
+def test_callouts_of_a_kind_look_alike():
+    "Where we differ from the paper, and where it says two things, stands in a note."
+    for path in NOTEBOOKS:
+        for kind, title in re.findall(r"callout-(\w+) title=\\\"([^\\]*)", path.read_text(encoding="utf-8")):
+            if title.startswith(("Differs from", "The paper")): assert kind == "note", (path, title)
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_readable_by_all(address, browser, scheme):
+    "Contrast, names of links and buttons, alt texts, keys: what axe can see of WCAG 2 A and AA, on three pages of different kinds."
+    tab = browser.new_page(color_scheme=scheme, reduced_motion="reduce", viewport=dict(width=1280, height=900))
+    for path in ("index.html", "core/show.html", "prefer.html"):
+        tab.goto(address + path)
+        dark = tab.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
+        assert dark == (scheme == "dark")
+        tab.evaluate(AXE.read_text(encoding="utf-8"))
+        assert tab.evaluate(AXE_RUN) == []
+    tab.close()
 
 def test_no_sideways_scrolling_when_narrow(pages): assert of(pages, "wider") == {}
 
