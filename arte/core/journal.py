@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SCHEMA', 'sampling_key', 'entry_key', 'Journal', 'after_this', 'Journaled', 'copy_journal', 'rescue']
 
-# %% ../../nbs/core/journal.ipynb #52dae213
-import json, signal, sqlite3, threading, time
+# %% ../../nbs/core/journal.ipynb #861941e3
+import json, os, signal, sqlite3, threading, time
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -289,20 +289,27 @@ def copy_journal(
     if n < len(keep): raise KeyError(f"{len(keep) - n} of {len(keep)} keys aren't in {src}")
     return n
 
-# %% ../../nbs/core/journal.ipynb #f7a0af7a
-def _rows(path):
-    "(table, row) of what SQLite can still read, range by range of the keys."
-    db = sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=ro", uri=True)
+# %% ../../nbs/core/journal.ipynb #1a522004
+def _rows(path, some=10):
+    "(table, row) of what SQLite can still read, `some` at a time; rows are numbered as they were written, with small gaps at most."
+    data, size = Path(path), Path(path).stat().st_size
+    with open(data, "rb") as f: page = int.from_bytes(f.read(18)[16:]) or 1
+    if size > page: os.truncate(data, size - size % page)         # half a page would be read as one that ends in zeros
+    db = sqlite3.connect(f"{data.resolve().as_uri()}?mode=ro", uri=True)
     db.execute("PRAGMA writable_schema = ON")     # a file that was cut short is then read as far as it goes
     for table in ("completions", "scores"):
-        for i in range(2**16):
-            ends = i.to_bytes(2), (i + 1).to_bytes(2) if i < 2**16 - 1 else b"\xff"*17
-            try: yield from ((table, row) for row in db.execute(f"SELECT * FROM {table} WHERE key >= ? AND key < ?", ends))
+        empty = 0
+        for first in range(1, size, some):
+            n = 0
+            try:
+                for n, row in enumerate(db.execute(f"SELECT * FROM {table} WHERE rowid BETWEEN ? AND ?", (first, first + some - 1)), 1): yield table, row
             except sqlite3.DatabaseError: continue
+            empty = 0 if n else empty + 1
+            if empty == 100: break
     db.close()
 
 def _sound(table, row):
-    "Whether the key is the hash of the row; a lost page can leave zeros in a text."
+    "Whether the key is the hash of the row."
     key, model, prompt, what = row[:4]
     if table == "completions": return key == entry_key(model, prompt, what, row[4])
     return key == entry_key("logprobs", model, prompt, what) or any(key == entry_key("first tokens", model, prompt, k) for k in range(1, 21))     # vLLM tells no more than 20
