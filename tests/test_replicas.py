@@ -20,7 +20,7 @@ SLOW, ON_CPU = bool(os.environ.get("ARTE_SLOW")), PerReplica(gpus=0)
 PROMPTS = [f"Task Description: {t}\n\nQuestion: {q}\nAnswer:" for t in ("True", "False", "Let's think") for q in range(40)]
 SAMPLING = Sampling(max_tokens=40, stop=("</ans>",))
 
-needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray isn't installed")
+needs_ray = pytest.mark.skipif(not SLOW or find_spec("ray") is None, reason="Ray's processes take minutes on two cores: ARTE_SLOW=1, and pip install \"arte-distill[ray]\"")
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM isn't installed")
 slow = pytest.mark.skipif(not SLOW, reason="takes minutes: ARTE_SLOW=1")
 
