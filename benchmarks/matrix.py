@@ -1,4 +1,4 @@
-"""The full matrix: every draft × every validation item, for two students. About an hour on two cores; killed, it goes on where it was.
+"""The full matrix: every draft × every validation item, for two students. Killed, it goes on where it was.
 
     python benchmarks/matrix.py runs/matrix
 """

@@ -1,6 +1,6 @@
 """One-shot answers per second: what one would write first, lm-evaluation-harness, our transformers engine and vLLM, on the same prompts.
 
-    python benchmarks/throughput.py              # about half an hour on two cores; what was measured is kept in runs/bench-throughput
+    python benchmarks/throughput.py              # what was measured is kept in runs/bench-throughput
     python benchmarks/throughput.py ENGINE DTYPE # one of them, in this process
 
 32 drafts of the recorded run, each before 40 items of BBH, SmolLM2-135M, at most 160 new tokens, greedy. Loading is not counted.
