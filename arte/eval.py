@@ -6,15 +6,15 @@
 __all__ = ['CATEGORY_TITLES', 'PAPER_TABLE2', 'evaluate', 'macro_interval', 'accuracy_table', 'compare_arms', 'comparisons',
            'table2', 't_interval', 'over_seeds', 'plot_arms']
 
-# %% ../nbs/07_eval.ipynb #5261c70a
+# %% ../nbs/07_eval.ipynb #79627688
 import numpy as np
 import pandas as pd
 from .core.answers import STOP, grade
 from .core.engine import Sampling
 from .core.prompts import student_prompt
 from .core.recipe import derive_seed
+from .core.show import ARM_COLOURS, ARM_TITLES
 from .core.stats import mcnemar, paired_bootstrap, wilson
-from .distill import ARM_COLOURS, ARM_TITLES
 
 # %% ../nbs/07_eval.ipynb #9a0273e8
 CATEGORY_TITLES = dict(logic="BBH-Logic", commonsense="BBH-CS", math="BBH-Math", knowledge="BBH-Knowl")  # category → column title of Table 2

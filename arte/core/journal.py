@@ -51,7 +51,7 @@ def _explained(path):
         if "locked" in why: raise OSError(f"{path} is in use by another process ({why}). Wait for it, or end it, and run the same command again") from e
         raise ValueError(f"{path} can't be read as a journal ({why}). Save what is left of it, and go on, with: python -c \"from arte.core.journal import rescue; rescue('{path}')\"") from e
 
-# %% ../../nbs/core/journal.ipynb #9fc9b070
+# %% ../../nbs/core/journal.ipynb #74b1c47d
 class Journal:
     "A SQLite file of everything that was generated."
     def __init__(self,
@@ -78,7 +78,7 @@ class Journal:
             self.db.execute("COMMIT")
 
     def _begin_writing(self):
-        self.db.execute("PRAGMA page_size = 16384")     # of a new file: a prompt then has room in a page
+        self.db.execute("PRAGMA page_size = 8192")     # of a new file: a prompt then has room in a page
         self._set_wal()
         self.db.execute("PRAGMA synchronous = NORMAL")
         self.db.execute("BEGIN IMMEDIATE")
@@ -289,23 +289,21 @@ def copy_journal(
     if n < len(keep): raise KeyError(f"{len(keep) - n} of {len(keep)} keys aren't in {src}")
     return n
 
-# %% ../../nbs/core/journal.ipynb #1a522004
+# %% ../../nbs/core/journal.ipynb #65cfac09
 def _rows(path, some=10):
-    "(table, row) of what SQLite can still read, `some` at a time; rows are numbered as they were written, with small gaps at most."
+    "(table, row) of what SQLite can still read, `some` at a time; rows are numbered as they were written, and take more than 100 bytes each."
     data, size = Path(path), Path(path).stat().st_size
     with open(data, "rb") as f: page = int.from_bytes(f.read(18)[16:]) or 1
     if size > page: os.truncate(data, size - size % page)         # half a page would be read as one that ends in zeros
     db = sqlite3.connect(f"{data.resolve().as_uri()}?mode=ro", uri=True)
     db.execute("PRAGMA writable_schema = ON")     # a file that was cut short is then read as far as it goes
     for table in ("completions", "scores"):
-        empty = 0
-        for first in range(1, size, some):
+        for first in range(1, size//100, some):
             n = 0
             try:
                 for n, row in enumerate(db.execute(f"SELECT * FROM {table} WHERE rowid BETWEEN ? AND ?", (first, first + some - 1)), 1): yield table, row
             except sqlite3.DatabaseError: continue
-            empty = 0 if n else empty + 1
-            if empty == 100: break
+            if not n: break
     db.close()
 
 def _sound(table, row):

@@ -7,14 +7,14 @@ __all__ = ['MARKERS', 'run_names', 'Evaluated', 'check_tasks', 'read_runs', 'rec
            'plot_runs', 'between_runs', 'what_section', 'differences_section', 'accuracy_section', 'original_section',
            'same_but_seed', 'mean_section', 'between_section', 'lead', 'comparison_sections', 'write_comparison']
 
-# %% ../../nbs/run/compare.ipynb #c3880f5f
+# %% ../../nbs/run/compare.ipynb #91a8ddbe
 import html
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import pandas as pd
 from ..core.recipe import Recipe
 from ..core.rundir import RunDir
-from ..distill import ARM_COLOURS, ARM_TITLES
+from ..core.show import ARM_COLOURS, ARM_TITLES
 from ..eval import compare_arms, comparisons, over_seeds
 from .report import SHOTS, Table, arm_titles, flat_rows, html_figure, overall, page_html, percent, points, read_json, test_data, write_page
 

@@ -7,7 +7,7 @@ __all__ = ['HUB_NAMES', 'TERMS', 'MADE', 'tailored_dataset', 'repeat_items', 'hu
            'licence_note', 'markdown_table', 'results_text', 'test_data', 'dataset_card', 'model_card', 'dataset_files',
            'model_files', 'push']
 
-# %% ../../nbs/run/hub.ipynb #b788d65b
+# %% ../../nbs/run/hub.ipynb #fac6cd8f
 import re
 from io import BytesIO
 from pathlib import Path
@@ -19,8 +19,9 @@ from ..beyond.health import cover_of_tests, with_questions
 from ..core.models import check_folder, fingerprint
 from ..core.recipe import BASELINES, Recipe, dump_recipe
 from ..core.rundir import RunDir
+from ..core.show import ARM_TITLES
 from ..core.tasks import get_task
-from ..distill import ARM_TITLES, arm_examples
+from ..distill import arm_examples
 from ..elicit import question_key
 from ..eval import accuracy_table, comparisons
 from ..tailor import example_counts

@@ -12,7 +12,7 @@ __all__ = ['TABLES', 'ASKED', 'SHOTS', 'TEST_DATA', 'CSS', 'SECTIONS', 'EXTRAS',
            'test_data', 'run_section', 'guarded', 'section_parts', 'section', 'page_html', 'report_sections',
            'unfinished', 'report_html', 'latex_table', 'write_tables', 'write_page', 'write_report']
 
-# %% ../../nbs/run/report.ipynb #bdcd0a4d
+# %% ../../nbs/run/report.ipynb #f3fe46f8
 import base64, html, io, json
 import pandas as pd
 from contextlib import suppress
@@ -22,7 +22,8 @@ from ..core.rundir import RunDir, write_whole
 from ..align import alignment_gain, plot_alignment
 from ..beyond.likelihood import rank_agreement
 from ..elicit import question_yield
-from ..distill import ARM_TITLES, plot_distillation
+from ..core.show import ARM_TITLES
+from ..distill import plot_distillation
 from ..eval import PAPER_TABLE2, accuracy_table, comparisons, plot_arms, table2
 from ..irt import Fit, plot_discriminations
 from ..prefer import plot_words

@@ -257,7 +257,7 @@ def stage_prefer(run:RunDir)->dict:
     with opened(run, "student", counts) as student: n = run.save("answers", answered(student))
     return counts | dict(answers=n) | save_tables(run, scores=in_levels(scores))
 
-# %% ../../nbs/run/stages.ipynb #e806fac2
+# %% ../../nbs/run/stages.ipynb #a6a888a3
 def stage_pairs(run:RunDir)->dict:
     "Preference pairs of rationales and of questions (App. G)."
     r, scores, questions = run.recipe, run.table("scores"), run.table("questions")
@@ -295,9 +295,9 @@ def stage_heldout(run:RunDir)->dict:
             drafts += [held_out_drafts(engine, phase, tasks[t], q, r.elicit.rationale_tokens) for t, q in questions[questions.held_out].groupby("task", sort=False)]
     if not drafts: return counts
     drafts = pd.concat(drafts, ignore_index=True)
-    pref = val[val.item.isin(prefset[prefset.chosen].item)]
-    with opened(run, "student", counts) as student: scores = [preference_scores(a) for a in one_shot_by_task(student, drafts, pref, tasks, r.prefer.max_tokens)]
-    return counts | save_tables(run, heldout_drafts=drafts, heldout=held_out_table(in_levels(scores)))
+    with opened(run, "student", counts) as student:
+        answers = answer_one_shot(student, drafts, val[val.item.isin(prefset[prefset.chosen].item)], tasks, r.prefer.max_tokens)
+    return counts | save_tables(run, heldout_drafts=drafts, heldout=held_out_table(preference_scores(answers)))
 
 # %% ../../nbs/run/stages.ipynb #a4fcffe8
 def stage_tailor(run:RunDir)->dict:
