@@ -89,7 +89,7 @@ def test_time_is_linear():
     def seconds(n):
         text, best = "<question_1><input>x</input> <target>" * n, 9
         for _ in range(3):
-            t = time.perf_counter(); parse_questions(text); best = min(best, time.perf_counter() - t)
+            t = time.process_time(); parse_questions(text); best = min(best, time.process_time() - t)
         return best
     assert seconds(16_000) < 8 * seconds(4_000) + 0.05 # a square would be 16 times
 
