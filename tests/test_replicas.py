@@ -20,7 +20,7 @@ SLOW, ON_CPU = bool(os.environ.get("ARTE_SLOW")), PerReplica(gpus=0)
 PROMPTS = [f"Task Description: {t}\n\nQuestion: {q}\nAnswer:" for t in ("True", "False", "Let's think") for q in range(40)]
 SAMPLING = Sampling(max_tokens=40, stop=("</ans>",))
 
-needs_ray = pytest.mark.skipif(not SLOW or find_spec("ray") is None, reason="Ray's processes take minutes on two cores: ARTE_SLOW=1, and pip install \"arte-distill[ray]\"")
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray isn't installed")
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM isn't installed")
 slow = pytest.mark.skipif(not SLOW, reason="takes minutes: ARTE_SLOW=1")
 
@@ -63,6 +63,21 @@ def expected(alone): return alone.generate(PROMPTS, SAMPLING)
 
 
 def entries(journal): return sorted(journal.db.execute("SELECT key, prompt, text, tokens, prompt_tokens, finish FROM completions"))
+
+
+@needs_ray
+def test_a_model_that_does_not_open(tiny_model, tmp_path):  # noqa: F811
+    "On a cluster that was there before, and stays."
+    import ray, shutil
+    folder = tmp_path/"damaged"
+    shutil.copytree(tiny_model, folder)
+    (folder/"model.safetensors").write_bytes(b"half a file")
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        with pytest.raises(ChildProcessError, match=r"A replica could not open .*damaged \(\w+: .*") as e: RayEngine(folder, 1, ON_CPU, kind="transformers")
+        assert "logs" in str(e.value) and len(str(e.value)) < 600
+        assert ray.is_initialized(), "Ray was ended by an engine that had not started it"
+    finally: ray.shutdown()
 
 
 @needs_ray
@@ -116,20 +131,15 @@ def test_an_error_in_a_replica(engine, tmp_path):
 
 
 @needs_ray
-def test_a_model_that_does_not_open(engine, tiny_model, tmp_path):  # noqa: F811
-    import shutil
-    folder = tmp_path/"damaged"
-    shutil.copytree(tiny_model, folder)
-    (folder/"model.safetensors").write_bytes(b"half a file")
-    with pytest.raises(OSError, match=r"A replica could not open .*damaged \(\w+: .*") as e: RayEngine(folder, 1, ON_CPU, kind="transformers")
-    assert "logs" in str(e.value) and len(str(e.value)) < 600
-    assert engine.ray.is_initialized(), "Ray was ended by an engine that had not started it"
-
-
-@needs_ray
 def test_no_room(engine, tiny_model):  # noqa: F811
     with pytest.raises(ValueError, match="gpus: 0 to use CPU cores"): RayEngine(tiny_model, 2, PerReplica(gpus=1))
     with pytest.raises(ValueError, match="Lower engine.replicas"): RayEngine(tiny_model, 10_000, ON_CPU)
+
+
+@needs_ray
+def test_room_that_is_taken(engine, tiny_model, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(replicas, "PATIENCE", .5)
+    with pytest.raises(TimeoutError, match="0 of the cluster's .* are free: something else runs on it"): RayEngine(tiny_model, 1, ON_CPU)
 
 
 def test_without_ray(tiny_model, monkeypatch):  # noqa: F811
