@@ -1,6 +1,8 @@
 """A whole run: the real stages, tables, training and report, with scripts where the language models would generate."""
-import json
+import io, json
+from contextlib import redirect_stdout
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -36,14 +38,22 @@ def tiny_model(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def recipe(tiny_model): return load_recipe("nano", **SMALL | {"teacher.model": str(tiny_model), "student.model": str(tiny_model)})
 
 
-def test_a_whole_run_then_nothing_to_do(recipe, tmp_path, monkeypatch, capsys):
-    generated = []
-    use_scripts(monkeypatch, TASKS, generated)
-    done = run(recipe, tmp_path/"run")
+@pytest.fixture(scope="module")
+def first(recipe, tmp_path_factory):
+    "A run from nothing, what was generated in it, and what it told; others begin with it or are compared with it."
+    generated, told = [], io.StringIO()
+    with pytest.MonkeyPatch.context() as m, redirect_stdout(told):
+        use_scripts(m, TASKS, generated)
+        done = run(recipe, tmp_path_factory.mktemp("first")/"run")
+    return SimpleNamespace(run=done, generated=generated, told=told.getvalue())
+
+
+def test_a_whole_run_then_nothing_to_do(first, recipe, monkeypatch, capsys):
+    done, generated = first.run, first.generated
     assert list(done.stages) == list(STAGES)
     assert len(set(generated)) == len(generated), "something was generated twice"
     drafts, pairs, results = (done.table(t) for t in ("drafts", "pairs", "results"))
@@ -57,28 +67,25 @@ def test_a_whole_run_then_nothing_to_do(recipe, tmp_path, monkeypatch, capsys):
     items = done.table("items")
     assert not items.item.duplicated().any()
     assert not set(items.question) & set(done.table("questions").question)
-    page = write_report(tmp_path/"run").read_text()
+    page = write_report(done.folder).read_text()
     assert "Could not be shown" not in page and "Not there" not in page
 
-    n, told = len(generated), capsys.readouterr().out
-    run(recipe, tmp_path/"run")
-    assert len(generated) == n and capsys.readouterr().out.count("(done before)") == len(STAGES)
-    assert all(line.split()[0] in told for line in status(tmp_path/"run").splitlines()[1:])
+    use_scripts(monkeypatch, TASKS, again := [])
+    run(recipe, done.folder)
+    assert not again and capsys.readouterr().out.count("(done before)") == len(STAGES)
+    assert all(line.split()[0] in first.told for line in status(done.folder).splitlines()[1:])
 
 
-def test_same_recipe_same_tables(recipe, tmp_path, monkeypatch):
+def test_same_recipe_same_tables(first, recipe, tmp_path, monkeypatch):
     use_scripts(monkeypatch, TASKS)
-    one, two = (run(recipe, tmp_path/x) for x in "ab")
+    one, two = first.run, run(recipe, tmp_path/"again")
     for name in ("items", "questions", "drafts", "responses", "prefset", "scores", "pairs", "examples", "results"):
         pd.testing.assert_frame_equal(one.table(name), two.table(name))
 
 
-def test_interrupted_in_any_stage_then_resumed(recipe, tmp_path, monkeypatch):
+def test_interrupted_in_any_stage_then_resumed(first, recipe, tmp_path, monkeypatch):
     "Stopped once in every stage that generates; nothing is generated twice and the tables are those of an uninterrupted run."
-    generated, whole = [], []
-    use_scripts(monkeypatch, TASKS, whole)
-    want = run(recipe, tmp_path/"whole")
-    use_scripts(monkeypatch, TASKS, generated)
+    use_scripts(monkeypatch, TASKS, generated := [])
     import arte.run.stages as stages
     for name in ("elicit", "irt", "prefer", "heldout", "tailor", "eval"):
         with monkeypatch.context() as m:
@@ -95,8 +102,8 @@ def test_interrupted_in_any_stage_then_resumed(recipe, tmp_path, monkeypatch):
             try: run(recipe, tmp_path/"cut")
             except KeyboardInterrupt: pass
     got = run(recipe, tmp_path/"cut")
-    assert sorted(generated) == sorted(whole)
-    for name in ("drafts", "scores", "pairs", "examples", "results"): pd.testing.assert_frame_equal(got.table(name), want.table(name))
+    assert sorted(generated) == sorted(first.generated)
+    for name in ("drafts", "scores", "pairs", "examples", "results"): pd.testing.assert_frame_equal(got.table(name), first.run.table(name))
 
 
 def test_teacher_without_questions_stops_and_keeps_its_outputs(recipe, tmp_path, monkeypatch):
@@ -118,17 +125,15 @@ def test_another_recipe_is_refused_by_the_first_difference(recipe, tmp_path, mon
     with pytest.raises(ValueError, match="seed"): run(replace(recipe, seed=recipe.seed + 1), tmp_path/"run")
 
 
-def test_another_recipe_takes_over_what_is_the_same(recipe, tmp_path, monkeypatch):
+def test_another_recipe_takes_over_what_is_the_same(first, recipe, tmp_path, monkeypatch):
     import arte.run.stages as stages
-    generated, learnt, distill = [], [], stages.distill
+    generated, learnt, distill, one = [], [], stages.distill, first.run
     use_scripts(monkeypatch, TASKS, generated)
-    one = run(recipe, tmp_path/"one")
-    before = len(generated)
     monkeypatch.setattr(stages, "align", lambda *a: pytest.fail("aligned again"))
     monkeypatch.setattr(stages, "distill", lambda *a, **k: learnt.append(a[2]) or distill(*a, **k))
-    two = run(replace(recipe, distill=replace(recipe.distill, arms=("original", "random", "consistent", "arte"))), tmp_path/"two", tmp_path/"one")
+    two = run(replace(recipe, distill=replace(recipe.distill, arms=("original", "random", "consistent", "arte"))), tmp_path/"two", one.folder)
     assert learnt == ["random", "consistent"]
-    assert {role for role, *_ in generated[before:]} == {"student-random", "student-consistent"}
+    assert {role for role, *_ in generated} == {"student-random", "student-consistent"}
     for arm in ("vanilla", "original", "arte"):
         a, b = (t[t.arm == arm].reset_index(drop=True) for t in (one.table("results"), two.table("results")))
         pd.testing.assert_frame_equal(a, b)
@@ -136,10 +141,10 @@ def test_another_recipe_takes_over_what_is_the_same(recipe, tmp_path, monkeypatc
     assert questions["random"] == questions["consistent"] == questions["original"]
 
 
-def test_unseen_tasks_and_other_students(recipe, tmp_path, monkeypatch):
+def test_unseen_tasks_and_other_students(first, recipe, tmp_path, monkeypatch):
     use_scripts(monkeypatch, [*TASKS, "sports_understanding"])
     more = replace(recipe, unseen=Unseen(("sports_understanding",), 6), transfer=Transfer((recipe.student.model,)), distill=replace(recipe.distill, arms=("original", "arte")))
-    done = run(more, tmp_path/"run")
+    done = run(more, tmp_path/"run", first.run.folder)
     unseen, transfer, scores = (done.table(t) for t in ("unseen", "transfer", "transfer_scores"))
     assert unseen.groupby(["arm", "shots"]).size().to_dict() == {(a, s): 12 for a in ("arte", "original") for s in (0, 3)} and set(unseen.task) == {"sports_understanding"}
     assert not set(done.table("pairs").task) & set(unseen.task)
@@ -149,10 +154,10 @@ def test_unseen_tasks_and_other_students(recipe, tmp_path, monkeypatch):
     assert set(scores[scores.level == "rationale"].id) == set(done.table("drafts").draft)
 
 
-def test_second_round_starts_from_the_aligned_teacher(recipe, tmp_path, monkeypatch):
+def test_second_round_starts_from_the_aligned_teacher(first, recipe, tmp_path, monkeypatch):
     generated = []
     use_scripts(monkeypatch, TASKS, generated, **{"aligned-2": teacher(TASKS, skew=1)})
-    done = run(replace(recipe, rounds=2), tmp_path/"run")
+    done = run(replace(recipe, rounds=2), tmp_path/"run", first.run.folder)
     assert len(set(generated)) == len(generated), "something was generated twice"
     first, second = done.table("drafts"), done.table("drafts-2")
     held = done.table("questions").query("held_out")
@@ -164,7 +169,7 @@ def test_second_round_starts_from_the_aligned_teacher(recipe, tmp_path, monkeypa
     assert "aligned-2" in asked and any("example questions" in prompt for role, prompt, *_ in generated if role == "aligned")
 
 
-def test_benchmarks_of_a_folder(recipe, tmp_path, monkeypatch):
+def test_benchmarks_of_a_folder(first, recipe, tmp_path, monkeypatch):
     rows = [dict(question=f"Ann has {i} pens and gets {i} more. How many has she?", answer=f"She has {i} + {i} = {2*i}.\n#### {2*i}") for i in range(1, 21)]
     (tmp_path/"gsm8k").mkdir()
     (tmp_path/"gsm8k"/"test.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
@@ -173,5 +178,5 @@ def test_benchmarks_of_a_folder(recipe, tmp_path, monkeypatch):
     scripted = student(TASKS)
     use_scripts(monkeypatch, TASKS, **{"student-arte": lambda prompt, *how: (pens if "Ann has" in prompt else scripted)(prompt, *how),
                                        "student": lambda prompt, *how: " no idea" if "Ann has" in prompt else scripted(prompt, *how)})
-    done = run(replace(recipe, distill=replace(recipe.distill, arms=("arte",)), eval=replace(recipe.eval, benchmarks=("gsm8k",))), tmp_path/"run")
+    done = run(replace(recipe, distill=replace(recipe.distill, arms=("arte",)), eval=replace(recipe.eval, benchmarks=("gsm8k",))), tmp_path/"run", first.run.folder)
     assert done.table("benchmarks").groupby("arm").correct.mean().to_dict() == {"arte": 1, "vanilla": 0}
