@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 PYTHON = sys.executable if find_spec("lm_eval") else HERE.parent/".venv"/"lmeval"/"bin"/"python"    # `make lmeval`
 harness = pytest.mark.skipif(not Path(PYTHON).exists(), reason="lm-eval isn't here: make lmeval")
 slow = pytest.mark.skipif(not os.environ.get("ARTE_SLOW"), reason="minutes of generation: ARTE_SLOW=1")
-GENERATED = "base: nano\nname: test\ntasks: [boolean_expressions, sports_understanding]\ndata: {test: generated, n_val: 8, n_test: 6}\nirt: {k: 4}\neval: {max_tokens: 32}\n"
+GENERATED = "base: nano\nname: test\ntasks: [boolean_expressions, sports_understanding]\ndata: {test: generated, n_val: 8, n_test: 4}\nirt: {k: 4}\neval: {max_tokens: 32}\n"
 pieces = st.lists(st.sampled_from(["<ans>", "</ans>", "\nQuestion:", "\nQ", "7", "8", " so ", "<ans>7</ans>", "."]), max_size=12).map("".join)
 
 
@@ -88,7 +88,7 @@ def test_harness_agrees(tmp_path):
 @pytest.mark.parametrize("recipe", ["generated", "bbh"])
 def test_harness_agrees_on_more(tmp_path, recipe):
     if recipe == "generated":
-        text = GENERATED.replace("sports_understanding]", "sports_understanding, object_counting, date_understanding]").replace("n_test: 6", "n_test: 25").replace("max_tokens: 32", "max_tokens: 160")
+        text = GENERATED.replace("sports_understanding]", "sports_understanding, object_counting, date_understanding]").replace("n_test: 4", "n_test: 12").replace("max_tokens: 32", "max_tokens: 128")
     else:
         if not isinstance(bbh_source(), Path): pytest.skip("BBH's files are not here")
         text = f"base: paper\nname: test\ntasks: [{', '.join(builtin_tasks())}]\ndata: {{items: bbh, n_val: 4, n_test: 2}}\nirt: {{k: 4}}\neval: {{max_tokens: 96}}\n"
