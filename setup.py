@@ -11,33 +11,46 @@ config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 
 statuses = ["0 - Pre-Planning", "1 - Planning", "2 - Pre-Alpha", "3 - Alpha", "4 - Beta", "5 - Production/Stable"]
-readme = here / "README.md"
+readme, source = here / "README.md", cfg["git_url"]
 
 
 def words(key): return shlex.split(cfg.get(key, ""))
+
+
+def description():
+    "The README, its pictures at their place on GitHub: a package index has only the text."
+    raw = f"https://raw.githubusercontent.com/{cfg['user']}/{cfg['repo']}/{cfg['branch']}"
+    return readme.read_text(encoding="utf-8").replace("](index_files/", f"]({raw}/index_files/") if readme.exists() else ""
 
 
 setup(
     name=cfg["lib_name"],
     version=cfg["version"],
     description=cfg["description"],
-    long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
+    long_description=description(),
     long_description_content_type="text/markdown",
     author=cfg["author"],
     author_email=cfg["author_email"],
     license="Apache-2.0",
-    url=cfg["git_url"],
+    url=source,
+    project_urls={"Documentation": f"{cfg['doc_host']}{cfg['doc_baseurl']}", "Source": source, "Issues": f"{source}/issues", "Changelog": f"{source}/blob/{cfg['branch']}/CHANGELOG.md"},
     keywords=cfg["keywords"].split(),
     packages=find_packages(include=["arte", "arte.*"]),
-    package_data={cfg["lib_path"]: ["core/*.yaml", "recipes/*.yaml", "recipes/accelerate/*.yaml"]},
+    package_data={cfg["lib_path"]: ["py.typed", "core/*.yaml", "recipes/*.yaml", "recipes/accelerate/*.yaml"]},
     python_requires=">=" + cfg["min_python"],
     install_requires=words("requirements"),
     extras_require={o: words(f"{o}_requirements") for o in ("dev", "vllm", "cpu", "server", "ray", "lmeval", "track", "nano")},
     classifiers=[
         "Development Status :: " + statuses[int(cfg["status"])],
         "Intended Audience :: " + cfg["audience"],
+        "Framework :: Jupyter",
+        "Natural Language :: English",
+        "Operating System :: POSIX",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
         "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
     entry_points={
         "console_scripts": words("console_scripts"),

@@ -7,7 +7,7 @@ __all__ = ['HUB_NAMES', 'TERMS', 'MADE', 'tailored_dataset', 'repeat_items', 'hu
            'licence_note', 'markdown_table', 'results_text', 'test_data', 'dataset_card', 'model_card', 'dataset_files',
            'model_files', 'push']
 
-# %% ../../nbs/run/hub.ipynb #fac6cd8f
+# %% ../../nbs/run/hub.ipynb #b788d65b
 import re
 from io import BytesIO
 from pathlib import Path
