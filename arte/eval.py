@@ -12,7 +12,6 @@ import pandas as pd
 from .core.answers import STOP, grade
 from .core.engine import Sampling
 from .core.prompts import student_prompt
-from .core.recipe import derive_seed
 from .core.show import ARM_COLOURS, ARM_TITLES
 from .core.stats import mcnemar, paired_bootstrap, wilson
 

@@ -12,9 +12,9 @@ import pandas as pd
 from .core.answers import extract_answer
 from .core.prompts import student_prompt
 from .core.recipe import derive_seed
-from .core.show import ARM_COLOURS, PHASE_COLOURS, technique_colours
+from .core.show import PHASE_COLOURS, technique_colours
 from .core.stats import wilson
-from .elicit import draw_questions, naive_rationales, rouge_l
+from .elicit import draw_questions, rouge_l
 
 # %% ../nbs/05_tailor.ipynb #72eb6cba
 def tailored_questions(

@@ -5,20 +5,17 @@
 
 Everything else is real: BBH's and BIG-bench's items, prompts, parsing, grading, the journal, NUTS, tables, pairs, training sets, the report.
 """
-import json, os, resource, shutil, subprocess, sys, tempfile, time
-from collections import defaultdict
+import json, resource, shutil, subprocess, sys, tempfile, time
 from functools import cache
 from hashlib import blake2b
 from math import exp
 from pathlib import Path
 from random import Random
 
-import pandas as pd
-
 import arte.run.experiments, arte.run.pipeline, arte.run.stages
 from arte.core.answers import options
 from arte.core.engine import Completion, cut_at_stop
-from arte.core.journal import Journal, Journaled
+from arte.core.journal import Journaled
 from arte.core.models import resolve_model
 from arte.core.recipe import load_recipe
 from arte.core.rundir import RunDir, open_replay
@@ -72,7 +69,7 @@ class Drawn:
         return "".join(f"<question_{x}><input>{q}</input><target>{t}</target></question_{x}>" for x, (q, t) in enumerate((new() for _ in range(n)), 4))
 
     def _answer(self, prompt):
-        question = prompt.rsplit("Question: ", 1)[1].split("\nAnswer:")[0]
+        question = prompt.rsplit("\nQuestion: ", 1)[1].split("\nAnswer:")[0]      # a question may begin with "Question: " itself
         text, tokens, read = pick(recorded("teacher" if self.role in ("teacher", "aligned") else "student"), prompt)
         example = prompt[:-len(question) - 60]
         ability = chance(self.role)*2 - 1 + chance(example[-200:]) if "<ans>" in example[200:] else chance(self.role) - 1
@@ -82,7 +79,7 @@ class Drawn:
 
 def without_models(folder):
     "Every model is the same small folder; training copies it and gives the recorded log."
-    replay, trained = open_replay(), defaultdict(int)
+    replay = open_replay()
     small = folder/"model"
     shutil.copytree(resolve_model("nano-student"), small, ignore=lambda _, names: [n for n in names if n.endswith(".safetensors")])
     (small/"model.safetensors").write_bytes(b"\0"*8)

@@ -56,7 +56,9 @@ def _slopes(fit): return fit.model.parameters["discrimination"]
 METHODS = {"py-irt": py_irt, "py-irt hierarchical": py_irt_hierarchical, "girth": girth, "girth eap": girth_eap, "mirt": mirt, "mirt gibbs": mirt_gibbs}
 
 
-def fit(method, Y, warm=set()):
+warm = set()   # methods that have been called once
+
+def fit(method, Y):
     "(discriminations, seconds on the clock, seconds of the processor)"
     if method not in warm:
         warm.add(method)

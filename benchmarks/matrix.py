@@ -53,7 +53,7 @@ def tables(run):
     key = ["student", "task", "question_id", "draft", "item"]
     both = run.table("matrix")[[*key, "correct", "parsed"]].merge(run.table("matrix-likelihood")[[*key, "logprob"]], on=key, validate="one_to_one")
     both = both.assign(parsed=both.parsed.notna(), logprob=both.logprob.astype("float32"))
-    return dict(answers=both.astype({k: "category" for k in key}), prefset=run.table("prefset"))
+    return dict(answers=both.astype(dict.fromkeys(key, "category")), prefset=run.table("prefset"))
 
 
 def main(out):

@@ -1,6 +1,6 @@
 """What the benchmarks share: a result is a table with the command, the date and the machine, as JSON in `benchmarks/results/`."""
 import json, math, os, sys, time
-from datetime import datetime, timezone
+from datetime import datetime, UTC
 from pathlib import Path
 
 from arte.core.rundir import environment, write_whole
@@ -15,7 +15,7 @@ def save(
     **more, # what else is worth keeping; `seconds` replaces the time since the benchmark began
 )->Path: # benchmarks/results/<name>.json
     "Write a result and print its table."
-    result = dict(command=_command(), date=datetime.now(timezone.utc).isoformat(timespec="seconds"), seconds=round(time.time() - START, 1),
+    result = dict(command=_command(), date=datetime.now(UTC).isoformat(timespec="seconds"), seconds=round(time.time() - START, 1),
                   load_before=round(LOAD, 2), machine=environment()) | more | dict(rows=rows)
     file = ROOT/"benchmarks"/"results"/f"{name}.json"
     write_whole(file, _json(_plain(result)).encode())

@@ -125,7 +125,7 @@ def main():
     rows = []
     for dtype in ("bfloat16", "float32"):
         done = {name: r for name in ENGINES if (r := kept(name, dtype))}
-        for name, r in done.items():
+        for r in done.values():
             read, right = differences(done["generate"], r)
             rows.append({k: v for k, v in r.items() if k not in ("parsed", "correct")} | dict(times=r["per_second"]/done["generate"]["per_second"],
                         accuracy=sum(r["correct"])/len(r["correct"]), other_answers=read, other_grades=right))

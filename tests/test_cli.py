@@ -26,7 +26,7 @@ sys.exit(main())
 """
 
 
-def command(*args, body=None, env={}):
+def command(*args, body=None, **env):
     program = ["-c", FAKE.format(body=body)] if body else ["-c", "import sys; from arte.run.cli import main; sys.exit(main())"]
     return [sys.executable, *program, *map(str, args)], dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"ARTE_DEBUG": ""} | env)
 

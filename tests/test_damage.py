@@ -141,7 +141,7 @@ def test_killed_while_taking_over(world, whole, tmp_path, monkeypatch):
     for name in ("_link", "os.replace"):
         with monkeypatch.context() as m:
             calls = []
-            def dies(src, dst, real=getattr(shutil, "copy2") if name == "_link" else os.replace):
+            def dies(src, dst, real=shutil.copy2 if name == "_link" else os.replace):
                 calls.append(dst)
                 if len(calls) > 3 or Path(dst).name == "journal.db": raise KeyboardInterrupt
                 return real(src, dst)

@@ -28,4 +28,4 @@ def test_killed_all_over_a_run(tiny_model, tmp_path):  # noqa: F811
     assert entries(cut) == entries(whole), "completions are missing, or others than in the undisturbed run"
     assert tables(cut) == tables(whole)
     assert cut.models == {k: v | dict(folder=v["folder"].replace("cache-whole", "cache-cut")) for k, v in whole.models.items()}
-    assert not [f for f in cut.folder.rglob(".*")], "half-written files were left behind"
+    assert not list(cut.folder.rglob(".*")), "half-written files were left behind"

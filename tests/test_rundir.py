@@ -65,7 +65,7 @@ def test_damage_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="the stage that makes it"): rd.table("nothing")
     assert rd.stages == {}
     rd.path("stages.json").write_text('{"pairs": ')
-    with pytest.raises(ValueError, match="stages.json is damaged"): rd.stages
+    with pytest.raises(ValueError, match="stages.json is damaged"): _ = rd.stages
 
 
 def test_damaged_recipe_is_named(tmp_path):

@@ -191,7 +191,7 @@ def _reason(c): # why the tags c do not make a whole question
 def _read_piece(text, start, end, tags): # a Tagged or a Leftover
     c, piece = "".join(map(_letter, tags)), text[start:end]
     if not _WHOLE.fullmatch(c): return Leftover(piece, _reason(c))
-    at = {k: tag for k, tag in zip(c, tags)}
+    at = dict(zip(c, tags))
     question = text[at["I"].end():(at.get("i") or at["T"]).start()].strip()
     target = text[at["T"].end():(at.get("t") or at["q"]).start()].strip()
     between = text[at["Q"].end():at["I"].start()] if "Q" in at else ""

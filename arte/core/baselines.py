@@ -176,7 +176,7 @@ def baseline_rows(
     source:Path|str, # a folder, or "hub"
 )->Iterator[tuple]: # (the row's place, for an error; system prompt, instruction, answer)
     "The rows of a baseline, one after the other."
-    b, n = get_baseline(name), 0
+    b = get_baseline(name)
     files = [("the hub", _hub(name))] if source == "hub" else [(f, _read(f)) for f in _files(Path(source))]
     if not files: raise MissingBaseline(name, f"{source} has no .jsonl, .json or .parquet file")
     for file, rows in files:

@@ -8,7 +8,6 @@ __all__ = ['SCHEMA', 'sampling_key', 'entry_key', 'Journal', 'after_this', 'Jour
 # %% ../../nbs/core/journal.ipynb #861941e3
 import json, os, signal, sqlite3, threading, time
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
@@ -277,7 +276,7 @@ def copy_journal(
     if not Path(src).is_file(): raise FileNotFoundError(f"There is no journal {str(src)!r}")
     if Path(dst).exists(): raise FileExistsError(f"{str(dst)!r} exists already; move it away first")
     source, target, n = Journal(src), Journal(dst), 0
-    for table, width in (("completions", 10), ("scores", 6)):
+    for table in ("completions", "scores"):
         rows = [list(r) for r in source.db.execute(f"SELECT * FROM {table} ORDER BY key") if r[0] in keep] if source._has(table) else []
         if not prompts:
             for r in rows: r[2] = ""
@@ -301,7 +300,9 @@ def _rows(path, some=10):
         for first in range(1, size//100, some):
             n = 0
             try:
-                for n, row in enumerate(db.execute(f"SELECT * FROM {table} WHERE rowid BETWEEN ? AND ?", (first, first + some - 1)), 1): yield table, row
+                for row in db.execute(f"SELECT * FROM {table} WHERE rowid BETWEEN ? AND ?", (first, first + some - 1)):
+                    n += 1
+                    yield table, row
             except sqlite3.DatabaseError: continue
             if not n: break
     db.close()

@@ -77,7 +77,7 @@ def reduction(
         if found is None: raise ValueError(f"not a well-formed Boolean expression: {expression[:80]!r}")
         kind, pattern = found
         pieces = [(m[0], _piece_value(kind, m[0])) for m in re.finditer(pattern, expression)]
-        expression = re.sub(pattern, lambda m: _piece_value(kind, m[0]), expression)
+        expression = re.sub(pattern, lambda m, kind=kind: _piece_value(kind, m[0]), expression)
         steps.append((kind, pieces, expression))
     return steps
 
@@ -306,7 +306,7 @@ def _make_date(rng):
     days, months = ASKED[asked]
     if today.day > 28 and months or (today.month, today.day) == (2, 29): return _make_date(rng)  # "a month ago" must be plain
     answer = move(today, days, months)
-    wrong = sorted({w for w in _wrong_dates(answer, today, days, months, rng)} - {answer})
+    wrong = sorted(set(_wrong_dates(answer, today, days, months, rng)) - {answer})
     options = rng.sample(wrong, min(len(wrong), 4 if rng.random() < .15 else 5)) + [answer]
     rng.shuffle(options)
     lines = [f"({letter}) {us(o)}" for letter, o in zip("ABCDEF", options)]
@@ -464,7 +464,8 @@ def read_sentence(
     who = max((a for v in ATHLETES.values() for a in v if sentence.startswith(a + " ")), key=len, default=None)
     if who is None: raise ValueError(f"no athlete of `ATHLETES` in {question[:100]!r}")
     did = sentence[len(who) + 1:]
-    action = re.sub(r" in the (?:%s)$" % "|".join(sorted((c for v in COMPETITIONS.values() for c in v), key=len, reverse=True)), "", did)
+    known = "|".join(sorted((c for v in COMPETITIONS.values() for c in v), key=len, reverse=True))
+    action = re.sub(rf" in the (?:{known})$", "", did)
     if action not in _SPORT_OF: raise ValueError(f"no action of `ACTIONS`: {action[:60]!r}")
     return who, _SPORT_OF[who], did, _SPORT_OF[action]
 

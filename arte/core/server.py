@@ -6,7 +6,7 @@
 __all__ = ['patiently', 'ServerEngine']
 
 # %% ../../nbs/core/server.ipynb #2c096fed
-import json, os, time
+import os, time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 

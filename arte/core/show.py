@@ -124,12 +124,12 @@ def compare(
 def table(
     df:pd.DataFrame, # to be shown
     caption:str, # above it
-    formats:dict=None, # column → format, as "{:.1%}"; other numbers have three significant digits
+    formats:dict|None=None, # column → format, as "{:.1%}"; other numbers have three significant digits
     index:bool=False, # show the index
 ): # pandas' Styler
     "A data frame with a caption and readable numbers, its text escaped."
     from pandas.io.formats.style import Styler
-    floats = {c: "{:,.3g}" for c in df.select_dtypes("float")}
-    whole = {c: "{:,}" for c in df.select_dtypes("integer")}
+    floats = dict.fromkeys(df.select_dtypes("float"), "{:,.3g}")
+    whole = dict.fromkeys(df.select_dtypes("integer"), "{:,}")
     shown = Styler(df, uuid_len=0, cell_ids=False).format(floats | whole | (formats or {}), na_rep="–", escape="html").format_index(escape="html", axis=0).format_index(escape="html", axis=1)
     return (shown if index else shown.hide()).set_caption(escape(caption))

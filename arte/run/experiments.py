@@ -10,7 +10,7 @@ from dataclasses import replace
 import pandas as pd
 from ..core.benchmarks import BENCHMARKS, benchmark_exemplars, load_benchmark
 from ..core.models import resolve_model
-from ..core.recipe import Recipe, derive_seed
+from ..core.recipe import Recipe
 from ..core.tasks import get_task, split_items, table_items
 from ..elicit import naive_rationales
 from ..eval import evaluate
@@ -56,7 +56,7 @@ def unseen_examples(
     settings = replace(r.elicit, questions=r.unseen.examples)
     for arm, role in (("original", "teacher"), ("arte", aligned_role(r.rounds))):
         with opened(run, role, counts) as engine:
-            for name, (task, items, _) in asked.items():
+            for task, items, _ in asked.values():
                 seeds, tested = ([i for i in items if i.split == s] for s in ("seed", "test"))
                 q, out = tailored_questions(engine, task, seeds, settings, r.tailor, r.seed, [i.question for i in tested])
                 aside.append(out.assign(stage="unseen", arm=arm))

@@ -735,7 +735,7 @@ def _notes(e, gpu, count, table):
     if rough: notes.append(f"Tokens: 1.1 for every word, digit and mark, since no tokenizer of {', '.join(rough)} is on this disk")
     if gpu: notes.append(_machine_note(gpu, count, table))
     elif "hours" in table: notes.append(f"Hours: seconds a token as in {e.run.folder}")
-    unknown = [s for s in table.stage[table.gpu_gb.isna()]]
+    unknown = list(table.stage[table.gpu_gb.isna()])
     if unknown: notes.append(f"Unknown size of a model in {', '.join(unknown)}: give its folder, or have it in the hub's cache")
     left = [s for s in STAGES if s not in PLANNERS and s != "items"]
     return notes + ([f"Not planned: {', '.join(left)}"] if left else [])

@@ -78,7 +78,7 @@ def html_text(
     "Text as it is, line breaks kept, markup escaped."
     return f"<pre>{html.escape(str(text))}</pre>"
 
-def percent(x:float, lo:float=None, hi:float=None)->str: # shares 0–1 → "43.4 %" or "43.4 % [40.1, 46.7]"
+def percent(x:float, lo:float|None=None, hi:float|None=None)->str: # shares 0–1 → "43.4 %" or "43.4 % [40.1, 46.7]"
     "A share in percent, with its interval if there is one."
     return f"{100*x:.1f} %" + ("" if lo is None else f" [{100*lo:.1f}, {100*hi:.1f}]")
 
