@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['PAPER_AGREEMENT', 'answer_one_shot', 'preference_scores', 'collect_responses', 'spread_of_equals', 'margins',
-           'shuffled_margins', 'same_pick', 'agreement', 'random_agreement', 'count_words', 'rank_correlation',
-           'word_bins', 'plot_words', 'plot_scores']
+           'shuffled_margins', 'same_pick', 'agreement', 'random_agreement', 'balanced_order', 'score_chances',
+           'chance_of_best', 'undecided', 'eliminate', 'expected_scores', 'answer_by_elimination', 'count_words',
+           'rank_correlation', 'word_bins', 'plot_words', 'plot_scores']
 
-# %% ../nbs/02_prefer.ipynb #7008f48c
+# %% ../nbs/02_prefer.ipynb #c066acb9
+from functools import partial
 import numpy as np
 import pandas as pd
 from .core.answers import STOP, grade
@@ -17,7 +19,7 @@ from .core.recipe import derive_seed
 from .core.show import technique_colours
 from .core.stats import wilson
 
-# %% ../nbs/02_prefer.ipynb #7eac0ad3
+# %% ../nbs/02_prefer.ipynb #ba9e4475
 def _ask(engine, asked, tasks, max_tokens):
     "Completion and grade for each (examples, item)."
     prompts = [student_prompt(tasks[i.task], examples, i.question) for examples, i in asked]
@@ -25,6 +27,12 @@ def _ask(engine, asked, tasks, max_tokens):
     return [(c, grade(c.text, i.answer, i.kind, i.question)) for c, (_, i) in zip(done, asked)]
 
 _ANSWERS = "draft question_id technique item task correct parsed tokens set".split()
+
+def _answers(engine, pairs, tasks, max_tokens, subset):
+    "The student's answer to each (draft, item)."
+    done = _ask(engine, [([(d.question, d.rationale)], i) for d, i in pairs], tasks, max_tokens)
+    rows = [(d.draft, d.question_id, d.technique, i.item, d.task, g.correct, g.parsed, c.tokens, subset) for (d, i), (c, g) in zip(pairs, done)]
+    return pd.DataFrame(rows, columns=_ANSWERS).astype(dict(parsed="str"))
 
 def answer_one_shot(
     engine, # the student: anything with `generate`
@@ -36,10 +44,7 @@ def answer_one_shot(
 )->pd.DataFrame: # answers: draft, question_id, technique, item, task, correct, parsed, tokens, set
     "The student's answers to all items of a task with each draft of that task as its one example (Table 13)."
     by_task = {t: list(rows.itertuples()) for t, rows in items.groupby("task")}
-    pairs = [(d, i) for d in drafts.itertuples() for i in by_task.get(d.task, ())]
-    done = _ask(engine, [([(d.question, d.rationale)], i) for d, i in pairs], tasks, max_tokens)
-    rows = [(d.draft, d.question_id, d.technique, i.item, d.task, g.correct, g.parsed, c.tokens, subset) for (d, i), (c, g) in zip(pairs, done)]
-    return pd.DataFrame(rows, columns=_ANSWERS).astype(dict(parsed="str"))
+    return _answers(engine, [(d, i) for d in drafts.itertuples() for i in by_task.get(d.task, ())], tasks, max_tokens, subset)
 
 # %% ../nbs/02_prefer.ipynb #b07fadd7
 def preference_scores(
@@ -169,6 +174,118 @@ def random_agreement(
     table = pd.concat([agreement(answers_val[answers_val.item.isin(p)], answers_val) for p in picks]).groupby("end")
     return table.agg(n=("n", "first"), share=("share", "mean"), lo=("share", lambda s: s.quantile(.025)),
                      hi=("share", lambda s: s.quantile(.975)), chance=("chance", "first")).reset_index()
+
+# %% ../nbs/02_prefer.ipynb #df1b747c
+def balanced_order(
+    items:pd.DataFrame, # one task's validation items: item, answer
+    prefset:pd.DataFrame, # the same items' ranks by discrimination, from `arte.irt.top_k`: item, rank
+)->pd.DataFrame: # `items`, reordered
+    "The most discriminative items first, the gold answers in turn: every beginning of the order has its share of each answer."
+    unranked = items[~items.item.isin(prefset.item)].item
+    if len(unranked): raise ValueError(f"{len(unranked)} items have no rank, the first is {unranked.iloc[0]}: give the prefset that was made of these items (arte.irt.top_k)")
+    rank = items.item.map(prefset.set_index("item")["rank"])
+    of_answer = rank.groupby(items.answer)
+    turn = (of_answer.rank(method="first") - .5)/of_answer.transform("size")     # 0–1, through an answer's own items
+    return items.assign(turn=turn, rank=rank).sort_values(["turn", "rank"], ignore_index=True)[items.columns]
+
+# %% ../nbs/02_prefer.ipynb #30c5a4b5
+def _prior(right, asked, hint):
+    "Beta prior of each draft's share of right answers: mean logit⁻¹(m + c·hint) and weight w, the three most probable given all counts."
+    from scipy.optimize import minimize
+    from scipy.special import betaln, expit
+    def ab(z): return expit(z[0] + z[2]*hint)*np.exp(z[1]), expit(-z[0] - z[2]*hint)*np.exp(z[1])
+    def loss(z):
+        a, b = ab(z)
+        return (betaln(a, b) - betaln(a + right, b + asked - right)).sum() + z[0]**2/8 + (z[1] - 1)**2/8 + z[2]**2/2     # weak normal priors
+    return ab(minimize(loss, [0., 1., 0.], method="L-BFGS-B").x)
+
+def score_chances(
+    right:np.ndarray, # (n_drafts,) right answers so far, of one task's drafts
+    asked:np.ndarray, # (n_drafts,) answers so far
+    n:int, # validation items of the task
+    hint:np.ndarray|None=None, # (n_drafts,) what is known about the drafts beforehand, on any scale
+)->np.ndarray: # (n_drafts, n + 1) probability of 0 … n right answers over all items
+    "What the scores over all items may still become."
+    from scipy.stats import betabinom
+    h = np.zeros(len(right)) if hint is None else (hint - np.mean(hint))/(np.std(hint) or 1)
+    a, b = _prior(right, asked, h)
+    return betabinom.pmf(np.arange(n + 1) - right[:, None], (n - asked)[:, None], (a + right)[:, None], (b + asked - right)[:, None])
+
+def chance_of_best(
+    chances:np.ndarray, # (n_rationales, n + 1) from `score_chances`, one question's
+)->np.ndarray: # (n_rationales,) 0–1; they sum to more than 1 where ties are likely
+    "Probability that no other rationale will have a higher score."
+    below = chances.cumsum(1)
+    return np.array([(p*np.delete(below, r, 0).prod(0)).sum() for r, p in enumerate(chances)])
+
+def undecided(
+    chances:np.ndarray, # (n_rationales, n + 1) from `score_chances`, one question's
+    error:float, # 0–1, chance that may remain that the best, and that the worst, is another one
+)->np.ndarray: # (n_rationales,) bool
+    "The rationales to ask on: all that may be best until one is surely enough, and the same for worst."
+    out = np.zeros(len(chances), bool)
+    for p in (chance_of_best(chances), chance_of_best(chances[:, ::-1])):
+        if p.max() < 1 - error: out |= p > error/len(p)     # those dropped: together at most `error`
+    return out
+
+# %% ../nbs/02_prefer.ipynb #2319a7bf
+def _counts(drafts, answers):
+    "Right answers, answers and parse failures of each draft, in the order of `drafts`."
+    g = answers.groupby("draft")
+    return [x.reindex(drafts.draft).to_numpy() for x in (g.correct.sum(), g.correct.size(), g.correct.size() - g.parsed.count())]
+
+def eliminate(
+    ask, # (pairs of rows of `drafts` and `items`) → their answers, a table as from `answer_one_shot`
+    drafts:pd.DataFrame, # of one task: draft, question_id, task, technique, question, rationale
+    items:pd.DataFrame, # of the task, in the order in which to ask them (`balanced_order`)
+    error:float=.2, # 0–1, chance that may remain that the best, and that the worst, of a question is another one
+    step:int=4, # items a round
+    hint:np.ndarray|None=None, # (n_drafts,) as in `score_chances`
+)->pd.DataFrame: # answers; the fewer items, the earlier a draft was out
+    "Sequential elimination: asks, round by round, only with drafts that may still be the best or the worst of their question."
+    if not 0 <= error < 1: raise ValueError(f"error = {error}, but it is a probability: choose 0 (certainty) or more, and less than 1")
+    rows, live, questions = [], np.ones(len(drafts), bool), pd.factorize(drafts.question_id)[0]
+    for at in range(0, len(items), step):
+        rows.append(ask([(d, i) for d in drafts[live].itertuples() for i in items[at:at + step].itertuples()]))
+        right, asked, _ = _counts(drafts, pd.concat(rows))
+        chances = score_chances(right, asked, len(items), hint)
+        for q in np.unique(questions[live]): live[questions == q] &= undecided(chances[questions == q], error)
+        if not live.any(): break
+    return pd.concat(rows, ignore_index=True)
+
+def expected_scores(
+    drafts:pd.DataFrame, # of one task, all of them
+    answers:pd.DataFrame, # from `eliminate`
+    n:int, # validation items of the task
+    hint:np.ndarray|None=None, # (n_drafts,) as in `score_chances`
+)->pd.DataFrame: # scores, in the form of `preference_scores`; `se` is what is not known yet, 0 where all items were asked
+    "Expected scores over all items (Eq. 1, 2), of drafts that were tested on different numbers of them."
+    right, asked, failures = _counts(drafts, answers)
+    chances, share = score_chances(right, asked, n, hint), np.arange(n + 1)/n
+    s = chances@share
+    r = drafts[["question_id", "task", "technique"]].assign(level="rationale", id=drafts.draft, s=s, var=chances@share**2 - s**2, n=asked, failures=failures)
+    g = r.groupby("question_id", sort=False)
+    q = g.agg(task=("task", "first"), s=("s", "mean"), var=("var", lambda v: v.sum()/len(v)**2), n=("n", "sum"), failures=("failures", "sum")).reset_index()
+    table = pd.concat([r, q.assign(level="question", id=q.question_id, technique="")], ignore_index=True)
+    return table.assign(se=table["var"].clip(0)**.5)[["level", "id", "question_id", "task", "technique", "s", "se", "n", "failures"]]
+
+# %% ../nbs/02_prefer.ipynb #de4329e2
+def answer_by_elimination(
+    engine, # the student: anything with `generate`
+    drafts:pd.DataFrame, # draft, question_id, task, technique, question, rationale
+    items:pd.DataFrame, # validation items: item, task, question, answer, kind
+    prefset:pd.DataFrame, # from `arte.irt.top_k`, of all these items: item, rank
+    tasks:dict, # name → `Task`
+    max_tokens:int=256, # recipe.prefer.max_tokens; the paper gives none
+    error:float=.2, # recipe.prefer.error
+)->tuple[pd.DataFrame,pd.DataFrame]: # answers, as from `answer_one_shot`; scores, as from `preference_scores`
+    "The student's answers that it takes to know the best and the worst rationale of every question, task by task, and the scores they give."
+    ask, parts = partial(_answers, engine, tasks=tasks, max_tokens=max_tokens, subset="val"), []
+    for task, rows in drafts.groupby("task", sort=False):
+        asked = balanced_order(items[items.task == task], prefset)
+        answers = eliminate(ask, rows, asked, error)
+        parts.append((answers, expected_scores(rows, answers, len(asked))))
+    return tuple(pd.concat(p, ignore_index=True) for p in zip(*parts))
 
 # %% ../nbs/02_prefer.ipynb #414c72dd
 def count_words(
