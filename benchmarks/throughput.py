@@ -4,15 +4,18 @@
     python benchmarks/throughput.py ENGINE DTYPE # one of them, in this process
 
 32 drafts of the recorded run, each before 40 items of BBH, SmolLM2-135M, at most 160 new tokens, greedy. Loading is not counted.
+"… to the end": our engine without the rule that stops a loop that has proven itself; what the rule changes and saves.
 """
 import json, subprocess, sys, time
+from collections import Counter
 from pathlib import Path
 
 from results import ROOT, save
 
 FOLDER, NEW, DRAFTS, ITEMS = ROOT/"runs"/"bench-throughput", 160, 32, 40
 TASKS = ("boolean_expressions", "sports_understanding")
-ENGINES = ("generate", "lm-eval", "transformers", "vllm")
+ENGINES = {"bfloat16": ("generate", "lm-eval", "transformers", "vllm", "transformers to the end", "vllm to the end"),
+           "float32": ("generate", "transformers", "vllm")}   # in which rounding does not depend on the batch: for comparing answers
 
 
 def asked():
@@ -26,6 +29,28 @@ def asked():
         for d in drafts[drafts.task == task].head(DRAFTS//len(TASKS)).itertuples():
             out += [(student_prompt(get_task(task), [(d.question, d.rationale)], i.question), i) for i in items]
     return [p for p, _ in out], [i for _, i in out]
+
+
+def counting(model):
+    "What goes through a model of transformers: tokens (padding too), and forward passes."
+    work = Counter()
+    def note(module, args, kwargs): work.update(passes=1, through=(args[0] if args else kwargs["input_ids"]).numel())
+    model.register_forward_pre_hook(note, with_kwargs=True)
+    return work
+
+
+def counting_vllm(llm):
+    "The same of vLLM: prompt tokens that its cache did not have, new tokens but the last of each answer, and its steps."
+    work, step, generate = Counter(), llm.llm_engine.step, llm.generate
+    def counted_step():
+        work.update(passes=1)
+        return step()
+    def counted_generate(*args, **kwargs):
+        outs = generate(*args, **kwargs)
+        work.update(through=sum(len(o.prompt_token_ids) - (o.num_cached_tokens or 0) + len(o.outputs[0].token_ids) - 1 for o in outs))
+        return outs
+    llm.llm_engine.step, llm.generate = counted_step, counted_generate
+    return work
 
 
 def with_generate(folder, dtype):
@@ -43,7 +68,7 @@ def with_generate(folder, dtype):
             texts += tokenizer.batch_decode(out, skip_special_tokens=True)
             new += out.numel()
         return texts, new
-    return run
+    return run, counting(model)
 
 
 def with_harness(folder, dtype):
@@ -55,40 +80,43 @@ def with_harness(folder, dtype):
         ask = [Instance("generate_until", {}, (p, dict(until=[], max_gen_toks=NEW, do_sample=False)), i) for i, p in enumerate(prompts)]
         texts = model.generate_until(ask, disable_tqdm=True)
         return texts, sum(len(model.tok_encode(t)) for t in texts)
-    return run
+    return run, counting(model.model)
 
 
-def with_engine(kind):
+def with_engine(name):
     "One of our engines."
+    kind, to_the_end = name.split()[0], name.endswith("to the end")
     def open_model(folder, dtype):
         from arte.core.answers import STOP
         from arte.core.engine import Sampling, make_engine
         engine = make_engine(folder, kind, dtype)
         def run(prompts):
-            done = [c for c, in engine.generate(prompts, Sampling(0., NEW, STOP))]
+            done = [c for c, in engine.generate(prompts, Sampling(0., NEW, STOP, stop_repeats=not to_the_end))]
             return [c.text for c in done], sum(c.tokens for c in done)
-        return run
+        return run, counting_vllm(engine.llm) if kind == "vllm" else counting(engine.model)
     return open_model
 
 
 def measured(name, dtype):
     "Seconds, tokens, texts and grades of one engine."
-    from arte.core.answers import grade
+    from arte.core.answers import STOP, grade
+    from arte.core.engine import cut_at_stop
     from arte.core.models import resolve_model
     prompts, items = asked()
-    run = {"generate": with_generate, "lm-eval": with_harness}.get(name, with_engine(name))(resolve_model("nano-student"), dtype)
+    run, work = {"generate": with_generate, "lm-eval": with_harness}.get(name, with_engine(name))(resolve_model("nano-student"), dtype)
     run(prompts[:ITEMS])
+    work.clear()
     start = time.time()
     texts, tokens = run(prompts)
     seconds = time.time() - start
-    grades = [grade(t, i.answer, i.kind, i.question) for t, i in zip(texts, items)]
-    return dict(engine=name, dtype=dtype, evaluations=len(prompts), seconds=seconds, per_second=len(prompts)/seconds, new_tokens=tokens,
+    grades = [grade(cut_at_stop(t, STOP) or t, i.answer, i.kind, i.question) for t, i in zip(texts, items)]     # what comes behind an answer is not read
+    return dict(engine=name, dtype=dtype, evaluations=len(prompts), seconds=seconds, per_second=len(prompts)/seconds, new_tokens=tokens, **work,
                 parsed=[g.parsed for g in grades], correct=[g.correct for g in grades])
 
 
 def kept(name, dtype):
     "`measured` in a process of its own, once."
-    file = FOLDER/f"{name}-{dtype}.json"
+    file = FOLDER/f"{name.replace(' ', '-')}-{dtype}.json"
     if not file.exists():
         python = ROOT/".venv/lmeval/bin/python" if name == "lm-eval" else sys.executable
         if not Path(python).exists(): return None
@@ -123,8 +151,8 @@ def hardware():
 def main():
     FOLDER.mkdir(parents=True, exist_ok=True)
     rows = []
-    for dtype in ("bfloat16", "float32"):
-        done = {name: r for name in ENGINES if (r := kept(name, dtype))}
+    for dtype, engines in ENGINES.items():
+        done = {name: r for name in engines if (r := kept(name, dtype))}
         for r in done.values():
             read, right = differences(done["generate"], r)
             rows.append({k: v for k, v in r.items() if k not in ("parsed", "correct")} | dict(times=r["per_second"]/done["generate"]["per_second"],
@@ -133,5 +161,5 @@ def main():
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3: (FOLDER/f"{sys.argv[1]}-{sys.argv[2]}.json").write_text(json.dumps(measured(*sys.argv[1:])))
+    if len(sys.argv) == 3: (FOLDER/f"{sys.argv[1].replace(' ', '-')}-{sys.argv[2]}.json").write_text(json.dumps(measured(*sys.argv[1:])))
     else: main()
