@@ -72,10 +72,9 @@ def rules(m):
             yield rule, error, spent, [s]
 
 
-def measured(answers, prefset):
+def measured(matrices):
     "A row per student, task, rule, setting and question."
-    for (student, task), rows in answers.groupby(["student", "task"], observed=True):
-        m = Matrix(rows, prefset)
+    for (student, task), m in matrices.items():
         for rule, setting, spent, scores in rules(m):
             picks = np.mean([m.picks(s) for s in scores], 0)
             kept = np.mean([m.order_kept(s) for s in scores])
@@ -106,6 +105,13 @@ def against_paper(rows, rule, setting, n_boot=10_000):
     return dict(rule=rule, setting=setting, n=len(gain), ahead=gain.mean(), lo=lo, hi=hi)
 
 
+def leaning(matrices):
+    "How much of the preference set has the same gold answer."
+    for m in matrices:
+        most = lambda items: items.answer.value_counts(normalize=True).iloc[0]
+        yield dict(task=m.drafts.task[0], of_all=most(m.items), of_top_k=most(m.items[:PAPER]), of_turns=most(m.turns[:PAPER]))
+
+
 def cheap(table):
     "Of every rule the setting that spends most within a quarter of the paper's answers."
     return table[table.answers_a_draft <= QUARTER].sort_values("answers_a_draft").groupby("rule", sort=False).tail(1)
@@ -113,11 +119,13 @@ def cheap(table):
 
 def main():
     answers, prefset = (pd.read_parquet(ROOT/"benchmarks"/"matrix"/f"{name}.parquet") for name in ("answers", "prefset"))
-    rows = pd.DataFrame(measured(answers, prefset))
+    matrices = {key: Matrix(rows, prefset) for key, rows in answers.groupby(["student", "task"], observed=True)}
+    rows = pd.DataFrame(measured(matrices))
     table = pd.DataFrame(summary(rows, []))
     ahead = [against_paper(rows, r.rule, r.setting) | dict(answers_a_draft=r.answers_a_draft) for r in cheap(table).itertuples()]
     print(pd.DataFrame(ahead).to_string(index=False, float_format="{:.3f}".format), "\n")
-    save("evaluations", table.to_dict("records"), against_paper=ahead, each=list(summary(rows, ["student", "task"])))
+    save("evaluations", table.to_dict("records"), against_paper=ahead, each=list(summary(rows, ["student", "task"])),
+         same_answer=list(leaning({m.drafts.task[0]: m for m in matrices.values()}.values())))
 
 
 if __name__ == "__main__": main()

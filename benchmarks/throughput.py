@@ -157,7 +157,9 @@ def main():
             read, right = differences(done["generate"], r)
             rows.append({k: v for k, v in r.items() if k not in ("parsed", "correct")} | dict(times=r["per_second"]/done["generate"]["per_second"],
                         accuracy=sum(r["correct"])/len(r["correct"]), other_answers=read, other_grades=right))
-    save("throughput", rows, hardware=hardware(), seconds=sum(r["seconds"] for r in rows))
+    from arte.core.models import load_model, resolve_model
+    weights = load_model(resolve_model("nano-student"), "bfloat16").num_parameters()
+    save("throughput", rows, hardware=hardware(), weights=weights, seconds=sum(r["seconds"] for r in rows))
 
 
 if __name__ == "__main__":
