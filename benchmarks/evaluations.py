@@ -14,7 +14,7 @@ from arte.prefer import balanced_order, eliminate, expected_scores, same_pick
 from results import ROOT, save
 
 SIZES = (4, 6, 8, 10, 15, 20, 30, 40, 60, 80)       # items a draft, for the rules that ask every draft the same
-ERRORS = (.6, .5, .4, .3, .2, .1, .05)              # for elimination
+ERRORS = (.8, .7, .6, .5, .4, .3, .2, .1, .05)              # for elimination
 PICKS = 100                                         # random sets of items
 PAPER, QUARTER = 40, 10                             # §4.1: the 40 most discriminative items of 100
 
