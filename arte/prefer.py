@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PAPER_AGREEMENT', 'answer_one_shot', 'preference_scores', 'collect_responses', 'spread_of_equals', 'margins',
-           'shuffled_margins', 'same_pick', 'agreement', 'random_agreement', 'balanced_order', 'score_chances',
-           'chance_of_best', 'undecided', 'eliminate', 'expected_scores', 'answer_by_elimination', 'count_words',
-           'rank_correlation', 'word_bins', 'plot_words', 'plot_scores']
+           'shuffled_margins', 'same_pick', 'agreement', 'random_agreement', 'balanced_order', 'balanced_prefset',
+           'score_chances', 'chance_of_best', 'undecided', 'eliminate', 'expected_scores', 'answer_by_elimination',
+           'count_words', 'rank_correlation', 'word_bins', 'plot_words', 'plot_scores']
 
 # %% ../nbs/02_prefer.ipynb #c066acb9
 from functools import partial
@@ -187,6 +187,15 @@ def balanced_order(
     of_answer = rank.groupby(items.answer)
     turn = (of_answer.rank(method="first") - .5)/of_answer.transform("size")     # 0–1, through an answer's own items
     return items.assign(turn=turn, rank=rank).sort_values(["turn", "rank"], ignore_index=True)[items.columns]
+
+# %% ../nbs/02_prefer.ipynb #75f881e2
+def balanced_prefset(
+    items:pd.DataFrame, # one task's validation items: item, answer
+    prefset:pd.DataFrame, # of these items, from `arte.irt.top_k`
+)->pd.DataFrame: # `prefset` with as many items chosen as before, others
+    "The preference set with the gold answers in turn: recipe.irt.balance."
+    first = balanced_order(items, prefset).item[:prefset.chosen.sum()]
+    return prefset.assign(chosen=prefset.item.isin(first))
 
 # %% ../nbs/02_prefer.ipynb #30c5a4b5
 def _prior(right, asked, hint):

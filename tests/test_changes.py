@@ -19,7 +19,7 @@ SCORES = f"prefer student-original {ALIGNED}"
 DRAFTS = f"elicit {SCORES}"
 ALL = f"irt {DRAFTS}"
 SOME_UNSEEN = "unseen student-sports_understanding-original student-sports_understanding-arte"
-NEEDS = {"teacher.school.": SCHOOL, "unseen.examples": UNSEEN}   # settings without which a field means nothing
+NEEDS = {"teacher.school.": SCHOOL, "unseen.examples": UNSEEN, "prefer.error": {"prefer.rule": "elimination"}}   # settings without which a field means nothing
 
 # Fields without a say in what comes out: which engine and how many processes are the machine's business, and NUTS's draws are irt.method = nuts' own
 INERT = {"name": "another", "trust_remote_code": True, "report_to": [], "accelerate": "fsdp-8", "irt.draws": 500, "irt.tune": 500, "irt.chains": 2,
@@ -60,10 +60,13 @@ CHANGES = {
     "elicit.cot": (2, DRAFTS),
     "irt.method": ("mle", "", SCORES),
     "irt.k": (6, "prefer heldout", SCORES),
+    "irt.balance": (True, "", f"{SCORES} heldout"),
     "irt.shots": ([0, 2], "irt", SCORES),
     "irt.respondents": (["other"], "irt", SCORES),
     "prefer.max_tokens": (90, "irt prefer heldout"),
     "prefer.agreement_questions": (2, "prefer"),
+    "prefer.rule": ("elimination", "", SCORES),
+    "prefer.error": (.01, "", SCORES),
     "prefer.signal": ("likelihood", SCORES),
     "pairs.questions": ("extremes", ALIGNED),
     "pairs.question_pairs": (0, ALIGNED),

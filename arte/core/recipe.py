@@ -231,6 +231,7 @@ class Irt(Section):
     method:Literal["nuts", "map", "mle"]="nuts" # estimation: Bayesian in §3.2 (nuts, map), maximum likelihood in App. E (mle)
     k:Count=40 # most discriminative items per task that form the preference set; §4.1
     shots:tuple[Shots, ...]=(0, 1, 2, 3) # every respondent answers with each number of worked examples; §4.1
+    balance:bool=False # the k items take their gold answers in turn, each answer's most discriminative ones first; the paper has no such rule
     respondents:tuple[str, ...]=() # models that answer besides the student (and a school's checkpoints); §4.1 has five models in all
     draws:Count=1000 # posterior draws per chain (nuts); the paper gives none, PyMC's default
     tune:Count=1000 # warm-up draws per chain (nuts); the paper gives none, PyMC's default
@@ -242,6 +243,8 @@ class Prefer(Section):
     "Preference collection (Eq. 1–4): the student answers the preference set with one draft as its example, at temperature 0."
     max_tokens:Count=256 # longest answer of the student, in tokens; the paper gives none
     agreement_questions:Size=10 # drafts per task scored on the whole validation set too; App. E
+    rule:Literal["top-k", "elimination"]="top-k" # which items a draft is shown with: the preference set (§3.2), or all validation items until its rank in its question is settled; the paper has the first
+    error:Share=0.2 # elimination: chance, 0 to 1, that may remain that the best, and that the worst, of a question is another one; 1 is not allowed
     signal:Literal["accuracy", "likelihood"]="accuracy" # Eq. 3, or the probability of the right answer, without decoding; Appendix A names it as future work
 
 # %% ../../nbs/core/recipe.ipynb #77096202
@@ -402,6 +405,8 @@ def conflicts(
         (e.cot > 20, "elicit.cot", f"got {e.cot}, expected 0 to 20: vLLM tells no more first tokens", "Write: cot: 10"),
         (r.chat and r.prefer.signal == "likelihood", "prefer.signal", "got likelihood with chat: true, but the answer is put behind the prompt, where a chat template has already closed it",
             "Write signal: accuracy, or chat: false."),
+        (r.prefer.rule == "elimination" and r.prefer.signal == "likelihood", "prefer.rule", "got elimination with signal: likelihood, but elimination counts right answers", "Write signal: accuracy, or rule: top-k."),
+        (r.prefer.error == 1, "prefer.error", "got 1, expected less: that every decision may be wrong needs no answers", "The default is 0.2."),
         (r.irt.k > d.n_val, "irt.k", f"got {r.irt.k}, but there are only data.n_val = {d.n_val} validation items to choose from", f"Write k: {min(40, d.n_val)}, or raise data.n_val."),
         (not r.irt.shots, "irt.shots", "got an empty list, expected at least one number of worked examples", "Write: [0, 1, 2, 3]"),
         (r.irt.method == "nuts" and r.irt.chains < 2, "irt.chains", "got 1, expected at least 2: R̂ compares chains", "Write: chains: 4"),

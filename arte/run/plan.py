@@ -359,8 +359,9 @@ def plan_prefer(
     e:Estimate
 )->tuple[list[Job],str]: # jobs, what they make
     "The student's one-shot answers to the preference set, and for some questions to all validation items."
-    r = e.recipe
-    scored = r.elicit.questions*r.elicit.techniques*r.irt.k
+    r, n = e.recipe, e.recipe.elicit.questions*e.recipe.elicit.techniques
+    if r.prefer.rule == "elimination": return [e.one_shot(x, n*x.n_val) for x in e.texts], f"at most {n*r.data.n_val:,} answers a task; elimination spares those it does not need"
+    scored = n*r.irt.k
     more = [r.prefer.agreement_questions*r.elicit.techniques*(x.n_val - r.irt.k) for x in e.texts]
     words = f"{scored:,} answers a task ({scored*len(e.texts):,} in all) for the scores" + f", {sum(more):,} more for the agreement"*(sum(more) > 0)
     return [e.one_shot(x, scored + m) for x, m in zip(e.texts, more)], words

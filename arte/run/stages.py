@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['tasks_of', 'aligned_role', 'split', 'Counts', 'opened', 'tracked', 'test_source', 'draw_task', 'draw_items',
            'worked_example', 'worked_examples', 'stage_items', 'stage_school', 'stage_elicit', 'save_tables',
-           'respondents', 'stage_irt', 'one_shot_by_task', 'in_levels', 'stage_prefer', 'stage_pairs', 'cut_off',
-           'stage_align', 'stage_heldout', 'stage_tailor', 'sifted', 'learn', 'stage_distill', 'stage_eval']
+           'respondents', 'stage_irt', 'one_shot_by_task', 'in_levels', 'scored_by_task', 'stage_prefer', 'stage_pairs',
+           'cut_off', 'stage_align', 'stage_heldout', 'stage_tailor', 'sifted', 'learn', 'stage_distill', 'stage_eval']
 
 # %% ../../nbs/run/stages.ipynb #97356871
 from contextlib import contextmanager
@@ -239,21 +239,36 @@ def in_levels(
     "The scores of several tasks as one table."
     return pd.concat(scores).sort_values("level", ascending=False, kind="stable", ignore_index=True)
 
+def scored_by_task(
+    engine, # the student
+    drafts:pd.DataFrame, # table `drafts`
+    val:pd.DataFrame, # validation items of all tasks
+    prefset:pd.DataFrame, # table `prefset`
+    recipe:Recipe,
+): # (answers, scores) of each task
+    "Answers and preference scores by the recipe's rule."
+    r, tasks = recipe.prefer, tasks_of(recipe)
+    if r.rule == "elimination":
+        for _, rows in drafts.groupby("task", sort=False): yield answer_by_elimination(engine, rows, val, prefset, tasks, r.max_tokens, r.error)
+    else:
+        pref = val[val.item.isin(prefset[prefset.chosen].item)]
+        for answers in one_shot_by_task(engine, drafts, pref, tasks, r.max_tokens): yield answers, preference_scores(answers)
+
 def stage_prefer(run:RunDir)->dict:
     "The student's one-shot answers and the preference scores (Eq. 1–4)."
     r, tasks, counts, drafts = run.recipe, tasks_of(run.recipe), Counts(), run.table("drafts")
     val, prefset = split(run.table("items"), "val"), run.table("prefset")
-    pref = val[val.item.isin(prefset[prefset.chosen].item)]
     if r.prefer.signal == "likelihood":
+        pref = val[val.item.isin(prefset[prefset.chosen].item)]
         with opened(run, "student", counts) as student: table = answer_likelihoods(student, drafts, pref, tasks)
         return counts | save_tables(run, likelihood=table, scores=likelihood_scores(table))
     some = drafts[drafts.groupby("task").question_id.transform(lambda q: pd.factorize(q)[0]) < r.prefer.agreement_questions]
     scores = []
     def answered(student):
-        for answers in one_shot_by_task(student, drafts, pref, tasks, r.prefer.max_tokens):
-            scores.append(preference_scores(answers))
+        for answers, s in scored_by_task(student, drafts, val, prefset, r):
+            scores.append(s)
             yield answers
-        yield from one_shot_by_task(student, some, val, tasks, r.prefer.max_tokens, "val")
+        if r.prefer.rule == "top-k": yield from one_shot_by_task(student, some, val, tasks, r.prefer.max_tokens, "val")
     with opened(run, "student", counts) as student: n = run.save("answers", answered(student))
     return counts | dict(answers=n) | save_tables(run, scores=in_levels(scores))
 
