@@ -111,7 +111,7 @@ def measured(name, dtype):
     seconds = time.time() - start
     grades = [grade(cut_at_stop(t, STOP) or t, i.answer, i.kind, i.question) for t, i in zip(texts, items)]     # what comes behind an answer is not read
     return dict(engine=name, dtype=dtype, evaluations=len(prompts), seconds=seconds, per_second=len(prompts)/seconds, new_tokens=tokens, **work,
-                parsed=[g.parsed for g in grades], correct=[g.correct for g in grades])
+                texts=texts, parsed=[g.parsed for g in grades], correct=[g.correct for g in grades])
 
 
 def kept(name, dtype):
@@ -127,6 +127,22 @@ def kept(name, dtype):
 def differences(a, b):
     "Items on which two engines' grades differ: in the answer read, and in being right."
     return sum(x != y for x, y in zip(a["parsed"], b["parsed"])), sum(x != y for x, y in zip(a["correct"], b["correct"]))
+
+
+def near_ties(a, b):
+    "How far apart the two tokens' log-probabilities were where texts of two engines part, in float32, for every prompt that was read differently."
+    import torch
+    from arte.core.models import load_model, load_tokenizer, resolve_model
+    folder, prompts = resolve_model("nano-student"), asked()[0]
+    tokenizer, model = load_tokenizer(folder), load_model(folder, "float32")
+    ids = lambda text: tokenizer(text, add_special_tokens=False).input_ids
+    for prompt, s, t in ((prompts[i], a["texts"][i], b["texts"][i]) for i, (x, y) in enumerate(zip(a["parsed"], b["parsed"])) if x != y):
+        s, t = ids(s), ids(t)
+        at = next((i for i, (x, y) in enumerate(zip(s, t)) if x != y), None)
+        if at is None: yield None       # one text is the beginning of the other: it was ended earlier
+        else:
+            with torch.inference_mode(): logits = model(torch.tensor([ids(prompt) + s[:at]])).logits[0, -1]
+            yield (logits[s[at]] - logits[t[at]]).abs().item()
 
 
 def hardware():
@@ -155,11 +171,13 @@ def main():
         done = {name: r for name in engines if (r := kept(name, dtype))}
         for r in done.values():
             read, right = differences(done["generate"], r)
-            rows.append({k: v for k, v in r.items() if k not in ("parsed", "correct")} | dict(times=r["per_second"]/done["generate"]["per_second"],
+            rows.append({k: v for k, v in r.items() if k not in ("texts", "parsed", "correct")} | dict(times=r["per_second"]/done["generate"]["per_second"],
                         accuracy=sum(r["correct"])/len(r["correct"]), other_answers=read, other_grades=right))
+    exact = {name: kept(name, "float32") for name in ENGINES["float32"]}
+    ties = {name: list(near_ties(exact["generate"], r)) for name, r in exact.items() if name != "generate"}
     from arte.core.models import load_model, resolve_model
     weights = load_model(resolve_model("nano-student"), "bfloat16").num_parameters()
-    save("throughput", rows, hardware=hardware(), weights=weights, seconds=sum(r["seconds"] for r in rows))
+    save("throughput", rows, hardware=hardware(), weights=weights, ties=ties, seconds=sum(r["seconds"] for r in rows))
 
 
 if __name__ == "__main__":
