@@ -13,13 +13,14 @@ __all__ = ['Count', 'Size', 'Shots', 'Rate', 'Share', 'Strength', 'Temperature',
 # %% ../../nbs/core/recipe.ipynb #bf70bc96
 import math, re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, is_dataclass, MISSING
 from difflib import get_close_matches
 from hashlib import blake2b
 from importlib.resources import files
 from pathlib import Path
-from types import UnionType
-from typing import Literal, NewType, get_args, get_origin
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
 import yaml
 
 # %% ../../nbs/core/recipe.ipynb #92f7f1dd
@@ -43,15 +44,15 @@ class RecipeError(ValueError):
         super().__init__(f"{field}: {problem}. {mend}".strip())
 
 # %% ../../nbs/core/recipe.ipynb #522b84d3
-Count = NewType("Count", int)              # 1, 2, 3 …
-Size = NewType("Size", int)                # 0, 1, 2 …
-Shots = NewType("Shots", int)              # worked examples in a prompt; BBH has three per task
-Rate = NewType("Rate", float)              # a learning rate
-Share = NewType("Share", float)            # a part of the whole
-Strength = NewType("Strength", float)      # any positive number
-Temperature = NewType("Temperature", float)
+Count = Annotated[int, "Count"]              # 1, 2, 3 …
+Size = Annotated[int, "Size"]                # 0, 1, 2 …
+Shots = Annotated[int, "Shots"]              # worked examples in a prompt; BBH has three per task
+Rate = Annotated[float, "Rate"]              # a learning rate
+Share = Annotated[float, "Share"]            # a part of the whole
+Strength = Annotated[float, "Strength"]      # any positive number
+Temperature = Annotated[float, "Temperature"]
 
-NUMBERS = {
+NUMBERS:dict[Any, tuple[type[int]|type[float], str, Callable[[Any], bool]]] = {
     Count:       (int,   "a whole number, at least 1",         lambda x: x >= 1),
     Size:        (int,   "a whole number, at least 0",         lambda x: x >= 0),
     Shots:       (int,   "a whole number from 0 to 3",         lambda x: 0 <= x <= 3),
@@ -67,7 +68,7 @@ _DECIMAL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 def as_number(
     value,      # what YAML or Python gave
-    kind:type,  # a key of `NUMBERS`
+    kind,       # a key of `NUMBERS`
     name:str,   # the field's dotted name, for the error
 )->int|float:
     "`value` as a number of this kind, or `RecipeError`."
@@ -101,7 +102,7 @@ def convert(
     if kind is bool: return _of_type(value, bool, name, "true or false")
     if get_origin(kind) is Literal: return _one_of(value, get_args(kind), name)
     if get_origin(kind) is tuple: return _items(value, get_args(kind)[0], name)
-    if isinstance(kind, UnionType): return None if value is None else convert(value, get_args(kind)[0], name)
+    if NoneType in get_args(kind): return None if value is None else convert(value, get_args(kind)[0], name)
     return value if isinstance(value, kind) else from_dict(kind, value, name)
 
 def _of_type(value, kind, name, words):
@@ -170,7 +171,7 @@ def _field_names(cls)->list: # dotted names of all fields below a section
     return [o for f in fields(cls) for o in (_field_names(_section(f.type)) if _section(f.type) else [_dotted(cls, f.name)])]
 
 def _section(kind):
-    kind = get_args(kind)[0] if isinstance(kind, UnionType) else kind
+    kind = get_args(kind)[0] if NoneType in get_args(kind) else kind
     return kind if is_dataclass(kind) else None
 
 # %% ../../nbs/core/recipe.ipynb #3ae9d514
