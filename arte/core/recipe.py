@@ -498,7 +498,7 @@ def read_values(
     above:tuple=(), # recipes that are based on this one
 )->dict: # field → value, sections nested
     "The settings that a recipe and those it is based on write down."
-    if source in above: raise RecipeError("base", f"{' → '.join([*above, source])} goes in a circle", "Base one of them on another recipe.")
+    if source in above: raise RecipeError("base", f"{' → '.join(map(str, [*above, source]))} goes in a circle", "Base one of them on another recipe.")
     values = parse_yaml(read_source(source), str(source))
     if not isinstance(values, dict): raise RecipeError(str(source), f"got {values!r}, expected sections with fields", f"They are: {_known(Recipe)}.")
     base = values.pop("base", None)
