@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from .attention import Beginnings, share_beginnings
 from .models import fingerprint, load_model, load_tokenizer, quiet, resolve_model
-from .recipe import derive_seed
+from .recipe import Dtype, derive_seed
 
 # %% ../../nbs/core/engine.ipynb #b36f00f0
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ class TransformersEngine:
     "Generates with transformers, on a GPU if there is one."
     def __init__(self,
         path:str|Path, # a model folder
-        dtype:str="bfloat16", # "float32" to compare with another engine
+        dtype:Dtype="bfloat16", # "float32" to compare with another engine
         batch_tokens:int=16384, # prompt and new tokens of one batch; a common beginning counts once
         max_model_len:int=4096, # prompt and new tokens of one completion; at most the model's own limit
         device:str|None=None, # None: cuda if there is one, else cpu
@@ -441,7 +441,7 @@ class VllmEngine:
     "Generates with vLLM."
     def __init__(self,
         path:str|Path, # a model folder
-        dtype:str="bfloat16", # "float32" to compare with another engine
+        dtype:Dtype="bfloat16", # "float32" to compare with another engine
         max_model_len:int=4096, # prompt and new tokens of one completion; at most the model's own limit
         trust_remote_code:bool=False, # run code that comes with the model
         tensor_parallel:int=1, # devices that share each layer
@@ -525,7 +525,7 @@ class VllmEngine:
 def make_engine(
     path:str|Path, # whatever `resolve_model` takes
     kind:str="auto", # "vllm", "transformers", or "auto": vLLM if it is installed
-    dtype:str="bfloat16", # of the weights
+    dtype:Dtype="bfloat16", # of the weights
     trust_remote_code:bool=False, # run code that comes with the model
     tensor_parallel:int=1, # vLLM: devices that share each layer
     pipeline_parallel:int=1, # vLLM: groups of such devices that have some of the layers each

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Count', 'Size', 'Shots', 'Rate', 'Share', 'Strength', 'Temperature', 'NUMBERS', 'Baseline', 'Arm', 'Benchmark',
-           'BASELINES', 'BENCHMARKS', 'Tracker', 'GENERATED_TASKS', 'derive_seed', 'RecipeError', 'as_number',
+           'BASELINES', 'BENCHMARKS', 'Dtype', 'Tracker', 'GENERATED_TASKS', 'derive_seed', 'RecipeError', 'as_number',
            'nearest', 'convert', 'Section', 'from_dict', 'School', 'Teacher', 'Student', 'Data', 'Elicit', 'Irt',
            'Prefer', 'Pairs', 'Align', 'Tailor', 'Distill', 'Eval', 'Unseen', 'Transfer', 'PerReplica',
            'EngineSettings', 'Recipe', 'conflicts', 'preset_names', 'read_source', 'parse_yaml', 'apply_change',
@@ -314,6 +314,8 @@ class Transfer(Section):
     students:tuple[str, ...]=() # models, as for the student; Gemma-7B, Qwen1.5-1.8B and CodeGemma-2B in §5.2
 
 # %% ../../nbs/core/recipe.ipynb #84cfb41e
+Dtype = Literal["bfloat16", "float16", "float32"] # number format of the weights
+
 @dataclass(frozen=True)
 class PerReplica(Section):
     "What one copy of the teacher is opened on."
@@ -325,7 +327,7 @@ class PerReplica(Section):
 class EngineSettings(Section):
     "Which library runs the models when they generate."
     kind:Literal["auto", "vllm", "transformers", "ray", "server"]="auto" # auto: vLLM where it is installed, else transformers; ray: several replicas of either; server: an OpenAI-compatible one, for the model it serves
-    dtype:Literal["bfloat16", "float16", "float32"]="bfloat16" # number format of the weights while generating; the paper gives none
+    dtype:Dtype="bfloat16" # number format of the weights while generating; the paper gives none
     url:str|None=None # server: its address, e.g. "http://localhost:8000/v1"; the key, if it wants one, is read from OPENAI_API_KEY
     model:str|None=None # server: the model it serves, named as teacher.model or student.model is; all other models are opened on this machine
     concurrency:Count=64 # server: requests at a time

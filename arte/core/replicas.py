@@ -18,7 +18,7 @@ import numpy as np
 
 from .engine import Completion, FirstToken, Sampling, _held_back, make_engine, progress
 from .models import fingerprint
-from .recipe import PerReplica
+from .recipe import Dtype, PerReplica
 
 # %% ../../nbs/core/replicas.ipynb #9b5e549e
 def in_batches(
@@ -144,7 +144,7 @@ class RayEngine:
         replicas:int=1, # copies of the model, ≥ 1
         per_replica:PerReplica=PerReplica(), # what each is opened on
         kind:str="auto", # of the engine in each: "vllm", "transformers", or "auto": vLLM if it is installed
-        dtype:str="bfloat16", # of the weights
+        dtype:Dtype="bfloat16", # of the weights
         trust_remote_code:bool=False, # run code that comes with the model
         batch:int=1024, # the most completions a replica is asked for at once: four times what vLLM works on at a time
     ):
