@@ -26,7 +26,7 @@ import yaml
 # %% ../../nbs/core/recipe.ipynb #92f7f1dd
 def derive_seed(
     seed:int,   # the recipe's seed
-    *names:str, # the place: for example "elicit", the task's name
+    *names:str|int, # the place: for example "elicit", the task's name
 )->int: # 0 ≤ s < 2³¹, which NumPy, PyTorch and vLLM all accept
     "A seed that belongs to one place: the BLAKE2 hash of the recipe's seed and the names."
     digest = blake2b("\0".join(map(str, (seed, *names))).encode(), digest_size=4).digest()
@@ -440,7 +440,7 @@ def read_source(
     path = Path(source).expanduser()
     if path.is_file(): return path.read_text(encoding="utf-8")
     if path.suffix in (".yaml", ".yml"): raise FileNotFoundError(f"There is no recipe file {path}. Give its path from the current folder, or one of the presets {', '.join(preset_names())}.")
-    raise RecipeError("recipe", f"there is no preset {str(source)!r}", f"{nearest(source, preset_names())}The presets are {', '.join(preset_names())}; anything else is the path of a .yaml file.")
+    raise RecipeError("recipe", f"there is no preset {str(source)!r}", f"{nearest(str(source), preset_names())}The presets are {', '.join(preset_names())}; anything else is the path of a .yaml file.")
 
 # %% ../../nbs/core/recipe.ipynb #31b0b266
 class _Loader(yaml.SafeLoader):
@@ -539,14 +539,15 @@ def _plain(value):
 
 # %% ../../nbs/core/recipe.ipynb #4c39bfe2
 def first_difference(
-    a:Recipe, # the recipe in the folder
-    b:Recipe, # the recipe that was given
+    a:Section, # the recipe in the folder
+    b:Section, # the recipe that was given
 )->str|None: # "align.lr: 1e-07 in the folder, 5e-05 in the recipe", or None when they are equal
     "The first field in which two recipes differ."
     for f in fields(a):
         x, y = getattr(a, f.name), getattr(b, f.name)
         if x == y: continue
-        if type(x) is type(y) and is_dataclass(x): return first_difference(x, y)
+        if isinstance(x, Section) and type(x) is type(y): return first_difference(x, y)
         return f"{_dotted(type(a), f.name)}: {_shown(x)} in the folder, {_shown(y)} in the recipe"
+    return None
 
 def _shown(value): return list(value) if isinstance(value, tuple) else value
