@@ -95,6 +95,7 @@ def near_duplicate(
         bag_other = Counter(tokens(other))
         bound = 2*(bag & bag_other).total()/max(1, bag.total() + bag_other.total())
         if bound > max_rouge and rouge_l(question, other) > max_rouge: return other
+    return None
 
 # %% ../nbs/00_elicit.ipynb #137ca1cf
 REASONS = ("seed", "held out", "duplicate", "near duplicate", "target", "surplus")   # why a whole question is set aside
@@ -107,7 +108,9 @@ class Sieve:
         settings, # `recipe.elicit`: questions, max_rouge
         exclude=(), # texts of validation and test questions
     ):
-        self.task, self.settings, self.kept, self.aside = task, settings, [], []
+        self.task, self.settings = task, settings
+        self.kept:list[dict] = []
+        self.aside:list[dict] = []
         self.pool = [s.question for s in seeds]        # what a new question must not nearly repeat
         self.seen = {question_key(q): "held out" for q in exclude} | {question_key(s.question): "seed" for s in seeds}
 
@@ -195,7 +198,8 @@ def draw_questions(
     per_prompt:int=5, # questions one prompt asks for; Table 11 asks for five
 )->tuple[pd.DataFrame,pd.DataFrame]: # questions, aside; `NoQuestions` when there is none
     "Decode the question prompts until there are enough different questions or the budget is spent (§3.1)."
-    groups, sieve, texts = seed_groups(seeds, settings.prompts, seed), Sieve(task, seeds, settings, exclude), []
+    groups, sieve = seed_groups(seeds, settings.prompts, seed), Sieve(task, seeds, settings, exclude)
+    texts:list[str] = []
     asked, stored = ([question_prompt(task, g, n=n) for g in groups] for n in (per_prompt, 1))
     budget = settings.budget if settings.temperature else min(settings.budget, len(groups))   # greedy: one answer each
     while (missing := settings.questions - len(sieve.kept)) and (left := budget - len(texts)):

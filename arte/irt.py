@@ -12,6 +12,7 @@ __all__ = ['p_correct', 'information', 'response_matrix', 'Fit', 'simulate', 'ir
 import logging, warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 import numpy as np
 import pandas as pd
 from .core.rundir import write_whole
@@ -59,7 +60,7 @@ class Fit:
     items:list # item ids, the columns of the matrix
     respondents:list # the rows of the matrix
     method:str # "nuts", "map", "mle"; "truth" for a simulation
-    idata:object=None # ArviZ InferenceData with the posterior draws, for "nuts"
+    idata:Any=None # ArviZ InferenceData with the posterior draws, for "nuts"
 
 # %% ../nbs/01_irt.ipynb #f61f9eb9
 def simulate(n_respondents:int=20, # the paper's five models × four shot settings

@@ -2,6 +2,7 @@
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 from types import UnionType
 from typing import Literal, get_args, get_origin
 
@@ -162,6 +163,7 @@ def test_bases(tmp_path, monkeypatch):
     (tmp_path/"mine.yaml").write_text("base: yours.yaml\nname: mine\n")
     (tmp_path/"yours.yaml").write_text("base: mine.yaml\nname: yours\n")
     with pytest.raises(RecipeError, match="base: mine.yaml → yours.yaml → mine.yaml goes in a circle"): load_recipe("mine.yaml")
+    with pytest.raises(RecipeError, match="goes in a circle"): load_recipe(Path("mine.yaml"))
     (tmp_path/"mine.yaml").write_text("base: nanno\nname: mine\n")
     with pytest.raises(RecipeError, match="Did you mean nano?"): load_recipe("mine.yaml")
 

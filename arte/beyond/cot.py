@@ -58,7 +58,8 @@ def answer_confidence(
     texts:list[str], # a continuation of each, with its `<ans>…</ans>`
 )->np.ndarray: # (n,) Δ, 0–1; nan without an answer, or where the model itself would go on differently inside of it
     "Mean lead of the likeliest over the second token, over the tokens of the answer (Δ of Wang & Zhou 2024)."
-    gaps, at = [[] for _ in texts], {}      # at: what has been read, what follows, how much of that is answer
+    gaps:list[list[float]] = [[] for _ in texts]
+    at = {}      # what has been read, what follows, how much of that is answer
     for i, (p, t) in enumerate(zip(prompts, texts, strict=True)):
         head, tag, tail = t.rpartition("<ans>")
         answer, end, _ = tail.partition("</ans>")

@@ -109,11 +109,11 @@ def health(
 )->pd.DataFrame: # a row per arm and task: n; shares 0–1 of exact, same, covered, gram13, gram8, near, unanswered, contradicts, outlier; words (median)
     "How sound each arm's data are."
     _need(rows, ["arm", "task", "question", "target", "rationale"])
-    def row(arm, task, g):
+    def row(g, arm, task):
         f = flags(g, tests, tasks, max_rouge)
         return dict(arm=arm, task=task, n=len(g), **f.drop(columns="words").mean(), words=f.words.median())
     columns = ["arm", "task", "n", "exact", "same", "covered", "gram13", "gram8", "near", "unanswered", "contradicts", "outlier", "words"]
-    return pd.DataFrame([row(*k, g) for k, g in rows.groupby(["arm", "task"], sort=False)], columns=columns)
+    return pd.DataFrame([row(g, *k) for k, g in rows.groupby(["arm", "task"], sort=False)], columns=columns)
 
 # %% ../../nbs/beyond/health.ipynb #490e2057
 def _sort_out(rows, reasons):

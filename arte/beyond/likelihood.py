@@ -93,7 +93,7 @@ def rank_agreement(
     if r.empty: raise ValueError("no question has two rationales that both tables score: score the same drafts twice, and mind that their ids are equal")
     names = list(r.task.unique())
     parts = [(t, r[r.task == t], q[q.task == t]) for t in names] + [("all", r, q)]*(len(names) > 1)
-    return pd.DataFrame([row for part in parts for row in _measures(*part, n_boot, level, seed)])
+    return pd.DataFrame([row for t, rs, qs in parts for row in _measures(t, rs, qs, n_boot, level, seed)])
 
 def _measures(task, r, q, n_boot, level, seed):
     rho, best, worst, chance = map(np.array, zip(*[_of_question(g) for _, g in r.groupby("question_id", sort=False)]))

@@ -116,7 +116,8 @@ def uniform_sample(
 )->list[tuple]: # min(n, distinct pairs) pairs; the first m are the sample of size m
     "Draw n of the distinct pairs, each with the same chance, in one pass and with n of them in memory."
     if n < 1: raise ValueError(f"got n = {n}, expected at least 1 example to draw")
-    heap, held = [], set()      # heap: (-number, pair), the largest number on top
+    heap:list[tuple[int, tuple]] = []      # (-number, pair), the largest number on top
+    held = set()
     for pair in pairs:
         x = _number(seed, *pair)
         if x in held or len(heap) == n and x > -heap[0][0]: continue
@@ -190,7 +191,7 @@ def load_baseline(
     source:Path|str|None=None, # a folder or "hub"; by default what `baseline_source` finds
 )->tuple[pd.DataFrame, dict]: # table `examples`: example, arm, task, prompt, completion, question_id; reason → rows that could not be used
     "Exactly n examples of an instruction set; the first m rows are the draw of size m."
-    left_out = Counter()
+    left_out:Counter[str] = Counter()
     def usable():
         for system, instruction, answer in baseline_rows(name, source or baseline_source(name)):
             if instruction.strip() and answer.strip(): yield instruction_prompt(system, instruction), " " + answer.strip()

@@ -217,7 +217,7 @@ def load_benchmark(
     "A benchmark's task and its test items."
     b, source = get_benchmark(name), source or benchmark_source(name)
     if source is None: raise FileNotFoundError(f"{name} is not here and the hub cannot be reached. {_offline(name)}")
-    items = {}
+    items:dict[str, Item] = {}
     for i, row in enumerate(_hub_rows(name) if source == "hub" else _local_rows(name, Path(source)/b.file), 1):
         question, answer = b.read(row, f"{name} from {source}, row {i}")
         items.setdefault(item_id(name, question), Item(item_id(name, question), name, "test", question, answer, b.task.kind))
@@ -225,7 +225,7 @@ def load_benchmark(
     return b.task, split_items(list(items.values()), {"test": n}, seed)["test"] if n else list(items.values())
 
 # %% ../../nbs/core/benchmarks.ipynb #a8460a08
-_WORKED = {
+_WORKED:dict[str, list[tuple[str, list[str], str, str]]] = {
     "piqa": [
         ("Keep a cut apple from turning brown until lunch.", ["Brush the cut side with lemon juice.", "Brush the cut side with coffee."],
          "A cut apple turns brown because air gets to it. The acid of lemon juice slows this down; coffee is brown itself and would stain the apple.", "(A)"),

@@ -109,7 +109,7 @@ def unpack_archive(
     with whole_folder(folder) as target, tarfile.open(archive) as tar:
         for member in tar:
             name = wanted.get(member.name.partition("/")[2])
-            if name and member.isfile(): (target/f"{name}.json").write_bytes(tar.extractfile(member).read())
+            if name and member.isfile() and (file := tar.extractfile(member)): (target/f"{name}.json").write_bytes(file.read())
         found = len(list(target.iterdir()))
         if not found: raise ValueError(f"{archive} holds no bigbench/benchmark_tasks/…/task.json of a BBH task; expected the source archive of {_ARCHIVE}")
     return found
@@ -249,7 +249,8 @@ def generate_items(
     else:
         rng = random.Random(derive_seed(seed, "program", task))
         pairs = iter(lambda: _MAKE[task](rng), None)
-    seen, found, kind = {stem(o.question) for o in avoid}, [], get_task(task).kind
+    seen, kind = {stem(o.question) for o in avoid}, get_task(task).kind
+    found:list[Item] = []
     while len(found) < n:
         question, answer = next(pairs)
         if (s := stem(question)) not in seen: found.append(Item(item_id(task, question), task, "val", question, answer, kind))

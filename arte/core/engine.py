@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from .attention import Beginnings, share_beginnings
 from .models import fingerprint, load_model, load_tokenizer, quiet, resolve_model
-from .recipe import derive_seed
+from .recipe import Dtype, derive_seed
 
 # %% ../../nbs/core/engine.ipynb #b36f00f0
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def batches(
     batch_tokens:int, # the most tokens a batch may come to hold
 )->list[list[int]]: # indices, the longest prompts first
     "Packs prompts of like length together."
-    out = []
+    out:list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         if out and (len(out[-1]) + 1)*(lengths[out[-1][0]] + new) <= batch_tokens: out[-1].append(i)
         else: out.append([i])
@@ -206,7 +206,7 @@ def families(
     ids:list[list[int]], # tokens of each prompt
 )->list[list]: # [tokens in common, [indices]], each index once
     "Prompts that begin alike."
-    out = []
+    out:list[list] = []
     for i in sorted(range(len(ids)), key=ids.__getitem__):
         shared = _common(ids[out[-1][1][0]], ids[i]) if out else 0
         if out and 2*shared >= max(len(ids[i]), out[-1][0]):
@@ -224,7 +224,8 @@ def family_batches(
     longest:float=float("inf"), # prompt and new tokens of a text that may share its beginning
 )->list[list]: # batches of [tokens in common, [indices]]; prompts that go without a family have 0 in common, and batches of their own
     "Packs families together, large ones in parts, the longest beginnings first; then what is left."
-    alone, parts, out, room = [], [], [], 0
+    out:list[list] = []
+    alone, parts, room = [], [], 0
     for shared, members in families(ids):
         own = max(len(ids[i]) for i in members) - shared + new
         if len(members) < FAMILY or shared + own > longest: alone += members; continue
@@ -253,14 +254,14 @@ def choose(
 @dataclass
 class _Row:
     "One draw of one prompt while it's being decoded."
-    index:tuple; prompt:list; ids:list; generator:object; finish:str|None=None; text:str|None=None
+    index:tuple; prompt:list; ids:list; generator:object; finish:str=""; text:str=""
 
 # %% ../../nbs/core/engine.ipynb #f23115c6
 class TransformersEngine:
     "Generates with transformers, on a GPU if there is one."
     def __init__(self,
         path:str|Path, # a model folder
-        dtype:str="bfloat16", # "float32" to compare with another engine
+        dtype:Dtype="bfloat16", # "float32" to compare with another engine
         batch_tokens:int=16384, # prompt and new tokens of one batch; a common beginning counts once
         max_model_len:int=4096, # prompt and new tokens of one completion; at most the model's own limit
         device:str|None=None, # None: cuda if there is one, else cpu
@@ -326,7 +327,7 @@ class TransformersEngine:
                 x = choose(logits, sampling.temperature, [r.generator for r in rows])[:, None]
                 for r, token in zip(rows, x[:, 0].tolist()): self._append(r, token, sampling)
                 mask = torch.cat([mask, mask.new_ones(len(rows), 1)], -1)
-                keep = [i for i, r in enumerate(rows) if r.finish is None]
+                keep = [i for i, r in enumerate(rows) if not r.finish]
                 if len(keep) < len(rows):
                     bar.update(len(rows) - len(keep))
                     rows, at = [rows[i] for i in keep], torch.tensor(keep, device=self.device)
@@ -360,7 +361,7 @@ class TransformersEngine:
     )->list[np.ndarray]: # log-probability of each token of each continuation
         import torch
         pairs = encode_pairs(self.tokenizer, prompts, continuations, self.max_model_len)
-        out = [None]*len(pairs)
+        out = {}
         with torch.inference_mode(), progress(len(pairs), "transformers") as bar:
             for batch in family_batches([x[:len(x) - k] for x, k in pairs], max((k for _, k in pairs), default=0), self.batch_tokens//4, self.longest_shared):
                 rows = [i for _, members in batch for i in members]
@@ -371,7 +372,7 @@ class TransformersEngine:
                 lp = lp[:, :-1].gather(2, x[:, 1-keep:, None])[..., 0].cpu().numpy() if keep > 1 else np.zeros((len(rows), 0))
                 for row, i in zip(lp, rows): out[i] = row[len(row) - pairs[i][1]:]
                 bar.update(len(rows))
-        return out
+        return [out[i] for i in range(len(pairs))]
 
     def first_tokens(self,
         prompts:list[str],
@@ -379,7 +380,7 @@ class TransformersEngine:
     )->list[list[FirstToken]]: # per prompt
         import torch
         ids = encode(self.tokenizer, prompts, self.max_model_len)
-        out = [None]*len(ids)
+        out = {}
         with torch.inference_mode(), progress(len(ids), "transformers") as bar:
             for batch in batches([len(x) for x in ids], 0, self.batch_tokens):
                 x, mask = self._pad([ids[i] for i in batch])
@@ -388,7 +389,7 @@ class TransformersEngine:
                 for i, tokens, values in zip(batch, top.indices.tolist(), top.values.tolist()):
                     out[i] = first_tokens_of(self.tokenizer, prompts[i], ids[i], tokens, values)
                 bar.update(len(batch))
-        return out
+        return [out[i] for i in range(len(ids))]
 
     def close(self):
         import gc, torch
@@ -441,7 +442,7 @@ class VllmEngine:
     "Generates with vLLM."
     def __init__(self,
         path:str|Path, # a model folder
-        dtype:str="bfloat16", # "float32" to compare with another engine
+        dtype:Dtype="bfloat16", # "float32" to compare with another engine
         max_model_len:int=4096, # prompt and new tokens of one completion; at most the model's own limit
         trust_remote_code:bool=False, # run code that comes with the model
         tensor_parallel:int=1, # devices that share each layer
@@ -525,7 +526,7 @@ class VllmEngine:
 def make_engine(
     path:str|Path, # whatever `resolve_model` takes
     kind:str="auto", # "vllm", "transformers", or "auto": vLLM if it is installed
-    dtype:str="bfloat16", # of the weights
+    dtype:Dtype="bfloat16", # of the weights
     trust_remote_code:bool=False, # run code that comes with the model
     tensor_parallel:int=1, # vLLM: devices that share each layer
     pipeline_parallel:int=1, # vLLM: groups of such devices that have some of the layers each

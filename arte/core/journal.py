@@ -7,6 +7,7 @@ __all__ = ['SCHEMA', 'sampling_key', 'entry_key', 'Journal', 'after_this', 'Jour
 
 # %% ../../nbs/core/journal.ipynb #861941e3
 import json, os, signal, sqlite3, threading, time
+from collections.abc import Sequence
 from contextlib import closing, contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -102,7 +103,7 @@ class Journal:
         keys:list[bytes],
     )->dict: # key -> row, for those that are there
         "The entries with these keys."
-        found = {}
+        found:dict[bytes, tuple] = {}
         with _explained(self.path):
             if not self._has(table): return {}
             for i in range(0, len(keys), 500):
@@ -114,7 +115,7 @@ class Journal:
 
     def write(self,
         table:str, # "completions" or "scores"
-        rows:list[tuple], # all columns
+        rows:Sequence[Sequence], # all columns
     ):
         "Writes entries in one transaction; one that is there already stays as it is."
         with self.transaction() as db:

@@ -151,9 +151,9 @@ def convert_gguf(
         tokenizer = AutoTokenizer.from_pretrained(**source)
         model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
         if _gguf_adds_bos(path): _begin_with_bos(tokenizer)
-    model.hf_quantizer, model.is_quantized = None, False   # otherwise it refuses to be saved
+    model.hf_quantizer, model.is_quantized = None, False   # type: ignore[assignment]   # otherwise it refuses to be saved
     if hasattr(model.config, "quantization_config"): del model.config.quantization_config
-    save_model(model.to(torch.bfloat16), set_pad(tokenizer), folder)
+    save_model(model.to(torch.bfloat16), set_pad(tokenizer), folder)   # type: ignore[arg-type]
     return Path(folder)
 
 # %% ../../nbs/core/models.ipynb #868c2e6e
@@ -216,7 +216,7 @@ def load_model(
     with quiet():
         from transformers import AutoModelForCausalLM
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=trust_remote_code)
-    if model.get_input_embeddings().num_embeddings < len(tokenizer): model.resize_token_embeddings(len(tokenizer))
+    if model.get_input_embeddings().num_embeddings < len(tokenizer): model.resize_token_embeddings(len(tokenizer))   # type: ignore[operator]
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model.eval()
 

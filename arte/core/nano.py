@@ -67,6 +67,8 @@ def _piece_value(label, piece):
     if label == "not": return str((piece.count("not") % 2 == 0) == piece.endswith("True"))
     return str("False" not in piece) if label == "and" else str("True" in piece)
 
+def _rewritten(label, pattern, expression): return re.sub(pattern, lambda m: _piece_value(label, m[0]), expression)
+
 def reduction(
     expression:str # tokens separated by single spaces, without the closing "is"
 )->list[tuple[str, list[tuple[str, str]], str]]: # passes: (kind, [(piece, its value)], the expression afterwards)
@@ -77,7 +79,7 @@ def reduction(
         if found is None: raise ValueError(f"not a well-formed Boolean expression: {expression[:80]!r}")
         kind, pattern = found
         pieces = [(m[0], _piece_value(kind, m[0])) for m in re.finditer(pattern, expression)]
-        expression = re.sub(pattern, lambda m, kind=kind: _piece_value(kind, m[0]), expression)
+        expression = _rewritten(kind, pattern, expression)
         steps.append((kind, pieces, expression))
     return steps
 
@@ -339,7 +341,9 @@ def read_hint(
         return (move(first, -1, 1) if far == "last" else first), 0, "days"
     if isinstance(far, tuple): return date(int(g["year"]), *far), 0, "days"
     if "dmy" in g: return date(*map(int, reversed(g["dmy"].split("/")))), 0, "days"
-    return _read_date(g["d"]), {"n": int(g.get("n") or 0), "-n": -int(g.get("n") or 0), "years": int(g.get("n") or 0)}.get(far, far), "years" if far == "years" else "days"
+    if isinstance(far, int): return _read_date(g["d"]), far, "days"
+    n = int(g["n"])
+    return _read_date(g["d"]), -n if far == "-n" else n, "years" if far == "years" else "days"
 
 def _read_options(question): return dict(re.findall(r"^(\([A-F]\)) (\d\d/\d\d/\d{4})$", question, re.M))
 
@@ -460,7 +464,8 @@ def read_sentence(
     question:str # 'Is the following sentence plausible? "…"'
 )->tuple[str, str, str, str]: # athlete, athlete's sport, what was done (with its competition), its sport; ValueError when unknown
     "Read a sports question: who did what, and the sport of each."
-    sentence = (re.search(r'"(.+?)\.?"', question) or [None, ""])[1]
+    quoted = re.search(r'"(.+?)\.?"', question)
+    sentence = quoted[1] if quoted else ""
     who = max((a for v in ATHLETES.values() for a in v if sentence.startswith(a + " ")), key=len, default=None)
     if who is None: raise ValueError(f"no athlete of `ATHLETES` in {question[:100]!r}")
     did = sentence[len(who) + 1:]
@@ -512,7 +517,8 @@ def make_items(
 )->list[Item]: # n different questions with their answers, split "generated"
     "New items of a task in BBH's format. ValueError when there are not so many."
     if n < 0: raise ValueError(f"n: got {n}, expected 0 or more items")
-    rng, found, dry, avoid = _rng("items", _known(task), seed), {}, 0, set(avoid)
+    rng, dry, avoid = _rng("items", _known(task), seed), 0, set(avoid)
+    found:dict[str, str] = {}
     while len(found) < n:
         question, answer = _MAKE[task](rng)
         dry = dry + 1 if question in found or question in avoid else 0
@@ -597,12 +603,12 @@ def kept_tokens(
     n:int, # tokens to keep, at least 400
 )->list[str]: # `n` of them, in the order of their ids
     "Special tokens, bytes, printable ASCII characters, and then the earliest merges of these."
-    ordered = sorted(vocabulary, key=vocabulary.get)
+    ordered = sorted(vocabulary, key=vocabulary.__getitem__)
     plain = [t for t in ordered if all(c in "▁\n" or " " < c <= "~" for c in t)]
     must = ordered[:5] + [t for t in ordered if re.fullmatch("<0x[0-9A-F]{2}>", t)] + [t for t in plain if len(t) == 1]
     if not len(must) <= n <= len(plain): raise ValueError(f"vocabulary: got {n}, expected {len(must)} to {len(plain)} tokens")
     rest = (t for t in plain if t not in set(must))
-    return sorted(must + [next(rest) for _ in range(n - len(must))], key=vocabulary.get)
+    return sorted(must + [next(rest) for _ in range(n - len(must))], key=vocabulary.__getitem__)
 
 def trim_tokenizer(
     tokenizer:dict, # content of tokenizer.json

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Count', 'Size', 'Shots', 'Rate', 'Share', 'Strength', 'Temperature', 'NUMBERS', 'Baseline', 'Arm', 'Benchmark',
-           'BASELINES', 'BENCHMARKS', 'Tracker', 'GENERATED_TASKS', 'derive_seed', 'RecipeError', 'as_number',
+           'BASELINES', 'BENCHMARKS', 'Dtype', 'Tracker', 'GENERATED_TASKS', 'derive_seed', 'RecipeError', 'as_number',
            'nearest', 'convert', 'Section', 'from_dict', 'School', 'Teacher', 'Student', 'Data', 'Elicit', 'Irt',
            'Prefer', 'Pairs', 'Align', 'Tailor', 'Distill', 'Eval', 'Unseen', 'Transfer', 'PerReplica',
            'EngineSettings', 'Recipe', 'conflicts', 'preset_names', 'read_source', 'parse_yaml', 'apply_change',
@@ -13,19 +13,20 @@ __all__ = ['Count', 'Size', 'Shots', 'Rate', 'Share', 'Strength', 'Temperature',
 # %% ../../nbs/core/recipe.ipynb #bf70bc96
 import math, re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, is_dataclass, MISSING
 from difflib import get_close_matches
 from hashlib import blake2b
 from importlib.resources import files
 from pathlib import Path
-from types import UnionType
-from typing import Literal, NewType, get_args, get_origin
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
 import yaml
 
 # %% ../../nbs/core/recipe.ipynb #92f7f1dd
 def derive_seed(
     seed:int,   # the recipe's seed
-    *names:str, # the place: for example "elicit", the task's name
+    *names:str|int, # the place: for example "elicit", the task's name
 )->int: # 0 ≤ s < 2³¹, which NumPy, PyTorch and vLLM all accept
     "A seed that belongs to one place: the BLAKE2 hash of the recipe's seed and the names."
     digest = blake2b("\0".join(map(str, (seed, *names))).encode(), digest_size=4).digest()
@@ -43,15 +44,15 @@ class RecipeError(ValueError):
         super().__init__(f"{field}: {problem}. {mend}".strip())
 
 # %% ../../nbs/core/recipe.ipynb #522b84d3
-Count = NewType("Count", int)              # 1, 2, 3 …
-Size = NewType("Size", int)                # 0, 1, 2 …
-Shots = NewType("Shots", int)              # worked examples in a prompt; BBH has three per task
-Rate = NewType("Rate", float)              # a learning rate
-Share = NewType("Share", float)            # a part of the whole
-Strength = NewType("Strength", float)      # any positive number
-Temperature = NewType("Temperature", float)
+Count = Annotated[int, "Count"]              # 1, 2, 3 …
+Size = Annotated[int, "Size"]                # 0, 1, 2 …
+Shots = Annotated[int, "Shots"]              # worked examples in a prompt; BBH has three per task
+Rate = Annotated[float, "Rate"]              # a learning rate
+Share = Annotated[float, "Share"]            # a part of the whole
+Strength = Annotated[float, "Strength"]      # any positive number
+Temperature = Annotated[float, "Temperature"]
 
-NUMBERS = {
+NUMBERS:dict[Any, tuple[type[int]|type[float], str, Callable[[Any], bool]]] = {
     Count:       (int,   "a whole number, at least 1",         lambda x: x >= 1),
     Size:        (int,   "a whole number, at least 0",         lambda x: x >= 0),
     Shots:       (int,   "a whole number from 0 to 3",         lambda x: 0 <= x <= 3),
@@ -67,7 +68,7 @@ _DECIMAL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 def as_number(
     value,      # what YAML or Python gave
-    kind:type,  # a key of `NUMBERS`
+    kind,       # a key of `NUMBERS`
     name:str,   # the field's dotted name, for the error
 )->int|float:
     "`value` as a number of this kind, or `RecipeError`."
@@ -101,7 +102,7 @@ def convert(
     if kind is bool: return _of_type(value, bool, name, "true or false")
     if get_origin(kind) is Literal: return _one_of(value, get_args(kind), name)
     if get_origin(kind) is tuple: return _items(value, get_args(kind)[0], name)
-    if isinstance(kind, UnionType): return None if value is None else convert(value, get_args(kind)[0], name)
+    if NoneType in get_args(kind): return None if value is None else convert(value, get_args(kind)[0], name)
     return value if isinstance(value, kind) else from_dict(kind, value, name)
 
 def _of_type(value, kind, name, words):
@@ -170,7 +171,7 @@ def _field_names(cls)->list: # dotted names of all fields below a section
     return [o for f in fields(cls) for o in (_field_names(_section(f.type)) if _section(f.type) else [_dotted(cls, f.name)])]
 
 def _section(kind):
-    kind = get_args(kind)[0] if isinstance(kind, UnionType) else kind
+    kind = get_args(kind)[0] if NoneType in get_args(kind) else kind
     return kind if is_dataclass(kind) else None
 
 # %% ../../nbs/core/recipe.ipynb #3ae9d514
@@ -316,6 +317,8 @@ class Transfer(Section):
     students:tuple[str, ...]=() # models, as for the student; Gemma-7B, Qwen1.5-1.8B and CodeGemma-2B in §5.2
 
 # %% ../../nbs/core/recipe.ipynb #84cfb41e
+Dtype = Literal["bfloat16", "float16", "float32"] # number format of the weights
+
 @dataclass(frozen=True)
 class PerReplica(Section):
     "What one copy of the teacher is opened on."
@@ -327,7 +330,7 @@ class PerReplica(Section):
 class EngineSettings(Section):
     "Which library runs the models when they generate."
     kind:Literal["auto", "vllm", "transformers", "ray", "server"]="auto" # auto: vLLM where it is installed, else transformers; ray: several replicas of either; server: an OpenAI-compatible one, for the model it serves
-    dtype:Literal["bfloat16", "float16", "float32"]="bfloat16" # number format of the weights while generating; the paper gives none
+    dtype:Dtype="bfloat16" # number format of the weights while generating; the paper gives none
     url:str|None=None # server: its address, e.g. "http://localhost:8000/v1"; the key, if it wants one, is read from OPENAI_API_KEY
     model:str|None=None # server: the model it serves, named as teacher.model or student.model is; all other models are opened on this machine
     concurrency:Count=64 # server: requests at a time
@@ -442,7 +445,7 @@ def read_source(
     path = Path(source).expanduser()
     if path.is_file(): return path.read_text(encoding="utf-8")
     if path.suffix in (".yaml", ".yml"): raise FileNotFoundError(f"There is no recipe file {path}. Give its path from the current folder, or one of the presets {', '.join(preset_names())}.")
-    raise RecipeError("recipe", f"there is no preset {str(source)!r}", f"{nearest(source, preset_names())}The presets are {', '.join(preset_names())}; anything else is the path of a .yaml file.")
+    raise RecipeError("recipe", f"there is no preset {str(source)!r}", f"{nearest(str(source), preset_names())}The presets are {', '.join(preset_names())}; anything else is the path of a .yaml file.")
 
 # %% ../../nbs/core/recipe.ipynb #31b0b266
 class _Loader(yaml.SafeLoader):
@@ -502,7 +505,7 @@ def read_values(
     above:tuple=(), # recipes that are based on this one
 )->dict: # field → value, sections nested
     "The settings that a recipe and those it is based on write down."
-    if source in above: raise RecipeError("base", f"{' → '.join([*above, source])} goes in a circle", "Base one of them on another recipe.")
+    if source in above: raise RecipeError("base", f"{' → '.join(map(str, [*above, source]))} goes in a circle", "Base one of them on another recipe.")
     values = parse_yaml(read_source(source), str(source))
     if not isinstance(values, dict): raise RecipeError(str(source), f"got {values!r}, expected sections with fields", f"They are: {_known(Recipe)}.")
     base = values.pop("base", None)
@@ -541,14 +544,15 @@ def _plain(value):
 
 # %% ../../nbs/core/recipe.ipynb #4c39bfe2
 def first_difference(
-    a:Recipe, # the recipe in the folder
-    b:Recipe, # the recipe that was given
+    a:Section, # the recipe in the folder
+    b:Section, # the recipe that was given
 )->str|None: # "align.lr: 1e-07 in the folder, 5e-05 in the recipe", or None when they are equal
     "The first field in which two recipes differ."
     for f in fields(a):
         x, y = getattr(a, f.name), getattr(b, f.name)
         if x == y: continue
-        if type(x) is type(y) and is_dataclass(x): return first_difference(x, y)
+        if isinstance(x, Section) and type(x) is type(y): return first_difference(x, y)
         return f"{_dotted(type(a), f.name)}: {_shown(x)} in the folder, {_shown(y)} in the recipe"
+    return None
 
 def _shown(value): return list(value) if isinstance(value, tuple) else value

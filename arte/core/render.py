@@ -12,7 +12,7 @@ from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import get_args
+from typing import Annotated, get_args, get_origin
 from fastcore.docments import DocmentTbl, ShowDocRenderer
 from nbdev.config import get_config
 from nbdev.doclinks import NbdevLookup
@@ -25,9 +25,13 @@ def _from_package(sym):
     place = NbdevLookup()[sym.__name__] if inspect.isclass(sym) else None
     return getattr(import_module(place[1].removesuffix(".py").replace("/", ".")), sym.__name__) if place else sym
 
+def _named(anno):
+    "A kind of number of `arte.core.recipe` by its name."
+    return anno.__metadata__[0] if get_origin(anno) is Annotated else anno
+
 def _in_words(anno):
     "A union as words: its bar would end a table's cell."
-    return " or ".join("None" if o is NoneType else getattr(o, "__name__", str(o)) for o in get_args(anno)) if isinstance(anno, UnionType) else anno
+    return " or ".join("None" if o is NoneType else getattr(o, "__name__", str(o)) for o in get_args(anno)) if isinstance(anno, UnionType) else _named(anno)
 
 class ApiTable(DocmentTbl):
     "fastcore's parameter table, with unions in words."
@@ -37,7 +41,9 @@ class ApiTable(DocmentTbl):
 
 class ApiRenderer(ShowDocRenderer):
     "A `show_doc` renderer with nbdev's classic parameter table."
-    def __init__(self, sym, *args, **kwargs): super().__init__(_from_package(sym), *args, **kwargs)
+    def __init__(self, sym, *args, **kwargs):
+        super().__init__(_from_package(sym), *args, **kwargs)
+        for d in self.dm.dm.values(): d["anno"] = _named(d["anno"])
     def _repr_markdown_(self):
         src = NbdevLookup().code(self.fn)
         link = f'[source]({src}){{target="_blank" style="float:right; font-size:smaller"}}\n\n' if src else ''
@@ -45,7 +51,8 @@ class ApiRenderer(ShowDocRenderer):
         if self.docs: doc += f'*{self.docs.splitlines()[0]}*\n\n' + '\n'.join(self.docs.splitlines()[1:]) + '\n\n'
         tbl = str(ApiTable(self.sym)._repr_markdown_()) if not inspect.isclass(self.sym) or ApiTable(self.sym).has_docment else ''
         return doc + tbl
-    __repr__ = __str__ = lambda self: str(self.dm)
+    def __str__(self): return str(self.dm)
+    __repr__ = __str__
 
 # %% ../../nbs/core/render.ipynb #00c10d2b
 def _place(cell):

@@ -18,7 +18,7 @@ import numpy as np
 
 from .engine import Completion, FirstToken, Sampling, _held_back, make_engine, progress
 from .models import fingerprint
-from .recipe import PerReplica
+from .recipe import Dtype, PerReplica
 
 # %% ../../nbs/core/replicas.ipynb #9b5e549e
 def in_batches(
@@ -85,7 +85,8 @@ class Dispatcher:
     def __init__(self,
         replicas:list, # Ray actors of `Replica`
     ):
-        self.free, self.failed = SimpleQueue(), False
+        self.free:SimpleQueue = SimpleQueue()
+        self.failed = False
         for r in replicas: self.free.put(r)
 
     def __call__(self,
@@ -144,12 +145,13 @@ class RayEngine:
         replicas:int=1, # copies of the model, ≥ 1
         per_replica:PerReplica=PerReplica(), # what each is opened on
         kind:str="auto", # of the engine in each: "vllm", "transformers", or "auto": vLLM if it is installed
-        dtype:str="bfloat16", # of the weights
+        dtype:Dtype="bfloat16", # of the weights
         trust_remote_code:bool=False, # run code that comes with the model
         batch:int=1024, # the most completions a replica is asked for at once: four times what vLLM works on at a time
     ):
         p = per_replica
-        self.path, self.fingerprint, self.batch, self.replicas = Path(path), fingerprint(path), batch, []
+        self.path, self.fingerprint, self.batch = Path(path), fingerprint(path), batch
+        self.replicas:list = []
         self.ray, self.started = _start_ray()
         try:
             _check_room(self.ray.nodes(), replicas, p.gpus)
@@ -197,7 +199,8 @@ class RayEngine:
         "What `generate` returns, prompt by prompt in the order in which the answers come."
         shares = np.array_split(sampling.draws, min(sampling.n, len(self.replicas)))      # a prompt's draws come from all replicas
         settings = [(replace(sampling, first_draw=int(s[0]), n=len(s)),) for s in shares]
-        jobs, got = [(part, (p,)) for part in range(len(shares)) for p in prompts], {}
+        jobs = [(part, (p,)) for part in range(len(shares)) for p in prompts]
+        got:dict[int, dict[int, list[Completion]]] = {}
         for j, completions in self._arriving("generate", jobs, settings, max(1, self.batch//len(shares[0]))):
             part, i = divmod(j, len(prompts))
             got.setdefault(i, {})[part] = completions

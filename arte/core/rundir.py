@@ -12,6 +12,7 @@ from functools import partial
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from fastcore.basics import patch
 from .recipe import Recipe, dump_recipe, first_difference, from_dict, parse_yaml
 
@@ -88,11 +89,16 @@ def _gpus():
 # %% ../../nbs/core/rundir.ipynb #e6014d82
 class RunDir:
     "A run's folder: with a recipe it is opened to write, without one to read."
+    if TYPE_CHECKING:   # the methods below come by @patch, which a type checker does not see
+        def __getattr__(self, name:str)->Any: ...
+
     def __init__(self,
         path:str|Path, # the folder
         recipe:Recipe|None=None, # to write; must equal the folder's recipe where there is one
     ):
-        self.folder, self.writable, self._journal, self._saved = Path(path).expanduser(), recipe is not None, None, {}
+        self.folder, self.writable = Path(path).expanduser(), recipe is not None
+        self._journal:Any = None         # a Journal, once it is asked for
+        self._saved:dict[str, int] = {}  # table → rows, of the stage under way
         if self.writable: self._open_to_write(recipe)
         else: self.recipe = self._read_recipe()
 
@@ -112,7 +118,7 @@ class RunDir:
         self.recipe = recipe
         self._note_environment()
 
-    def path(self, *parts:str)->Path:
+    def path(self, *parts:str|Path)->Path:
         "A path inside of the folder."
         return self.folder.joinpath(*parts)
 

@@ -113,7 +113,7 @@ class ServerEngine:
     ): # pairs: position of a prompt, its `sampling.n` completions
         "What `generate` returns, prompt by prompt in the order in which the answers come."
         n, ids = sampling.n, encode(self.tokenizer, prompts, self.max_model_len)
-        draws = {i: {} for i in range(len(prompts))}
+        draws:list[dict[int, Completion]] = [{} for _ in prompts]
         jobs = [(i, d) for i in range(len(prompts)) for d in sampling.draws]
         for j, completion in self._arriving(lambda i, d: self._one(ids[i], prompts[i], sampling, d), jobs):
             i, d = jobs[j]

@@ -139,7 +139,7 @@ def split_items(
     seed:int, # the recipe's
 )->dict[str, list[Item]]: # disjoint by item id; ValueError when the pool is too small
     "Draw splits that share no item."
-    first = {}
+    first:dict[str, Item] = {}
     for o in items: first.setdefault(o.item, o)
     pool = list(first.values())
     if sum(sizes.values()) > len(pool): raise ValueError(f"{sum(sizes.values())} items asked for ({sizes}), {len(pool)} distinct ones are there; ask for fewer")

@@ -9,6 +9,7 @@ __all__ = ['TOKENS_AT_ONCE', 'LOG_NAMES', 'micro_batch', 'fast_bf16', 'token_len
 
 # %% ../../nbs/core/train.ipynb #99a0899e
 import os
+from collections.abc import Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -135,7 +136,7 @@ def sft_trainer(
     settings, # as for `trainer_arguments`
     seed:int=0, # order of the examples
     folder:str|Path="sft", # where the trainer would write; it writes nothing
-    callbacks:list=(), # transformers callbacks
+    callbacks:Sequence=(), # transformers callbacks
 ): # `trl.SFTTrainer`
     "TRL's trainer with our settings: loss on the completion only, which ends with EOS (§4.1)."
     from trl import SFTConfig, SFTTrainer

@@ -205,8 +205,9 @@ def change_02()->Key:
         (every.untied.best, "That leaves out the questions with *any* tie. Only those without a single right answer were to go.")],
         f"From {every.share.best:.2f} to {some.share.best:.2f}. A question of which nothing is known counts as a guess among its rationales; leaving it out flatters the method, leaving it in mixes two things. So say which.", eps=.005)
 
-_READ = pd.DataFrame([dict(draft=d, item=f"i{j}", parsed=p, correct=c) for d, rows in dict(
-    clear=[("True", True), ("False", False), ("True", True)], loops=[("True", True), (None, False), (None, False)], silent=[(None, False)]*3).items() for j, (p, c) in enumerate(rows)])
+_ANSWERED:dict[str, list[tuple]] = dict(
+    clear=[("True", True), ("False", False), ("True", True)], loops=[("True", True), (None, False), (None, False)], silent=[(None, False)]*3)
+_READ = pd.DataFrame([dict(draft=d, item=f"i{j}", parsed=p, correct=c) for d, rows in _ANSWERED.items() for j, (p, c) in enumerate(rows)])
 
 @cache
 def build_02()->Key:

@@ -26,9 +26,8 @@ def run_names(
     paths = [Path(d).expanduser().resolve() for d in dirs]
     for i, p in enumerate(paths):
         if p in paths[:i]: raise ValueError(f"{dirs[i]} is named twice; name each run once")
-    for k in range(1, max(len(p.parts) for p in paths) + 1):
-        names = ["/".join(p.parts[-k:]) for p in paths]
-        if len(set(names)) == len(names): return names
+    ends = (["/".join(p.parts[-k:]) for p in paths] for k in range(1, max(len(p.parts) for p in paths) + 1))
+    return next(names for names in ends if len(set(names)) == len(names))
 
 # %% ../../nbs/run/compare.ipynb #b52b7489
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ def mean_section(runs:dict)->list: # runs for which `same_but_seed`
 def between_section(runs:dict)->list:
     "Each further run against the first, arm by arm."
     first, *others = runs
-    out = [f"<p>Difference in points from {html.escape(first)}, on the test items that both have answered, with 95 % bootstrap intervals. "
+    out:list = [f"<p>Difference in points from {html.escape(first)}, on the test items that both have answered, with 95 % bootstrap intervals. "
            "Of twenty such lines one is expected to leave zero out by chance.</p>"]
     for i, k in enumerate(others, 1):
         b = between_runs(runs[first].results, runs[k].results)

@@ -26,7 +26,7 @@ from ..core.models import NANO, cache_dir
 from ..core.prompts import naive_prompt, question_prompt, student_prompt, technique_prompt
 from ..core.recipe import Recipe, RecipeError, derive_seed
 from ..core.rundir import RunDir
-from ..core.tasks import Exemplar, Item, get_task, items_table, table_items
+from ..core.tasks import Exemplar, Item, Task, get_task, items_table, table_items
 from ..core.train import TOKENS_AT_ONCE, micro_batch
 from ..elicit import question_stop, question_yield, seed_groups
 from .experiments import unseen_task
@@ -102,7 +102,7 @@ BBH_ITEMS = 250                             # in most files of BBH
 @dataclass(frozen=True)
 class Texts:
     "What the prompts of one task are made of."
-    task:object # a `Task`
+    task:Task
     seeds:list # seed `Item`s
     val:list # a sample of the validation `Item`s
     test:list # a sample of the test `Item`s
@@ -140,8 +140,8 @@ def stand_ins(
     drafts:pd.DataFrame|None=None, # table `drafts` of an earlier run
 )->list: # (question, answer, a rationale by each technique)
     "Texts that stand for what the teacher will write."
-    rows = drafts[drafts.task == task.name] if drafts is not None else ()
-    if len(rows): return sample([(g.question.iloc[0], g.target.iloc[0], list(g.rationale)) for _, g in rows.groupby("question_id", sort=False)])
+    if drafts is not None and len(rows := drafts[drafts.task == task.name]):
+        return sample([(g.question.iloc[0], g.target.iloc[0], list(g.rationale)) for _, g in rows.groupby("question_id", sort=False)])
     techniques = task.techniques[:recipe.elicit.techniques]
     if recipe.teacher.school is None: return [(e.question, e.answer, [e.rationale]*len(techniques)) for e in shown]
     from arte.core.nano import make_items, write_rationale
@@ -177,7 +177,7 @@ def measured(
     run:RunDir # an earlier run, as far as it went
 )->dict: # what it showed of: 5, 1 (usable questions a decoding), "5 tokens", "1 tokens" (of a decoding), "answer", "tested" (tokens of an answer)
     "A run's habits: yields and mean lengths."
-    out = {}
+    out:dict[int|str, float] = {}
     for n, names in ((5, ("questions", "aside")), (1, ("tailored_questions", "tailor_aside"))):
         if all(map(run.has, names)): out[n] = len(run.table(names[0]))/int(question_yield(*map(run.table, names)).decodings.sum())
     for key, name in (("answer", "answers"), ("tested", "results")):
@@ -218,7 +218,8 @@ class Estimate:
         self.count = dict(teacher=token_counter(recipe.teacher.model, self.vocabulary), student=token_counter(recipe.student.model))
         self.yields, self.yield_source = YIELDS["schooled" if school else "other"]
         self.known = measured(run) if run is not None else {}
-        self.run, self.lacking = run, {}
+        self.run = run
+        self.lacking:dict[tuple, tuple] = {}
 
     def counter(self,
         role:str, # of a job
@@ -709,8 +710,8 @@ def plan(
     e = Estimate(recipe, run)
     table = pd.DataFrame([_row(e, stage, machine) for stage in PLANNERS])
     table = table[[c for c in UNITS if c in table]]
-    same = run is not None and (run.recipe.teacher.model, run.recipe.student.model) == (recipe.teacher.model, recipe.student.model)
-    if timed and not machine and same:
+    models = lambda r: (r.teacher.model, r.student.model)
+    if timed and not machine and run is not None and models(run.recipe) == models(recipe):
         seconds, tokens = pace(run), table.tokens_in + table.tokens_out + table.trained_tokens
         table["hours"] = [n*seconds.get(s, math.nan)/3600 if n else 0. for s, n in zip(table.stage, tokens)]
     if price is not None:

@@ -14,6 +14,7 @@ __all__ = ['TABLES', 'ASKED', 'SHOTS', 'TEST_DATA', 'CSS', 'SECTIONS', 'EXTRAS',
 
 # %% ../../nbs/run/report.ipynb #f3fe46f8
 import base64, html, io, json
+import numpy as np
 import pandas as pd
 from contextlib import suppress
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def html_text(
 
 def percent(x:float, lo:float|None=None, hi:float|None=None)->str: # shares 0–1 → "43.4 %" or "43.4 % [40.1, 46.7]"
     "A share in percent, with its interval if there is one."
-    return f"{100*x:.1f} %" + ("" if lo is None else f" [{100*lo:.1f}, {100*hi:.1f}]")
+    return f"{100*x:.1f} %" + ("" if lo is None or hi is None else f" [{100*lo:.1f}, {100*hi:.1f}]")
 
 def points(x:float, lo:float, hi:float)->str: # differences of shares −1…1 → "+3.4 [0.1, 6.7]"
     "A difference of shares in percentage points, with its interval."
@@ -205,7 +206,8 @@ def plot_prefset(
     fig, axes = plt.subplots(-(-len(tasks) // columns), columns, squeeze=False, layout="constrained", figsize=(3.8 * columns, 2.8 * -(-len(tasks) // columns)))
     for ax in axes.flat[len(tasks):]: ax.set_axis_off()
     for ax, (name, p) in zip(axes.flat, tasks):
-        fit = Fit(*(p[c].to_numpy() for c in ["a", "a_sd", "b", "b_sd"]), theta=None, theta_sd=None, items=list(p["item"]), respondents=[], method="table")
+        a, a_sd, b, b_sd = (p[c].to_numpy() for c in ["a", "a_sd", "b", "b_sd"])
+        fit = Fit(a, a_sd, b, b_sd, theta=np.empty(0), theta_sd=np.empty(0), items=list(p["item"]), respondents=[], method="table")
         plot_discriminations(fit, int(p.chosen.sum()), ax)
         ax.set(title=name.replace("_", " "), ylabel="a (log scale)")
     return fig
@@ -262,7 +264,7 @@ def pairs_section(t:dict)->list: # needs `pairs`
     p = t["pairs"].assign(margin=t["pairs"].s_chosen - t["pairs"].s_rejected)
     counts = p.groupby(["task", "kind"]).agg(pairs=("pair", "size"), margin=("margin", "mean")).reset_index()
     cells = counts.assign(margin=(100 * counts.margin).map("{:.1f} points".format))
-    out = [Table("pairs", cells.rename(columns=dict(margin="mean margin")), counts, words=("kind",))]
+    out:list = [Table("pairs", cells.rename(columns=dict(margin="mean margin")), counts, words=("kind",))]
     for r in five_pairs(p).itertuples():
         out += [f'<div class="pair"><h4>{html.escape(f"{r.task}: {r.kind}")}</h4><details><summary>Prompt</summary>{html_text(r.prompt)}</details>'
                 f"<div class='both'><div><p>Chosen, ŝ = {percent(r.s_chosen)}</p>{html_text(r.chosen.strip())}</div>"
@@ -275,7 +277,7 @@ def yields_section(t:dict)->list: # needs `questions`
     aside = t.get("aside", pd.DataFrame(columns=["stage", "task", "reason", "prompt_id", "decoding"]))
     q = question_yield(t["questions"], aside[aside.stage == "elicit"]).groupby("task")[["decodings", "found", "kept"]].sum().reset_index()
     q["each"] = q.kept / q.decodings
-    out = [Table("questions", q.assign(each=q.each.map("{:.2f}".format)).set_axis(["task", "decodings", "whole questions", "kept", "kept per decoding"], axis=1), q)]
+    out:list = [Table("questions", q.assign(each=q.each.map("{:.2f}".format)).set_axis(["task", "decodings", "whole questions", "kept", "kept per decoding"], axis=1), q)]
     if "drafts" in t:
         d = t["drafts"].assign(answered=t["drafts"].answer.notna(), agrees=t["drafts"].answer == t["drafts"].target, words=t["drafts"].rationale.str.split().str.len())
         c = d.groupby(["task", "technique"]).agg(n=("draft", "size"), answered=("answered", "mean"), agrees=("agrees", "mean"), words=("words", "mean")).reset_index()
@@ -446,9 +448,10 @@ def report_sections(
     environment:dict, # environment.json
 )->list: # (title, parts)
     "The sections of a run's report."
-    always = [("What was run", lambda t: run_section(recipe, stages, t), [])]
-    ends = [("Costs", lambda t: costs_section(stages) if stages else ['<p class="missing">No stage is finished.</p>'], []),
-            ("Versions", lambda t: versions_section(environment) if environment else ['<p class="missing">No environment.json.</p>'], [])]
+    always:list[tuple] = [("What was run", lambda t: run_section(recipe, stages, t), [])]
+    ends:list[tuple] = [
+        ("Costs", lambda t: costs_section(stages) if stages else ['<p class="missing">No stage is finished.</p>'], []),
+        ("Versions", lambda t: versions_section(environment) if environment else ['<p class="missing">No environment.json.</p>'], [])]
     return [(title, section_parts(make, needs, t)) for title, make, needs in always + SECTIONS + [x for x in EXTRAS if t.keys() >= set(x[2])] + ends]
 
 def unfinished(

@@ -6,6 +6,7 @@
 __all__ = ['OWN', 'Round', 'stage_rounds']
 
 # %% ../../nbs/run/rounds.ipynb #5e9c6591
+from collections.abc import Callable
 from dataclasses import replace
 import pandas as pd
 from ..core.recipe import derive_seed
@@ -48,8 +49,9 @@ class Round:
 def stage_rounds(run:RunDir)->dict:
     "All rounds after the first; does nothing where the recipe asks for one."
     counts = Counts()
+    stages:list[Callable] = [stage_elicit, stage_prefer, stage_pairs, stage_align]   # which ask no more of a run than a `Round` has
     for k in range(2, run.recipe.rounds + 1):
-        for stage in (stage_elicit, stage_prefer, stage_pairs, stage_align): counts = _sum(counts, stage(Round(run, k)))
+        for stage in stages: counts = _sum(counts, stage(Round(run, k)))
     return counts
 
 def _sum(a, b):
