@@ -9,7 +9,7 @@ __all__ = ['p_correct', 'information', 'response_matrix', 'Fit', 'simulate', 'ir
            'structure_test', 'save_fit', 'load_fit']
 
 # %% ../nbs/01_irt.ipynb #7c4f511d
-import logging, warnings
+import logging, os, warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,8 @@ def _fit_nuts(matrix, seed, draws, tune, chains, target_accept):
     model = irt_model(s, rows, [i for i, k in zip(items, keep) if k])
     import pymc as pm
     logging.getLogger("pymc").setLevel(logging.ERROR) # its advice is check_fit's task
-    with model: idata = pm.sample(draws, tune=tune, chains=chains, target_accept=target_accept, random_seed=seed, var_names=["theta", "a", "b", "mu_a", "sigma_a", "mu_b", "sigma_b"],
+    cores = min(chains, os.cpu_count() or 1) # PyMC takes half of the processors for hyper-threads; the draws are the same
+    with model: idata = pm.sample(draws, tune=tune, chains=chains, cores=cores, target_accept=target_accept, random_seed=seed, var_names=["theta", "a", "b", "mu_a", "sigma_a", "mu_b", "sigma_b"],
                                   progressbar=False, compute_convergence_checks=False, compile_kwargs=dict(mode="NUMBA")) # needs no C compiler; without either, minutes
     mean, sd = idata.posterior.mean(("chain", "draw")), idata.posterior.std(("chain", "draw"))
     return Fit(_spread(mean.a.values, keep), _spread(sd.a.values, keep), _spread(mean.b.values, keep), _spread(sd.b.values, keep),

@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 
 from arte.core.recipe import Recipe
+from arte.prefer import balanced_order
 from test_run import TASKS, tiny_model  # noqa: F401  (a fixture)
 from world import SCHOOL, UNSEEN, World, tables
 
@@ -129,6 +130,24 @@ def test_only_what_depends_on_it_is_done_again(world, field):
 def test_nothing_depends_on_these(world, settings):
     changed, done = world.run(settings, world.first({}).folder)
     assert done == set() and tables(changed) == tables(world.first({}))
+
+
+def test_balanced_preference_sets(world):
+    "The same fits, other choices: as many items, their gold answers in turn."
+    plain, balanced = world.first({}), world.run({"irt.balance": True}, world.first({}).folder)[0]
+    a, b, items = plain.table("prefset"), balanced.table("prefset"), plain.table("items")
+    for task, rows in a.groupby("task"):
+        order = balanced_order(items[items.item.isin(rows.item)], rows)
+        assert set(b[b.chosen & (b.task == task)].item) == set(order.item[:rows.chosen.sum()])
+    assert a.drop(columns="chosen").equals(b.drop(columns="chosen"))
+
+
+def test_elimination_scores_every_draft(world):
+    run = world.run({"prefer.rule": "elimination", "prefer.error": .4}, world.first({}).folder)[0]
+    answers, scores = run.table("answers"), run.table("scores")
+    assert set(answers["set"]) == {"val"} and not answers.duplicated(["draft", "item"]).any()
+    r = scores[scores.level == "rationale"]
+    assert set(r.id) == set(run.table("drafts").draft) and r.n.sum() == len(answers) < len(r)*run.recipe.data.n_val
 
 
 def test_schooling_does_not_depend_on_distillation(world, monkeypatch):

@@ -29,7 +29,7 @@ from ..elicit import NoQuestions, draw_questions, draw_rationales, naive_rationa
 from ..eval import evaluate
 from ..irt import response_matrix, save_fit, top_k, trusted_fit
 from ..pairs import question_pairs, rationale_pairs
-from ..prefer import answer_one_shot, collect_responses, preference_scores
+from ..prefer import answer_by_elimination, answer_one_shot, balanced_prefset, collect_responses, preference_scores
 from ..tailor import consistent_arm, equalise, make_examples, original_arm, random_arm, tailored_questions
 
 # %% ../../nbs/run/stages.ipynb #c77879cc
@@ -221,7 +221,8 @@ def stage_irt(run:RunDir)->dict:
     for task, rows in responses.groupby("task", sort=False):
         fit = trusted_fit(response_matrix(rows), r.irt.method, derive_seed(r.seed, "irt", task), r.irt.draws, r.irt.tune, r.irt.chains)
         save_fit(fit, run.path("irt", f"{task}.nc"))
-        chosen.append(top_k(fit, r.irt.k).assign(task=task))
+        prefset = top_k(fit, r.irt.k).assign(task=task)
+        chosen.append(balanced_prefset(val[val.task == task], prefset) if r.irt.balance else prefset)
     return counts | dict(respondents=responses.groupby(["model", "shots"]).ngroups, responses=len(responses)) | save_tables(run, prefset=chosen)
 
 # %% ../../nbs/run/stages.ipynb #c6c0da3d
