@@ -232,11 +232,11 @@ class Irt(Section):
     method:Literal["nuts", "map", "mle"]="nuts" # estimation: Bayesian in §3.2 (nuts, map), maximum likelihood in App. E (mle)
     k:Count=40 # most discriminative items per task that form the preference set; §4.1
     shots:tuple[Shots, ...]=(0, 1, 2, 3) # every respondent answers with each number of worked examples; §4.1
-    balance:bool=False # the k items take their gold answers in turn, each answer's most discriminative ones first; the paper has no such rule
     respondents:tuple[str, ...]=() # models that answer besides the student (and a school's checkpoints); §4.1 has five models in all
     draws:Count=1000 # posterior draws per chain (nuts); the paper gives none, PyMC's default
     tune:Count=1000 # warm-up draws per chain (nuts); the paper gives none, PyMC's default
     chains:Count=4 # chains (nuts), at least 2 for R̂; the paper gives none
+    balance:bool=False # the k items take their gold answers in turn, each answer's most discriminative ones first; the paper has no such rule
 
 # %% ../../nbs/core/recipe.ipynb #e34a8c40
 @dataclass(frozen=True)
@@ -244,9 +244,9 @@ class Prefer(Section):
     "Preference collection (Eq. 1–4): the student answers the preference set with one draft as its example, at temperature 0."
     max_tokens:Count=256 # longest answer of the student, in tokens; the paper gives none
     agreement_questions:Size=10 # drafts per task scored on the whole validation set too; App. E
+    signal:Literal["accuracy", "likelihood"]="accuracy" # Eq. 3, or the probability of the right answer, without decoding; Appendix A names it as future work
     rule:Literal["top-k", "elimination"]="top-k" # which items a draft is shown with: the preference set (§3.2), or all validation items until its rank in its question is settled; the paper has the first
     error:Share=0.2 # elimination: chance, 0 to 1, that may remain that the best, and that the worst, of a question is another one; 1 is not allowed
-    signal:Literal["accuracy", "likelihood"]="accuracy" # Eq. 3, or the probability of the right answer, without decoding; Appendix A names it as future work
 
 # %% ../../nbs/core/recipe.ipynb #77096202
 @dataclass(frozen=True)
