@@ -1,6 +1,6 @@
 """What the paper's 1.08 million evaluations cost besides the models: the recipe `paper` with models that only draw from what was recorded.
 
-    python benchmarks/bookkeeping.py            # 10 %, 30 % and 100 % of the questions, each in a process of its own
+    python benchmarks/bookkeeping.py            # all questions, then a tenth of them; what was measured is kept in runs/bench-bookkeeping
     python benchmarks/bookkeeping.py .1 OUT     # one of them, in this process
 
 Everything else is real: BBH's and BIG-bench's items, prompts, parsing, grading, the journal, NUTS, tables, pairs, training sets, the report.
@@ -20,9 +20,9 @@ from arte.core.models import resolve_model
 from arte.core.recipe import load_recipe
 from arte.core.rundir import RunDir, open_replay
 from arte.core.tasks import get_task
-from results import save
+from results import cached, save
 
-SHARES = (.1, .3, 1.)
+SHARES = (1., .1)
 EVALUATIONS = 27*250*4*40      # §4.1: tasks × questions × rationales × items of the preference set
 WORDS = "stone river copper lamp window garden seven market yellow engine paper bridge summer letter music coffee planet orange silver carpet".split()
 
@@ -128,14 +128,16 @@ def measured(share, folder):
                 bytes_per_completion=round(bytes_/n), prompt_bytes=round(prompt/n), text_bytes=round(text/n), stages={k: round(v["seconds"]) for k, v in run.stages.items()}, peaks=peaks)
 
 
+def alone(share):
+    "`measured` in a process of its own, since a process' peak of memory never falls."
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, __file__, str(share), folder], check=True)
+        return json.loads((Path(folder)/"measured.json").read_text())
+
+
 def main():
-    rows, start = [], time.time()
-    for share in SHARES:
-        with tempfile.TemporaryDirectory() as folder:
-            subprocess.run([sys.executable, __file__, str(share), folder], check=True)
-            rows.append(json.loads((Path(folder)/"measured.json").read_text()))
-            print({k: v for k, v in rows[-1].items() if k not in ("stages", "peaks")}, flush=True)
-    save("bookkeeping", rows, seconds=time.time() - start)
+    rows = [cached(f"bookkeeping/{share:g}", lambda share=share: alone(share)) for share in SHARES]
+    save("bookkeeping", rows[::-1], seconds=sum(r["seconds"] + r["report_seconds"] for r in rows))
 
 
 if __name__ == "__main__":

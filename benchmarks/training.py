@@ -129,7 +129,8 @@ def main(repeats):
                 name = f"training/threads-{threads}-{n}-{kind}-{list(WAYS[kind]).index(way)}"
                 runs.append(cached(name, lambda: run(kind, way, todo[kind])) | dict(repeat=n))
                 print({k: round(v, 1) if isinstance(v, float) else v for k, v in runs[-1].items()}, flush=True)
-    save("training", list(summary(pd.DataFrame(runs), losses)), threads=threads, mean_load=round(pd.DataFrame(runs).load.mean(), 2), runs=runs)
+    table = pd.DataFrame(runs)
+    save("training", list(summary(table, losses)), seconds=round(table.seconds.sum(), 1), threads=threads, mean_load=round(table.load.mean(), 2), runs=runs)
 
 
 if __name__ == "__main__":

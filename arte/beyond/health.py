@@ -81,9 +81,13 @@ def flags(
     max_rouge:float=.7, # of near-duplicates
 )->pd.DataFrame: # as many rows: exact, same, covered, gram13, gram8, near, unanswered, contradicts, outlier (True or False), words
     "What is odd about each row."
+    return _flags(rows, overlaps(list(rows.question), tests), tasks, max_rouge)
+
+def _flags(rows, found, tasks, max_rouge):
+    "`flags` with the overlaps found already."
     grades = _grades(rows, tasks)
     words = rows.rationale.str.split().str.len().to_numpy(float)
-    return overlaps(list(rows.question), tests).assign(
+    return found.assign(
         near=near_repeats(tuple(rows.question), max_rouge), unanswered=[g.parsed is None for g in grades],
         contradicts=[g.parsed is not None and not g.correct for g in grades], outlier=outliers(words), words=words)
 
@@ -109,8 +113,10 @@ def health(
 )->pd.DataFrame: # a row per arm and task: n; shares 0–1 of exact, same, covered, gram13, gram8, near, unanswered, contradicts, outlier; words (median)
     "How sound each arm's data are."
     _need(rows, ["arm", "task", "question", "target", "rationale"])
+    rows = rows.reset_index(drop=True)
+    found = overlaps(list(rows.question), tests)     # once: to take the tests apart is what costs
     def row(g, arm, task):
-        f = flags(g, tests, tasks, max_rouge)
+        f = _flags(g, found.loc[g.index], tasks, max_rouge)
         return dict(arm=arm, task=task, n=len(g), **f.drop(columns="words").mean(), words=f.words.median())
     columns = ["arm", "task", "n", "exact", "same", "covered", "gram13", "gram8", "near", "unanswered", "contradicts", "outlier", "words"]
     return pd.DataFrame([row(g, *k) for k, g in rows.groupby(["arm", "task"], sort=False)], columns=columns)
