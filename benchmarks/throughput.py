@@ -10,7 +10,7 @@ import json, subprocess, sys, time
 from collections import Counter
 from pathlib import Path
 
-from results import ROOT, save
+from results import ROOT, cached, save
 
 FOLDER, NEW, DRAFTS, ITEMS = ROOT/"runs"/"bench-throughput", 160, 32, 40
 TASKS = ("boolean_expressions", "sports_understanding")
@@ -177,7 +177,7 @@ def main():
     ties = {name: list(near_ties(exact["generate"], r)) for name, r in exact.items() if name != "generate"}
     from arte.core.models import load_model, resolve_model
     weights = load_model(resolve_model("nano-student"), "bfloat16").num_parameters()
-    save("throughput", rows, hardware=hardware(), weights=weights, ties=ties, seconds=sum(r["seconds"] for r in rows))
+    save("throughput", rows, hardware=cached("throughput/hardware", hardware), weights=weights, ties=ties, seconds=sum(r["seconds"] for r in rows))
 
 
 if __name__ == "__main__":

@@ -57,7 +57,9 @@ def too_long(
 
 def _whole_lengths(tokenizer, examples, answers):
     "Tokens of prompt, answer and end-of-sequence token: a tuple per example, a number per answer."
-    return list(zip(*([len(ids) + 1 for ids in tokenizer([e["prompt"] + e[a] for e in examples]).input_ids] for a in answers)))
+    def lengths(part, a): return [len(ids) + 1 for ids in tokenizer([e["prompt"] + e[a] for e in part]).input_ids]
+    parts = (examples[i:i + 1000] for i in range(0, len(examples), 1000))     # tokens take ten times the room of their text
+    return [row for part in parts for row in zip(*(lengths(part, a) for a in answers))]
 
 def trainer_arguments(
     settings, # lr, batch, epochs, warmup, schedule, max_length: `recipe.distill` or `recipe.align`

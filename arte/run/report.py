@@ -88,7 +88,7 @@ def points(x:float, lo:float, hi:float)->str: # differences of shares −1…1 �
     return f"{100*x:+.1f} [{100*lo:+.1f}, {100*hi:+.1f}]"
 
 # %% ../../nbs/run/report.ipynb #02134b96
-TABLES = dict(items="items", questions="elicit", drafts="elicit", responses="irt", prefset="irt", answers="prefer", scores="prefer", pairs="pairs",
+TABLES = dict(items="items", questions="elicit", drafts="elicit", responses="irt", prefset="irt", scores="prefer", pairs="pairs",
               align_log="align", heldout="heldout", examples="tailor", sft_log="distill", results="eval", aside="elicit")  # table → the stage that makes it
 ASKED = dict(health="tailor", benchmarks="benchmarks", unseen="unseen", transfer="transfer", transfer_scores="transfer")  # the same, for tables that a run needn't have
 
