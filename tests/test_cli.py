@@ -76,7 +76,7 @@ def test_refusals_are_one_message(tmp_path, args, message):
 
 
 def test_debug_shows_where(tmp_path):
-    r = arte("run", "nanno", "--out", tmp_path, env={"ARTE_DEBUG": "1"})
+    r = arte("run", "nanno", "--out", tmp_path, ARTE_DEBUG="1")
     assert r.returncode != 0 and "Traceback" in r.stderr
 
 
