@@ -99,7 +99,7 @@ def examples_dataset(
     examples:list[dict], # each with "prompt" and "completion"; other keys are left out
 ): # `datasets.Dataset`
     "Examples for TRL; an empty list or an empty completion is refused."
-    from datasets import Dataset
+    with quiet(): from datasets import Dataset
     empty = [i for i, e in enumerate(examples) if not e["completion"].strip()]
     if not examples or empty: raise ValueError(f"{len(examples)} examples, {len(empty)} of them with an empty completion (the first is number {empty[0]})"
                                                if empty else "got no examples to train on, expected at least one")
