@@ -1,5 +1,6 @@
 """Random and hostile text through arte.core.answers, and the gold answers of BBH where they are at hand."""
-import re, time
+import re, signal
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -73,25 +74,33 @@ def test_letters(c):
         assert normalise(s, "option") == f"({c})", s
 
 
+@contextmanager
+def not_hanging(seconds=60):
+    "Ends with an error what would go on for minutes; seconds are enough for it on any machine."
+    def stop(*_): raise AssertionError(f"still busy after {seconds} seconds")
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try: yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 @pytest.mark.parametrize("unit", ["<", "<input>", "<question_1>", "<question_1><input>", "<question_1><input>x</input><target>y", "</target>",
                                   "<ans>", "</ans>", "<ans></ans>", "</ans><ans>", "(A) ", "(A", "\n(A) x", "\n", " ", "Options:", "7,", "777,", "-", "\"", "[", "so the answer is "])
-def test_long_noise_is_quick(unit):
+def test_long_noise(unit):
+    "A hundred thousand characters that open what they don't close: an expression that tries all ways would take hours."
     noise = unit * (100_000 // len(unit))
-    t = time.perf_counter()
-    parse_questions(noise)
-    cut_answer(noise)
-    for kind in KINDS: grade(f"<ans>{noise}</ans>", noise, kind, "Options:\n(A) one\n(B) two")
-    options(noise)
-    assert time.perf_counter() - t < 3
+    with not_hanging():
+        parse_questions(noise)
+        cut_answer(noise)
+        for kind in KINDS: grade(f"<ans>{noise}</ans>", noise, kind, "Options:\n(A) one\n(B) two")
+        options(noise)
 
 
-def test_time_is_linear():
-    def seconds(n):
-        text, best = "<question_1><input>x</input> <target>" * n, 9
-        for _ in range(3):
-            t = time.process_time(); parse_questions(text); best = min(best, time.process_time() - t)
-        return best
-    assert seconds(16_000) < 8 * seconds(4_000) + 0.05 # a square would be 16 times
+def test_many_unfinished_questions():
+    "Work that grows with the square of their number would take half an hour."
+    with not_hanging(): parse_questions("<question_1><input>x</input> <target>" * 100_000)
 
 
 @pytest.fixture(scope="module")
