@@ -104,6 +104,7 @@ class ServerEngine:
         prompts:list[str],
         sampling:Sampling=Sampling(),
     )->list[list[Completion]]: # `sampling.n` per prompt, in order
+        "Complete every prompt, `concurrency` of them at a time."
         done = dict(self.arriving(prompts, sampling))
         return [done[i] for i in range(len(prompts))]
 
@@ -141,6 +142,7 @@ class ServerEngine:
         prompts:list[str],
         continuations:list[str], # one per prompt
     )->list[np.ndarray]: # log-probability of each token of each continuation
+        "Log-probabilities of given continuations; `ValueError` where the server is not vLLM."
         self._needs_vllm("log-probabilities of a prompt")
         return self._map(self._score, encode_pairs(self.tokenizer, prompts, continuations, self.max_model_len))
 
@@ -152,6 +154,7 @@ class ServerEngine:
         prompts:list[str],
         k:int, # at most 20 (vLLM's max_logprobs), the most likely first
     )->list[list[FirstToken]]: # per prompt
+        "The most likely first tokens after each prompt; `ValueError` where the server is not vLLM."
         self._needs_vllm("token ids of the most likely tokens")
         return self._map(self._first, [(p, x, k) for p, x in zip(prompts, encode(self.tokenizer, prompts, self.max_model_len))])
 
@@ -161,4 +164,6 @@ class ServerEngine:
         top = sorted(choice.logprobs.top_logprobs[0].items(), key=lambda t: -t[1])[:k]
         return first_tokens_of(self.tokenizer, prompt, ids, [int(name.removeprefix("token_id:")) for name, _ in top], [lp for _, lp in top])
 
-    def close(self): self.client.close()
+    def close(self):
+        "Close the client's connections."
+        self.client.close()

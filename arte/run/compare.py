@@ -157,12 +157,16 @@ def original_section(runs:dict)->list:
             Table("against-original", side_by_side(v, [points(*x) for x in zip(v.difference, v.lo, v.hi)], list(runs)), v)]
 
 # %% ../../nbs/run/compare.ipynb #8e5f8445
-def same_but_seed(runs:dict)->bool: # name → `Evaluated`
+def same_but_seed(
+    runs:dict, # name → `Evaluated`
+)->bool:
     "Are these repetitions of one recipe, each with a seed of its own?"
     apart = set(recipe_differences({k: r.recipe for k, r in runs.items()}).setting) <= {"name", "seed"} and len({r.recipe.seed for r in runs.values()}) == len(runs)
     return apart and all("original" in set(r.results.arm) for r in runs.values())
 
-def mean_section(runs:dict)->list: # runs for which `same_but_seed`
+def mean_section(
+    runs:dict, # name → `Evaluated`, runs for which `same_but_seed`
+)->list: # strings of HTML and `Table`s
     "Means over the runs, with t intervals."
     m = over_seeds([r.results for r in runs.values()]).reset_index()
     cells = pd.DataFrame({"training set": arm_titles(m.arm), "shots": m.shots, "accuracy [95 %]": [percent(*x) for x in zip(m.accuracy/100, m.lo/100, m.hi/100)],

@@ -79,11 +79,19 @@ def html_text(
     "Text as it is, line breaks kept, markup escaped."
     return f"<pre>{html.escape(str(text))}</pre>"
 
-def percent(x:float, lo:float|None=None, hi:float|None=None)->str: # shares 0–1 → "43.4 %" or "43.4 % [40.1, 46.7]"
+def percent(
+    x:float, # a share, 0–1
+    lo:float|None=None, # its interval's ends
+    hi:float|None=None,
+)->str: # "43.4 %" or "43.4 % [40.1, 46.7]"
     "A share in percent, with its interval if there is one."
     return f"{100*x:.1f} %" + ("" if lo is None or hi is None else f" [{100*lo:.1f}, {100*hi:.1f}]")
 
-def points(x:float, lo:float, hi:float)->str: # differences of shares −1…1 → "+3.4 [0.1, 6.7]"
+def points(
+    x:float, # a difference of shares, −1…1
+    lo:float, # its interval's ends
+    hi:float,
+)->str: # "+3.4 [0.1, 6.7]"
     "A difference of shares in percentage points, with its interval."
     return f"{100*x:+.1f} [{100*lo:+.1f}, {100*hi:+.1f}]"
 
@@ -135,7 +143,9 @@ def accuracy_cells(
     return pd.DataFrame({"training set": arm_titles(rows.arm), "shots": rows.shots, "accuracy [95 %]": [percent(*x) for x in zip(rows.accuracy, rows.lo, rows.hi)],
                          "n": rows.n, "unreadable": rows.failures.map(percent)})
 
-def arm_titles(arms:pd.Series)->pd.Series: # names of arms → titles of rows; a name that has none stays
+def arm_titles(
+    arms:pd.Series, # names of arms
+)->pd.Series: # titles of rows; a name that has none stays
     "What a table calls the arms."
     return arms.map(ARM_TITLES).fillna(arms)
 
@@ -171,7 +181,9 @@ def in_table2_shape(
     d = d.reset_index()
     return d.assign(arm=d.arm.map(ARM_TITLES).fillna("+ " + d.arm)).rename(columns=dict(arm="training set")).map(lambda x: f"{x:.1f}" if isinstance(x, float) else x)[["training set", "shots", *d.columns[2:]]]
 
-def arms_section(t:dict)->list: # needs `results`
+def arms_section(
+    t:dict, # table → its rows, among them `results`
+)->list: # strings of HTML and `Table`s
     "Accuracy of every arm, overall and in the shape of Table 2, and the comparisons with the original teacher."
     macro, versus, ours = overall(t["results"]), comparisons(t["results"]), table2(t["results"])
     return [html_figure(plot_arms(t["results"]), "Dots are accuracies, bars 95 % intervals. All arms answer the same items, so overlapping bars can still belong to arms that differ; see the paired comparisons.",
@@ -184,7 +196,9 @@ def arms_section(t:dict)->list: # needs `results`
             "<details><summary>Per task</summary>", by_task(t["results"], "accuracy-by-task"), "</details>"]
 
 # %% ../../nbs/run/report.ipynb #798920ad
-def heldout_section(t:dict)->list: # needs `heldout`
+def heldout_section(
+    t:dict, # table → its rows, among them `heldout`
+)->list: # strings of HTML and `Table`s
     "Did alignment move the teacher towards what its student prefers?"
     h = t["heldout"]
     if not set(h.phase) >= {"before", "after"}: return [f"<p>Only “{html.escape(', '.join(sorted(set(h.phase))))}” has been measured yet.</p>"]
@@ -212,7 +226,9 @@ def plot_prefset(
         ax.set(title=name.replace("_", " "), ylabel="a (log scale)")
     return fig
 
-def irt_section(t:dict)->list: # needs `prefset`
+def irt_section(
+    t:dict, # table → its rows, among them `prefset`
+)->list: # strings of HTML and `Table`s
     "Discriminations of the validation items, and which were chosen."
     p = t["prefset"]
     table = p.groupby("task").agg(items=("item", "size"), informative=("a", "count"), chosen=("chosen", "sum"), low=("a", "min"), mid=("a", "median"), high=("a", "max")).reset_index()
@@ -222,7 +238,9 @@ def irt_section(t:dict)->list: # needs `prefset`
     return [html_figure(plot_prefset(p), "Items by rank of their discrimination, with 95 % intervals. Where the intervals of neighbours overlap, which of the two is chosen is a matter of chance. An item that all or no respondents got right has no discrimination; it is chosen only where too few have one.",
                         "Discrimination of each item with its interval, chosen items in colour"), Table("prefset", cells, table)]
 
-def words_section(t:dict)->list: # needs `drafts`, `scores`
+def words_section(
+    t:dict, # table → its rows, among them `drafts`, `scores`
+)->list: # strings of HTML and `Table`s
     "The paper's Figure 2 on this run's drafts."
     tasks = list(t["drafts"].task.unique())
     pairs = [t["drafts"][t["drafts"].task.isin(tasks[i:i + 2])] for i in range(0, len(tasks), 2)]
@@ -230,13 +248,17 @@ def words_section(t:dict)->list: # needs `drafts`, `scores`
                         "Words of a rationale against its preference score, per task") for d in pairs]
 
 # %% ../../nbs/run/report.ipynb #cd1fb236
-def align_section(t:dict)->list: # needs `align_log`
+def align_section(
+    t:dict, # table → its rows, among them `align_log`
+)->list: # strings of HTML and `Table`s
     "Curves of the teacher's alignment."
     return [html_figure(plot_alignment(t["align_log"]),
                         "A loss of 0.693 = log 2 is where alignment starts: the teacher favours neither. The margin is how much more the teacher has moved towards the chosen than towards the rejected response.",
                         "DPO loss, margin and accuracy by step")]
 
-def distill_section(t:dict)->list: # needs `sft_log`
+def distill_section(
+    t:dict, # table → its rows, among them `sft_log`
+)->list: # strings of HTML and `Table`s
     "Curves of the students' fine-tuning, and what they were trained on."
     return [html_figure(plot_distillation(t["sft_log"]),
                         "Loss on the completion. A lower one means an easier text to imitate, not a better teacher: short and uniform rationales are easy.", "Training loss by step, one line per arm"),
@@ -259,7 +281,9 @@ def five_pairs(
     p = pairs.assign(margin=pairs.s_chosen - pairs.s_rejected).sort_values("margin", ascending=False, kind="stable")
     return p.assign(turn=p.groupby(["task", "kind"]).cumcount()).sort_values("turn", kind="stable").head(n).drop(columns="turn")
 
-def pairs_section(t:dict)->list: # needs `pairs`
+def pairs_section(
+    t:dict, # table → its rows, among them `pairs`
+)->list: # strings of HTML and `Table`s
     "How many pairs alignment saw, and five of them in full."
     p = t["pairs"].assign(margin=t["pairs"].s_chosen - t["pairs"].s_rejected)
     counts = p.groupby(["task", "kind"]).agg(pairs=("pair", "size"), margin=("margin", "mean")).reset_index()
@@ -272,7 +296,9 @@ def pairs_section(t:dict)->list: # needs `pairs`
     return out
 
 # %% ../../nbs/run/report.ipynb #6fb7cbee
-def yields_section(t:dict)->list: # needs `questions`
+def yields_section(
+    t:dict, # table → its rows, among them `questions`
+)->list: # strings of HTML and `Table`s
     "What the teacher's question prompts and technique prompts gave."
     aside = t.get("aside", pd.DataFrame(columns=["stage", "task", "reason", "prompt_id", "decoding"]))
     q = question_yield(t["questions"], aside[aside.stage == "elicit"]).groupby("task")[["decodings", "found", "kept"]].sum().reset_index()
@@ -285,7 +311,9 @@ def yields_section(t:dict)->list: # needs `questions`
         out += ["<h3>Rationales</h3>", Table("rationales", cells.set_axis(["task", "technique", "rationales", "with an answer", "answer equals target", "words (mean)"], axis=1), c, words=("technique",))]
     return out
 
-def aside_section(t:dict)->list: # needs `aside`
+def aside_section(
+    t:dict, # table → its rows, among them `aside`
+)->list: # strings of HTML and `Table`s
     "Rows that were kept aside, by stage and reason."
     c = t["aside"].groupby(["stage", "reason", "task"]).size().unstack(fill_value=0)
     return [Table("aside", c.assign(all=c.sum(axis=1)).reset_index(), words=("reason",))]
@@ -317,7 +345,9 @@ def versions_section(
     return [Table("versions", pd.DataFrame(flat_rows(environment), columns=["what", "value"]), words=("value",))]
 
 # %% ../../nbs/run/report.ipynb #44e899ca
-def health_section(t:dict)->list: # needs `health`
+def health_section(
+    t:dict, # table → its rows, among them `health`
+)->list: # strings of HTML and `Table`s
     "How sound the training sets are."
     h = t["health"]
     names = dict(exact="equal to a test item", covered="holding one", gram13="sharing 13 words", near="near-duplicates", unanswered="without an answer", contradicts="answer differs from target")
@@ -325,21 +355,27 @@ def health_section(t:dict)->list: # needs `health`
     return ["<p>Questions beside the test's, near-duplicates within the set, and rationales that end elsewhere than their target.</p>",
             Table("soundness", cells[["arm", "task", "n", *names, "words"]].rename(columns=names | dict(arm="training set", words="words (median)")), h, words=("task",))]
 
-def benchmarks_section(t:dict)->list: # needs `benchmarks`
+def benchmarks_section(
+    t:dict, # table → its rows, among them `benchmarks`
+)->list: # strings of HTML and `Table`s
     "The students on benchmarks outside of BBH (Table 3)."
     return ["<p>The same students, tested on benchmarks that no training set was written for.</p>", by_task(t["benchmarks"], "benchmarks")]
 
-def unseen_section(t:dict)->list: # needs `unseen`
+def unseen_section(
+    t:dict, # table → its rows, among them `unseen`
+)->list: # strings of HTML and `Table`s
     "What both teachers wrote for tasks that alignment never saw (Table 4)."
     return ["<p>One student for each task and teacher. “Original Teacher” is the teacher before alignment, “ARTE” after.</p>", by_task(t["unseen"], "unseen")]
 
-def transfer_section(t:dict)->list: # needs `transfer`, `transfer_scores`, `scores`
+def transfer_section(
+    t:dict, # table → its rows, among them `transfer`, `transfer_scores`, `scores`
+)->list: # strings of HTML and `Table`s
     "Other students: what they prefer of the same drafts, and what they learn (Table 5)."
     out, said = [], dict(rationales="ρ over all rationales", within="ρ within a question (mean)", best="the same best rationale", worst="the same worst rationale", questions="ρ over questions")
     for i, (name, results) in enumerate(t["transfer"].groupby("student", sort=False), 1):
         macro, alike = overall(results), rank_agreement(t["scores"], t["transfer_scores"][t["transfer_scores"].student == name])
         alike = alike[alike.task == alike.task.iloc[-1]]       # the last rows are all tasks together
-        cells = pd.DataFrame({"measure": alike.measure.map(said), "value [95 %]": [f"{v:.2f} [{lo:.2f}, {hi:.2f}]" for v, lo, hi in zip(alike.value, alike.lo, alike.hi)],
+        cells = pd.DataFrame({"measure": alike.measure.map(said), "value [95 %]": ["–" if pd.isna(v) else f"{v:.2f}" if pd.isna(lo) else f"{v:.2f} [{lo:.2f}, {hi:.2f}]" for v, lo, hi in zip(alike.value, alike.lo, alike.hi)],
                               "by chance": alike.chance.map("{:.2f}".format), "n": alike.n})
         out += [f"<h3>{html.escape(str(name))}</h3>", Table(f"other-student-{i}", accuracy_cells(macro), macro.assign(student=name)),
                 "<p>Its preferences beside those of the student that the teacher was aligned with, on the same drafts:</p>", Table(f"other-student-{i}-preferences", cells, alike.assign(student=name))]
