@@ -144,7 +144,7 @@ def plot_alignment(
     "Loss, margin and accuracy of the pairs in training, step by step; dashed: where policy and reference agree."
     import matplotlib.pyplot as plt
     fig, axes = plt.subplots(1, 3, figsize=(9, 2.6), layout="constrained")
-    for ax, (name, label, level) in zip(axes, (("loss", "loss (nats)", math.log(2)), ("margin", "margin of implicit rewards (nats)", 0), ("accuracy", "share of pairs ranked right", .5))):
+    for ax, (name, label, level) in zip(axes, (("loss", "loss (nats)", math.log(2)), ("margin", "implicit rewards (nats)", 0), ("accuracy", "ranked right (share)", .5))):
         ax.axhline(level, color="#999", lw=1, ls="--")
         ax.plot(log.step, log[name], color="#0072b2", marker=".", lw=1)
         ax.set(title=name.capitalize(), xlabel="optimizer step", ylabel=label)
