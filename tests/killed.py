@@ -5,7 +5,7 @@
 One run in FOLDER/whole is left alone. One in FOLDER/cut is killed KILLS times, at random moments of the stages in turn, and started again each time;
 FOLDER/committed gets a line for every completion that went into its journal. Prints how often it was killed in each stage, as JSON.
 The runs are forked from this process, which has loaded the libraries: the moments fall into the stages' own work."""
-import json, os, random, signal, sys, time, traceback
+import json, os, random, select, signal, sys, time, traceback
 from collections import Counter
 from pathlib import Path
 
@@ -50,17 +50,23 @@ class Killed(World):
         return {stage: float(s) for stage, s in map(str.split, file.read_text().splitlines())}
 
     def kill(self, stage, seconds):
-        "Starts or resumes the run, and kills it so many seconds after it has entered a stage. The stage in which it died; None if it came to its end."
+        "Starts or resumes the run, and kills it so many seconds after it has entered a stage, or as it enters the next. The stage in which it died; None if it came to its end."
         entered, enter = os.pipe()
         pid = self.start("cut", lambda name: os.write(enter, f"{name}\n".encode()))
         os.close(enter)
-        with open(entered) as names:
-            for name in map(str.strip, iter(names.readline, "")):
-                if list(pipeline.STAGES).index(name) >= list(pipeline.STAGES).index(stage): break     # past it: the kill before came late
-            time.sleep(seconds)
-            os.kill(pid, signal.SIGKILL)
-            killed = os.waitpid(pid, 0)[1] == signal.SIGKILL
-            return [name, *map(str.strip, names)][-1] if killed else None
+        names, place = [], list(pipeline.STAGES).index
+        def more(wait):
+            "Have further stages been entered within so many seconds?"
+            new = os.read(entered, 4096).decode().split() if select.select([entered], [], [], wait)[0] else []
+            names.extend(new)
+            return bool(new)
+        while not (names and place(names[-1]) >= place(stage)) and more(None): pass     # a run that is past it was killed late before
+        more(seconds)
+        os.kill(pid, signal.SIGKILL)
+        killed = os.waitpid(pid, 0)[1] == signal.SIGKILL
+        while more(None): pass
+        os.close(entered)
+        return names[-1] if killed else None
 
 
 def note_commits(file):

@@ -19,7 +19,7 @@ def test_killed_all_over_a_run(tiny_model, tmp_path):  # noqa: F811
     kills = json.loads(done.stdout)
     print(f"killed {sum(kills.values())} times: {kills}")
     kills.pop("null", None)     # the last came when the run was over
-    assert sum(kills.values()) >= .9*KILLS and len(kills) >= 10, "on a busy machine some come late and fall into the next stage, but not so many"
+    assert sum(kills.values()) >= .9*KILLS and len(kills) >= 12, "on a busy machine a kill may come late and fall into the next stage, but not many do"
 
     whole, cut = RunDir(tmp_path/"whole"), RunDir(tmp_path/"cut")
     assert list(cut.stages) == list(whole.stages) == list(STAGES)
