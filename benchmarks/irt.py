@@ -1,4 +1,4 @@
-"""Item response theory: our three fits beside py-irt, girth and mirt, on simulated matrices. An hour to two on two cores; killed, it goes on where it was.
+"""Item response theory: our three fits beside py-irt, girth and mirt, on simulated matrices. Half an hour on two cores; killed, it goes on where it was.
 
     python benchmarks/irt.py               # 20 matrices of 20 × 100, and 20 of 100 × 100
     python benchmarks/irt.py --matrices 2  # a look

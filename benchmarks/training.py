@@ -1,6 +1,6 @@
 """Training speed: our alignment and fine-tuning beside TRL's trainers with their defaults, on the recorded run's pairs and examples. Ten minutes on two cores; the nano teacher's school, where it is not in the cache, some more.
 
-    python benchmarks/training.py                       # three repeats; what was measured is kept in runs/bench-training
+    python benchmarks/training.py                       # two repeats; what was measured is kept in runs/bench-training
     OMP_NUM_THREADS=1 python benchmarks/training.py     # on a shared machine: seconds of the processor are then the better measure
 
 Both get the same loaded model, tokenizer, data, batch size, epochs, learning rate, schedule and longest sequence. Everything else is ours, or TRL's default:
@@ -135,5 +135,5 @@ def main(repeats):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     main(parser.parse_args().repeats)
