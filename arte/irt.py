@@ -54,9 +54,9 @@ class Fit:
     a:np.ndarray # (n_items,), discriminations; NaN for an item that everybody answered alike
     a_sd:np.ndarray # (n_items,), their standard deviations; NaN where unknown
     b:np.ndarray # (n_items,), difficulties
-    b_sd:np.ndarray
+    b_sd:np.ndarray # (n_items,), theirs
     theta:np.ndarray # (n_respondents,), abilities
-    theta_sd:np.ndarray
+    theta_sd:np.ndarray # (n_respondents,), theirs
     items:list # item ids, the columns of the matrix
     respondents:list # the rows of the matrix
     method:str # "nuts", "map", "mle"; "truth" for a simulation
@@ -65,7 +65,7 @@ class Fit:
 # %% ../nbs/01_irt.ipynb #f61f9eb9
 def simulate(n_respondents:int=20, # the paper's five models × four shot settings
              n_items:int=100, # §4.1
-             seed:int=0,
+             seed:int=0, # of the draws
              sigma:float=.6, # spread of log a; 0 makes all items alike
             ) -> tuple: # (matrix, Fit holding the true values)
     "A response matrix drawn from the two-parameter logistic model"
@@ -220,7 +220,7 @@ def trusted_fit(matrix:pd.DataFrame, # respondents × items, 1 right, 0 wrong, N
                 seed:int=0, # of the chains
                 draws:int=1000, # of the first attempt, from each chain
                 tune:int=1000, # of the first attempt
-                chains:int=4,
+                chains:int=4, # of NUTS, at least 2
                )->Fit:
     "A fit that `check_fit` accepts: if it refuses the first, a three times longer one; ValueError if it refuses that as well"
     fit = fit_2pl(matrix, method, seed, draws, tune, chains)
@@ -354,7 +354,7 @@ def item_rest(matrix:pd.DataFrame, # respondents × items, NaN not asked
     with np.errstate(invalid="ignore", divide="ignore"): return np.nansum(dy*dr, 0)/np.sqrt(np.nansum(dy**2, 0)*np.nansum(dr**2, 0))
 
 def shuffle_matrix(matrix:pd.DataFrame, # respondents × items
-                   seed:int=0,
+                   seed:int=0, # of the shuffle
                   )->pd.DataFrame: # same shape, columns with the same values in another order
     "The negative control: each item's answers dealt out anew among the respondents that were asked"
     rng, out = np.random.default_rng(seed), matrix.copy()
@@ -364,8 +364,8 @@ def shuffle_matrix(matrix:pd.DataFrame, # respondents × items
     return out
 
 def structure_test(matrix:pd.DataFrame, # respondents × items
-                   n_shuffles:int=200,
-                   seed:int=0,
+                   n_shuffles:int=200, # shuffled matrices to compare with
+                   seed:int=0, # of the shuffles
                   ) -> tuple: # (mean item–rest correlation, (n_shuffles,) of the shuffled matrices, one-sided p-value)
     "Is there a shared ability at all? The mean item–rest correlation against shuffled matrices"
     mean = lambda m: float(np.nanmean(item_rest(m)))

@@ -152,7 +152,7 @@ def after_this():
 class Journaled:
     "An engine in front of a journal: looks up, and generates only what is missing."
     def __init__(self,
-        journal:Journal,
+        journal:Journal, # where completions are kept
         fingerprint:str, # of the model
         make=None, # () -> engine, called when something is missing; None: replay only
         chunk:int=512, # completions in one transaction

@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, get_args, get_origin
-from fastcore.docments import DocmentTbl, ShowDocRenderer
+from fastcore.docments import DocmentTbl, ShowDocRenderer, docments
 from nbdev.config import get_config
 from nbdev.doclinks import NbdevLookup
 from nbdev.frontmatter import _dict2fm
@@ -33,10 +33,12 @@ def _named(anno):
 
 STARS = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
 
-def _written(dm):
-    "Parameters as they are written: no type where fastcore takes a default's None or the kind of a parameter for one, and stars before `*args`."
+def _written(sym, dm):
+    "Parameters as they are written: no type where fastcore takes a default's None or the kind of a parameter for one, stars before `*args`, and the comment of `**kwargs`, which fastcore leaves out."
+    comments = docments(sym, args_kwargs=True)
     for name, d in dm.items():
-        yield STARS.get(d.anno, "") + name, d | dict(anno=inspect._empty if d.anno is NoneType or d.anno in STARS else _named(d.anno))
+        comment = comments.get(name) if d.anno in STARS else d.docment
+        yield STARS.get(d.anno, "") + name, AttrDict(d | dict(docment=comment, anno=inspect._empty if d.anno is NoneType or d.anno in STARS else _named(d.anno)))
 
 def _in_words(anno):
     "A union as words: its bar would end a table's cell; a class of a cell by its name alone."
@@ -46,22 +48,22 @@ class ApiTable(DocmentTbl):
     "fastcore's parameter table, with unions in words."
     def __init__(self, obj):
         super().__init__(obj)
-        self.dm = {name.replace("*", r"\*"): d | dict(anno=_in_words(d["anno"])) for name, d in _written(self.dm)}
+        self.dm = {name.replace("*", r"\*"): d | dict(anno=_in_words(d["anno"])) for name, d in _written(obj, self.dm)}
         self.params = [name for name in self.dm if name != "return"]
 
 class ApiRenderer(ShowDocRenderer):
     "A `show_doc` renderer with nbdev's classic parameter table."
     def __init__(self, sym, *args, **kwargs):
         super().__init__(_from_package(sym), *args, **kwargs)
-        self.dm.dm = AttrDict(_written(self.dm.dm))
+        self.dm.dm = AttrDict(_written(self.sym, self.dm.dm))
     def _repr_markdown_(self):
-        src = NbdevLookup().code(self.fn)
+        src = NbdevLookup().code(self.sym.__qualname__)
         link = f'[source]({src}){{target="_blank" style="float:right; font-size:smaller"}}\n\n' if src else ''
         doc = f"---\n\n{link}{'#'*self.title_level} {self.nm}\n\n```python\n{str(self).strip()}\n```\n\n"
         if self.docs: doc += f'*{self.docs.splitlines()[0]}*\n\n' + '\n'.join(self.docs.splitlines()[1:]) + '\n\n'
         tbl = str(ApiTable(self.sym)._repr_markdown_()) if not inspect.isclass(self.sym) or ApiTable(self.sym).has_docment else ''
         return doc + tbl
-    def __str__(self): return str(self.dm).replace("__main__.", "")
+    def __str__(self): return re.sub(r"\(\s+\)", "()", str(self.dm).replace("__main__.", ""))
     __repr__ = __str__
 
 # %% ../../nbs/core/render.ipynb #00c10d2b

@@ -101,8 +101,8 @@ class ServerEngine:
         return [done[i] for i in range(len(jobs))]
 
     def generate(self,
-        prompts:list[str],
-        sampling:Sampling=Sampling(),
+        prompts:list[str], # texts
+        sampling:Sampling=Sampling(), # how to draw
     )->list[list[Completion]]: # `sampling.n` per prompt, in order
         "Complete every prompt, `concurrency` of them at a time."
         done = dict(self.arriving(prompts, sampling))

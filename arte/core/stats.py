@@ -39,7 +39,7 @@ def paired_bootstrap(a, # (n,), numbers, e.g. 0/1
                      b, # (n,), the same items in the same order
                      n_boot:int=10_000, # resamples
                      level:float=.95, # confidence, between 0 and 1
-                     seed:int=0,
+                     seed:int=0, # of the resampling
                     ) -> tuple: # (mean(a) − mean(b), low, high)
     "Difference of two means over the same items, with a percentile interval"
     _check_level(level)

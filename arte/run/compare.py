@@ -33,7 +33,7 @@ def run_names(
 @dataclass(frozen=True)
 class Evaluated:
     "A run that has been evaluated."
-    recipe:Recipe
+    recipe:Recipe # of the run
     results:pd.DataFrame # table `results`
     test_data:str="" # where its test items come from, in words
 

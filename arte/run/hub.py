@@ -93,7 +93,7 @@ def terms(
     return next((t for pattern, t in TERMS.items() if re.search(pattern, public_name(model).lower())), "Its terms are not known to ARTE: read them.")
 
 def licence_note(
-    recipe:Recipe,
+    recipe:Recipe, # of the run
     licence:str|None=None, # what the user chose
 )->str: # Markdown
     "What whoever publishes or uses this has to look at."
@@ -210,12 +210,12 @@ def _made(run, arm):
     return (f"{ARM_TITLES[arm].removeprefix('+ ')}: {MADE[arm]}. " + aligned*("aligned teacher" in MADE[arm]) + f"Teacher: {_linked(r.teacher.model)}{', fine-tuned on generated solutions first' if r.teacher.school else ''}. Student: {_linked(r.student.model)}.")
 
 def _checked(run, left_out):
-    if not (run.table("items").split == "test").any(): return "This copy of the run has no test items: that no example repeats one could not be checked."
+    if not (run.table("items").split == "test").any(): return "This copy of the run has no test items, so that it could not be checked whether an example repeats one."
     return f"{left_out} examples were left out because they hold an item of the run (seed, validation or test), or more than half of one."
 
 def dataset_card(
-    run:RunDir,
-    arm:str="arte",
+    run:RunDir, # a run directory, done
+    arm:str="arte", # whose training set or student
     licence:str|None=None, # as the hub calls it: "apache-2.0"; None: not chosen yet
 ): # `huggingface_hub.DatasetCard`
     "What a training set's page on the hub says."
@@ -231,8 +231,8 @@ def dataset_card(
         checked=_checked(run, left_out), results=results_text(run, arm), licence=licence_note(run.recipe, licence), recipe=public_recipe(run.recipe))
 
 def model_card(
-    run:RunDir,
-    arm:str="arte",
+    run:RunDir, # a run directory, done
+    arm:str="arte", # whose training set or student
     repo:str="USER/NAME", # where the model goes; the dataset has the same name
     licence:str|None=None, # as for `dataset_card`
 ): # `huggingface_hub.ModelCard`
@@ -257,20 +257,20 @@ def _eval_results(run, arm):
 
 # %% ../../nbs/run/hub.ipynb #4f6dc8f6
 def dataset_files(
-    run:RunDir,
-    arm:str="arte",
+    run:RunDir, # a run directory, done
+    arm:str="arte", # whose training set or student
     licence:str|None=None, # as for `dataset_card`
 )->dict: # name → bytes
     "The files of a training set's repository."
-    if not (run.table("items").split == "test").any(): raise ValueError(f"{run.folder} has no test items, so that no example repeats one can't be checked. Push from the run's own folder, not from a recording")
+    if not (run.table("items").split == "test").any(): raise ValueError(f"{run.folder} has no test items, and without them nobody can check whether an example repeats one. Push from the run's own folder, not from a recording")
     data = BytesIO()
     tailored_dataset(run, arm)[0].to_parquet(data, index=False)
     return {"README.md": str(dataset_card(run, arm, licence)).encode(), "train.parquet": data.getvalue(), "recipe.yaml": public_recipe(run.recipe).encode()}
 
 def model_files(
-    run:RunDir,
-    arm:str="arte",
-    repo:str="USER/NAME",
+    run:RunDir, # a run directory, done
+    arm:str="arte", # whose training set or student
+    repo:str="USER/NAME", # the model's name on the hub
     licence:str|None=None, # as for `dataset_card`
 )->dict: # name → bytes, or the path of a file
     "The files of a student's repository."

@@ -31,7 +31,7 @@ def stage_line(
     return f"{name:8} {seconds:7.1f} s   " + ", ".join(f"{k.replace('_', ' ')} {v:,}" if isinstance(v, int) else f"{k.replace('_', ' ')} {v}" for k, v in counts.items())
 
 def run(
-    recipe:Recipe,
+    recipe:Recipe, # what to run
     out:str|Path, # run directory; new, or one of the same recipe, which is continued
     source:str|Path|None=None, # another run directory: what it has generated and trained is taken over
 )->RunDir: # open to read

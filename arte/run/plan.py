@@ -134,7 +134,7 @@ def plan_exemplars(
     return dict.fromkeys(recipe.tasks, FILLERS)
 
 def stand_ins(
-    recipe:Recipe,
+    recipe:Recipe, # what would be run
     task, # a `Task`
     shown:list, # its worked `Exemplar`s
     drafts:pd.DataFrame|None=None, # table `drafts` of an earlier run
@@ -155,7 +155,7 @@ def worked(
     return [(e.question, e.rationale) for e in examples]
 
 def task_texts(
-    recipe:Recipe,
+    recipe:Recipe, # what would be run
     run:RunDir|None=None, # an earlier run
 )->tuple[list[Texts],bool]: # one per task; False: fillers, since the data is out of reach
     "What the prompts of every task are made of."
@@ -209,7 +209,7 @@ class Job:
 class Estimate:
     "What the jobs of a recipe are computed from."
     def __init__(self,
-        recipe:Recipe,
+        recipe:Recipe, # what would be run
         run:RunDir|None=None, # an earlier run that shows how much the models write
     ):
         self.recipe, school = recipe, recipe.teacher.school
@@ -542,14 +542,14 @@ SEQUENCES, CONTEXT = 256, 4096     # prompts in flight at once: `chunk` of `arte
 BYTES = dict(bfloat16=2, float16=2, float32=4)
 
 def kv_bytes(
-    s:Shape,
+    s:Shape, # the model's shape
     width:int=2, # bytes of a number
 )->int: # bytes a token
     "Keys and values of one token in all layers."
     return 2*s.layers*s.kv_heads*s.head*width
 
 def generation_gb(
-    s:Shape,
+    s:Shape, # the model's shape
     width:int=2, # bytes of a number
 )->float: # GB (10⁹ bytes)
     "Weights, and keys and values of one longest sequence."
@@ -580,7 +580,7 @@ def full_gb(
     return 16*parameters(s)/1e9 + activation_gb(s, tokens, scored)
 
 def lora_gb(
-    s:Shape,
+    s:Shape, # the model's shape
     r:int, # rank
     tokens:int, # through the model at once
     scored:float, # with a loss
@@ -607,9 +607,9 @@ GPUS = {  # NVIDIA's data sheets, without sparsity; H100 and H200 as SXM
     "l40s": Machine(362, .864, 48), "rtx4090": Machine(165, 1.01, 24), "l4": Machine(121, .3, 24)}
 
 def in_flight(
-    s:Shape,
+    s:Shape, # the model's shape
     job:Job, # prompts, tokens in and out
-    m:Machine,
+    m:Machine, # the machine
     width:int=2, # bytes of a number
 )->int: # prompts, ≥ 1
     "How many prompts are answered at once: 256, unless there are fewer or the memory is full."
@@ -618,9 +618,9 @@ def in_flight(
     return max(1, int(min(SEQUENCES, job.prompts, room/(context*kv_bytes(s, width) or 1))))
 
 def generation_seconds(
-    s:Shape,
+    s:Shape, # the model's shape
     job:Job, # prompts, tokens in and out, longest
-    m:Machine,
+    m:Machine, # the machine
     width:int=2, # bytes of a number
 )->float: # seconds
     "Time of reading prompts and writing completions."
@@ -696,7 +696,7 @@ def pace(
     return rest | out
 
 def plan(
-    recipe:Recipe,
+    recipe:Recipe, # what would be run
     run:RunDir|None=None, # an earlier run, which shows how much its models wrote and how long it took
     gpu:str|None=None, # a name in `GPUS`; without it, hours are measured in `run` or not there
     count:int=1, # GPUs, ≥ 1
@@ -760,16 +760,17 @@ def short(
 def plan_text(
     table:pd.DataFrame, # from `plan`
 )->str: # lines
-    "A plan as the command line prints it."
+    "A plan as the command line prints it: the numbers of the stages that cost something, what each stage makes, and the notes."
     heads = dict(prompts="prompts", tokens_in="tokens in", tokens_out="tokens out", trained_tokens="trained", steps="steps", gpu_gb="GB", hours="hours", cost="cost")
     names = [c for c in heads if c in table]
-    rows = [["stage", *(heads[c] for c in names), "makes"]]
-    rows += [[r["stage"], *((f"{r[c]:,}" if c == "prompts" else short(r[c])) for c in names), r["makes"]] for r in table.to_dict("records")]
-    rows += [["total", *(short(table[c].max() if c == "gpu_gb" else table[c].sum(skipna=False)) for c in names), ""]]
-    rows[-1][1] = f"{table.prompts.sum():,}"
-    widths = [max(len(r[i]) for r in rows) for i in range(len(names) + 1)]
-    lines = ["  ".join([r[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(r[1:-1], widths[1:])), r[-1]]).rstrip() for r in rows]
-    return "\n".join([table.attrs["title"], "", *lines, "", *table.attrs["notes"]])
+    number = lambda c, x: f"{x:,}" if c == "prompts" else short(x)
+    total = {c: table[c].max() if c == "gpu_gb" else table[c].sum(skipna=False) for c in names}
+    rows = [["stage", *(heads[c] for c in names)]]
+    rows += [[r["stage"], *(number(c, r[c]) for c in names)] for r in [*table[(table.prompts > 0) | (table.steps > 0)].to_dict("records"), dict(stage="total") | total]]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join([r[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(r[1:], widths[1:]))]) for r in rows]
+    makes = [f"{stage:{table.stage.str.len().max()}}  {made}" for stage, made in zip(table.stage, table.makes)]
+    return "\n".join([table.attrs["title"], "", *lines, "", *makes, "", *table.attrs["notes"]])
 
 # %% ../../nbs/run/plan.ipynb #e1a927d5
 def used(

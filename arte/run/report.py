@@ -82,7 +82,7 @@ def html_text(
 def percent(
     x:float, # a share, 0–1
     lo:float|None=None, # its interval's ends
-    hi:float|None=None,
+    hi:float|None=None, # upper limit of the interval, as a share
 )->str: # "43.4 %" or "43.4 % [40.1, 46.7]"
     "A share in percent, with its interval if there is one."
     return f"{100*x:.1f} %" + ("" if lo is None or hi is None else f" [{100*lo:.1f}, {100*hi:.1f}]")
