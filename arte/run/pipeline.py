@@ -28,7 +28,7 @@ def stage_line(
     counts:dict, # what it made
 )->str: # one line
     "A stage in one line."
-    return f"{name:8} {seconds:7.1f} s   " + ", ".join(f"{k.replace('_', ' ')} {v:,}" if isinstance(v, int) else f"{k.replace('_', ' ')} {v}" for k, v in counts.items())
+    return f"{name:10} {seconds:7.1f} s   " + ", ".join(f"{k.replace('_', ' ')} {v:,}" if isinstance(v, int) else f"{k.replace('_', ' ')} {v}" for k, v in counts.items())
 
 def run(
     recipe:Recipe, # what to run
@@ -57,5 +57,5 @@ def status(
     "What is done and what comes next."
     folder = RunDir(path)
     lines = [f"{folder.folder}: recipe {folder.recipe.name}"]
-    lines += [stage_line(n, folder.stages[n]["seconds"], folder.stages[n]["counts"]) if n in folder.stages else f"{n:8}   to do" for n in STAGES]
+    lines += [stage_line(n, folder.stages[n]["seconds"], folder.stages[n]["counts"]) if n in folder.stages else f"{n:10}   to do" for n in STAGES]
     return "\n".join(lines)
