@@ -256,7 +256,7 @@ def top_k(fit:Fit, # from `fit_2pl`
     "The `k` most discriminative items (§3.2); items that all respondents answered alike come last"
     n, known = len(fit.items), ~np.isnan(fit.a)
     if not 1 <= k <= n: raise ValueError(f"k={k} items were asked for, but the fit holds {n}; choose k between 1 and {n}, or collect responses to more validation items (data.n_val)")
-    if k > known.sum(): warnings.warn(f"Only {known.sum()} of {n} items tell respondents apart; {k - known.sum()} of the {k} chosen were answered alike by all. A smaller k or respondents that differ more would mend it", stacklevel=2)
+    if k > known.sum(): warnings.warn(f"Only {known.sum()} of {n} items tell respondents apart; of the {k} chosen, all answered {k - known.sum()} alike. A smaller k or respondents that differ more would mend it", stacklevel=2)
     df = pd.DataFrame({"task": [i.rsplit("-", 1)[0] for i in fit.items], "item": fit.items, "a": fit.a, "a_sd": fit.a_sd, "b": fit.b, "b_sd": fit.b_sd, "p_top": np.nan})
     if fit.method in ("nuts", "map"): df.loc[known, "p_top"] = top_probability(discrimination_draws(fit), min(k, known.sum()))
     df = df.sort_values("a", ascending=False, kind="stable", na_position="last", ignore_index=True)

@@ -36,9 +36,11 @@ STARS = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
 def _written(sym, dm):
     "Parameters as they are written: no type where fastcore takes a default's None or the kind of a parameter for one, stars before `*args`, and the comment of `**kwargs`, which fastcore leaves out."
     comments = docments(sym, args_kwargs=True)
+    kinds = {name: p.kind for name, p in inspect.signature(sym).parameters.items()} if inspect.isfunction(sym) else {}
     for name, d in dm.items():
-        comment = comments.get(name) if d.anno in STARS else d.docment
-        yield STARS.get(d.anno, "") + name, AttrDict(d | dict(docment=comment, anno=inspect._empty if d.anno is NoneType or d.anno in STARS else _named(d.anno)))
+        star = STARS.get(kinds.get(name, d.anno), "")
+        comment = comments.get(name) if star else d.docment
+        yield star + name, AttrDict(d | dict(docment=comment, anno=inspect._empty if d.anno is NoneType or d.anno in STARS else _named(d.anno)))
 
 def _in_words(anno):
     "A union as words: its bar would end a table's cell; a class of a cell by its name alone."
@@ -48,7 +50,7 @@ class ApiTable(DocmentTbl):
     "fastcore's parameter table, with unions in words."
     def __init__(self, obj):
         super().__init__(obj)
-        self.dm = {name.replace("*", r"\*"): d | dict(anno=_in_words(d["anno"])) for name, d in _written(obj, self.dm)}
+        self.dm = {name.replace("*", r"\*"): d | dict(anno=_in_words(d["anno"]), docment=inspect._empty if d["docment"] is None else d["docment"]) for name, d in _written(obj, self.dm)}
         self.params = [name for name in self.dm if name != "return"]
 
 class ApiRenderer(ShowDocRenderer):

@@ -262,10 +262,10 @@ def change_03()->Key:
     right, sifted, margin = _in_order(.10)
     return Key(right, [
         (_in_order(.05)[0], "That is the share at 5 points. Was `truth` drawn again, with .10?"),
-        (sifted, "That is the last point of the curve, where a margin of 30 points is asked for. No margin is the first one."),
         (1., "That is the share of pairs *kept*. How many of them are in the right order?"),
+        (sifted, "That is the last point of the curve, where a margin of 30 points is asked for. No margin is the first one."),
         (margin, "That is the mean observed margin.")],
-        f"{right:.1%}, and {_in_order(.05)[0]:.1%} at 5 points. With a standard deviation of 0 no order is right, and the margins look much the same: a margin does not show that there is anything to find.", eps=.01)
+        f"{right:.1%}, and {_in_order(.05)[0]:.1%} at 5 points. With a standard deviation of 0 no order is right, and the mean margin is nearly that at 5 points: a margin does not show that there is anything to find.", eps=.01)
 
 @cache
 def build_03()->Key:
@@ -484,4 +484,4 @@ def solved(
     if not good.right: raise AssertionError(f"{name}: the solution is refused: {good.text}")
     odd = [k for k, v in said.items() if v.right or "none of the usual slips" in v.text or "small inputs it stops" in v.text]
     if odd or len({v.text for v in said.values()}) < max(3, len(slips)): raise AssertionError(f"{name}: no hint of their own for {odd or list(slips)}")
-    return pd.DataFrame([dict(answer=k, check=marked(v.text)) for k, v in [("solution", good), *said.items()]]).style.hide().set_properties(**{"text-align": "left", "white-space": "normal"})
+    return pd.DataFrame([dict(answer=marked(k), check=marked(v.text)) for k, v in [("solution", good), *said.items()]]).style.hide().set_properties(**{"text-align": "left", "white-space": "normal"})

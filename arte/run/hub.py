@@ -80,10 +80,10 @@ def public_recipe(
 
 # %% ../../nbs/run/hub.ipynb #6d86bd58
 TERMS = {   # a pattern in a model's name → what its terms say of outputs and of models made with them
-    r"llama-?2|llama-?3(?!\.\d)": "The licences of Llama 2 and of Llama 3 before 3.1 forbid to use outputs to improve any other large language model (§1.b.v).",
-    r"llama-?(3\.\d|4)": "The licences of Llama from 3.1 on allow it to train on outputs, but a model trained so must have a name that begins with “Llama”, and goes on under their terms (§1.b.i).",
-    r"gemma(?!-?4)": "The [Gemma Terms of Use](https://ai.google.dev/gemma/terms) leave outputs to their user (§3.3), but count a model trained on them, so that it becomes like Gemma, as a derivative (§1.1 e): "
-                     "it may be passed on only with these terms and their restrictions of use (§3.1).",
+    r"llama-?2|llama-?3(?!\.\d)": "The licences of Llama 2 and of Llama 3 before 3.1 forbid using outputs to improve any other large language model (§1.b.v).",
+    r"llama-?(3\.\d|4)": "The licences of Llama from 3.1 on allow training on outputs, but a model trained so must have a name that begins with “Llama”, and goes on under their terms (§1.b.i).",
+    r"gemma(?!-?4)": "The [Gemma Terms of Use](https://ai.google.dev/gemma/terms) leave outputs to their user (§3.3), but count changed weights of Gemma, and a model trained on outputs so that it becomes like Gemma, as derivatives (§1.1 e): "
+                     "they may be passed on only with these terms and their restrictions of use (§3.1).",
     r"smollm": "Apache-2.0."}
 
 def terms(
@@ -173,7 +173,7 @@ _DATASET = _ABOUT + """
 {{ recipe }}```
 """
 _MODEL = _ABOUT + """
-It was fine-tuned on {{ n }} examples{{ source }}: {{ made }}
+It was fine-tuned on {{ n }} examples{{ source }}. {{ made }}
 
 ## How to ask it
 
@@ -210,7 +210,7 @@ def _made(run, arm):
     return (f"{ARM_TITLES[arm].removeprefix('+ ')}: {MADE[arm]}. " + aligned*("aligned teacher" in MADE[arm]) + f"Teacher: {_linked(r.teacher.model)}{', fine-tuned on generated solutions first' if r.teacher.school else ''}. Student: {_linked(r.student.model)}.")
 
 def _checked(run, left_out):
-    if not (run.table("items").split == "test").any(): return "This copy of the run has no test items, so that it could not be checked whether an example repeats one."
+    if not (run.table("items").split == "test").any(): return "This copy of the run has no test items, so it could not be checked whether an example repeats one."
     return f"{left_out} examples were left out because they hold an item of the run (seed, validation or test), or more than half of one."
 
 def dataset_card(

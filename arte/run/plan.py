@@ -538,7 +538,7 @@ def parameters(
     return s.layers*(2*s.hidden*s.head*(s.heads + s.kv_heads) + 3*s.hidden*s.mlp) + s.vocab*s.hidden*(2 - s.tied)
 
 # %% ../../nbs/run/plan.ipynb #b351bd40
-SEQUENCES, CONTEXT = 256, 4096     # prompts in flight at once: `chunk` of `arte.core.journal.Journaled`; tokens: `max_model_len` of `arte.core.engine`
+SEQUENCES, CONTEXT = 256, 4096     # prompts in flight at once, an assumption; tokens: `max_model_len` of `arte.core.engine`
 BYTES = dict(bfloat16=2, float16=2, float32=4)
 
 def kv_bytes(
@@ -698,7 +698,7 @@ def pace(
 def plan(
     recipe:Recipe, # what would be run
     run:RunDir|None=None, # an earlier run, which shows how much its models wrote and how long it took
-    gpu:str|None=None, # a name in `GPUS`; without it, hours are measured in `run` or not there
+    gpu:str|None=None, # a name in `GPUS`; without it, hours are measured in the earlier run, or not there
     count:int=1, # GPUs, ≥ 1
     price:float|None=None, # of one GPU for an hour, any currency; without it there is no cost
     timed:bool=True, # False: counts only

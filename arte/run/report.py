@@ -91,7 +91,7 @@ def points(
     x:float, # a difference of shares, −1…1
     lo:float, # its interval's ends
     hi:float,
-)->str: # "+3.4 [0.1, 6.7]"
+)->str: # "+3.4 [+0.1, +6.7]"
     "A difference of shares in percentage points, with its interval."
     return f"{100*x:+.1f} [{100*lo:+.1f}, {100*hi:+.1f}]"
 
@@ -346,7 +346,7 @@ def versions_section(
 
 # %% ../../nbs/run/report.ipynb #44e899ca
 def health_section(
-    t:dict, # table → its rows, among them `health`
+    t:dict, # table → its rows, among them those of *health*
 )->list: # strings of HTML and `Table`s
     "How sound the training sets are."
     h = t["health"]
