@@ -10,7 +10,7 @@ from functools import cache
 
 # %% ../../nbs/core/attention.ipynb #f6b8244d
 class Beginnings:
-    "What families of rows have in common: its keys and values, and which family each row belongs to."
+    "What families of rows have in common: their keys and values, and which family each row belongs to."
     def __init__(self,
         layers:list, # per layer (keys, values), each (families, key heads, tokens, head size)
         mask, # (families, tokens): 1 where a token stands, 0 where a shorter beginning is padded

@@ -175,7 +175,7 @@ def _hub(name):
 def baseline_rows(
     name:str, # a key of `BASELINES`
     source:Path|str, # a folder, or "hub"
-)->Iterator[tuple]: # (the row's place, for an error; system prompt, instruction, answer)
+)->Iterator[tuple]: # system prompt, instruction, answer of each row
     "The rows of a baseline, one after the other."
     b = get_baseline(name)
     files = [("the hub", _hub(name))] if source == "hub" else [(f, _read(f)) for f in _files(Path(source))]

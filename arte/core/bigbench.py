@@ -264,7 +264,7 @@ def _drawn(items, n, *names): # n of them at random, all where there are fewer
 
 def validation_table(
     task:str, # a task's name
-    n:int, # how many items; §4.1 has 100 for validation, to which the seeds come
+    n:int, # how many items; §4.1 has 100 for validation; seeds come on top
     seed:int, # the recipe's
     source:Path|str|None=None, # of BIG-bench, as for `load_bigbench`
     test:list[Item]|None=None, # BBH's items of the task; by default those of `load_bbh`

@@ -38,7 +38,8 @@ def launch_config(
 def launch(
     config:str|None, # for `launch_config`; None: in this process
     fn, # a function of a module (it is pickled by its name)
-    *args, **kwargs # that can be pickled
+    *args, # that can be pickled
+    **kwargs # likewise
 ): # what `fn` returns in the first process
     "Calls `fn`, in several processes where a configuration says so; `ChildProcessError` when they fail."
     if config is None: return fn(*args, **kwargs)
