@@ -141,7 +141,7 @@ def alignment_gain(
 def plot_alignment(
     log:pd.DataFrame, # from `align`: step, loss, margin, accuracy
 ): # matplotlib figure
-    "Loss, margin and accuracy of the pairs in training, step by step; dashed: where policy and reference agree."
+    "Loss, margin and accuracy of the pairs in training, step by step; dashed: log 2, no margin, one half of the pairs."
     import matplotlib.pyplot as plt
     fig, axes = plt.subplots(1, 3, figsize=(9, 2.6), layout="constrained")
     for ax, (name, label, level) in zip(axes, (("loss", "loss (nats)", math.log(2)), ("margin", "implicit rewards (nats)", 0), ("accuracy", "ranked right (share)", .5))):
