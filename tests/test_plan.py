@@ -74,6 +74,9 @@ def test_every_column_is_documented_and_every_stage_planned(offline):
     assert t.cost.sum() == pytest.approx(16 * t.hours.sum())
     text = plan_text(t)
     assert all(s in text for s in t.stage) and "1,080,000" in text and "assumption" in text
+    numbers, makes = ([line.split() for line in block.splitlines()] for block in text.split("\n\n")[1:3])
+    assert [line[0] for line in numbers] == ["stage", *t.stage[(t.prompts > 0) | (t.steps > 0)], "total"] and [line[0] for line in makes] == list(t.stage)
+    assert numbers[-1][1] == f"{t.prompts.sum():,}"
 
 
 def relative(planned, was): return {c: planned[c] / was[c] for c in COUNTS if was[c] and not math.isnan(was[c])}
