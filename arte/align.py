@@ -11,11 +11,15 @@ import math
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from .core.launch import is_first, processes
-from .core.models import chat_text, load_model, load_tokenizer, quiet, whole_folder
+from .models.launch import is_first, processes
+from .models.folders import chat_text, load_model, load_tokenizer, quiet
+from .core.files import whole_folder
 from .core.show import PHASE_COLOURS
 from .core.stats import paired_bootstrap
-from .core.train import batch_order, fast_bf16, follow, log_table, save_bf16, score_completions_only, show_progress, token_lengths, trainer_arguments
+from arte.models.train import (
+    batch_order, fast_bf16, follow, log_table, save_bf16, score_completions_only, show_progress,
+    token_lengths, trainer_arguments,
+)
 from .elicit import draft_id, naive_rationales
 
 # %% ../nbs/04_align.ipynb #c7597162
@@ -80,7 +84,7 @@ def align(
     seed:int=0, # order of the pairs, and the adapter's first values
     chat:bool=False, # put the prompts into the teacher's chat template
     trust_remote_code:bool=False, # run code that comes with the teacher
-    track:dict|None=None, # who follows, see `arte.core.train.follow`; None: nobody
+    track:dict|None=None, # who follows, see `arte.models.train.follow`; None: nobody
 )->pd.DataFrame: # a row per step: step, loss (nats), lr, margin (of implicit rewards, nats), accuracy (share of pairs with a positive margin)
     "Align the teacher with its student's preferences (§3.3)."
     import tempfile

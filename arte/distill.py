@@ -8,9 +8,9 @@ __all__ = ['completion_loss', 'arm_examples', 'check_equal', 'distill', 'plot_di
 # %% ../nbs/06_distill.ipynb #b712b87a
 from pathlib import Path
 import pandas as pd
-from .core.recipe import derive_seed
+from .core.basics import derive_seed
 from .core.show import ARM_COLOURS, ARM_TITLES
-from .core.train import sft
+from .models.train import sft
 
 # %% ../nbs/06_distill.ipynb #2deae92e
 def completion_loss(
@@ -50,7 +50,7 @@ def distill(
     out:str|Path, # folder of the fine-tuned student
     settings, # `recipe.distill`: lr, batch, epochs, warmup, schedule, max_length
     seed:int=0, # the recipe's seed
-    **how, # `chat`, `trust_remote_code` and `track`, as for `arte.core.train.sft`
+    **how, # `chat`, `trust_remote_code` and `track`, as for `arte.models.train.sft`
 )->pd.DataFrame: # arm, step, loss (nats per completion token), lr
     "Fine-tune the student on one arm (§4.1)."
     log = sft(folder, arm_examples(examples, arm), out, settings, derive_seed(seed, "distill"), **how)

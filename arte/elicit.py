@@ -17,9 +17,9 @@ from itertools import combinations, product
 from random import Random
 import pandas as pd
 from .core.answers import STOP, Leftover, cut_answer, grade, normalise, options, parse_questions
-from .core.engine import Sampling
+from .engines.protocol import Sampling
 from .core.prompts import naive_prompt, question_prompt, technique_prompt
-from .core.recipe import derive_seed
+from .core.basics import derive_seed
 from .core.stats import wilson
 from .core.tasks import item_id
 

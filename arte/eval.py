@@ -10,7 +10,7 @@ __all__ = ['CATEGORY_TITLES', 'PAPER_TABLE2', 'evaluate', 'macro_interval', 'acc
 import numpy as np
 import pandas as pd
 from .core.answers import STOP, grade
-from .core.engine import Sampling
+from .engines.protocol import Sampling
 from .core.prompts import student_prompt
 from .core.show import ARM_COLOURS, ARM_TITLES
 from .core.stats import mcnemar, paired_bootstrap, wilson

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 import pandas as pd
-from .core.rundir import write_whole
+from .core.files import write_whole
 
 # %% ../nbs/01_irt.ipynb #4044b08b
 def p_correct(theta, # abilities, any shape, in standard deviations of the respondents

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from .core.answers import tag_question
 from .core.prompts import naive_prompt
-from .core.recipe import derive_seed
+from .core.basics import derive_seed
 
 # %% ../nbs/03_pairs.ipynb #551e68af
 COLUMNS = ["pair", "kind", "task", "prompt", "chosen", "rejected", "s_chosen", "s_rejected", "chosen_id", "rejected_id"]

@@ -13,9 +13,9 @@ from functools import partial
 import numpy as np
 import pandas as pd
 from .core.answers import STOP, grade
-from .core.engine import Sampling
+from .engines.protocol import Sampling
 from .core.prompts import student_prompt
-from .core.recipe import derive_seed
+from .core.basics import derive_seed
 from .core.show import technique_colours
 from .core.stats import wilson
 

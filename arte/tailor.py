@@ -11,7 +11,7 @@ from dataclasses import replace
 import pandas as pd
 from .core.answers import extract_answer
 from .core.prompts import student_prompt
-from .core.recipe import derive_seed
+from .core.basics import derive_seed
 from .core.show import PHASE_COLOURS, technique_colours
 from .core.stats import wilson
 from .elicit import draw_questions, rouge_l

@@ -14,11 +14,11 @@ from random import Random
 
 import arte.run.experiments, arte.run.pipeline, arte.run.stages
 from arte.core.answers import options
-from arte.core.engine import Completion, cut_at_stop
-from arte.core.journal import Journaled
-from arte.core.models import resolve_model
-from arte.core.recipe import load_recipe
-from arte.core.rundir import RunDir, open_replay
+from arte.engines.protocol import Completion, cut_at_stop
+from arte.engines.journal import Journaled
+from arte.models.folders import resolve_model
+from arte.core.recipes import load_recipe
+from arte.run.rundir import RunDir, open_replay
 from arte.core.tasks import get_task
 from results import cached, save
 

@@ -7,7 +7,7 @@ Read from `benchmarks/matrix/`: 200 drafts of two tasks, each before 100 BBH ite
 import numpy as np
 import pandas as pd
 
-from arte.core.recipe import derive_seed
+from arte.core.basics import derive_seed
 from arte.core.stats import wilson
 from arte.core.tasks import items_table, load_bbh
 from arte.prefer import balanced_order, eliminate, expected_scores, same_pick

@@ -6,7 +6,7 @@ import os, tempfile, time
 from pathlib import Path
 
 from arte.core import journal
-from arte.core.engine import Sampling
+from arte.engines.protocol import Sampling
 from results import save
 
 N, CHUNK = 100_000, 512

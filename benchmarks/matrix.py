@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 
 from arte.beyond.likelihood import answer_likelihoods
-from arte.core.engine import TransformersEngine
-from arte.core.journal import Journaled
-from arte.core.recipe import load_recipe
-from arte.core.rundir import RunDir
+from arte.engines.protocol import TransformersEngine
+from arte.engines.journal import Journaled
+from arte.core.recipes import load_recipe
+from arte.run.rundir import RunDir
 from arte.prefer import answer_one_shot
 from arte.run.pipeline import STAGES, stage_line
 from arte.run.stages import Counts, opened, split, tasks_of

@@ -3,7 +3,8 @@ import json, math, os, sys, time
 from datetime import datetime, UTC
 from pathlib import Path
 
-from arte.core.rundir import environment, write_whole
+from arte.run.rundir import environment
+from arte.core.files import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 START, LOAD = time.time(), os.getloadavg()[0]   # when this benchmark began, and how busy the machine was with other things

@@ -8,7 +8,7 @@ from pathlib import Path
 from results import save
 
 RUNS = 10
-MODULES = ("arte", "arte.core.recipe", "arte.core.engine", "arte.elicit", "arte.irt", "arte.prefer", "arte.pairs", "arte.align", "arte.tailor", "arte.distill", "arte.eval", "arte.run.pipeline")
+MODULES = ("arte", "arte.core.settings", "arte.engines.protocol", "arte.elicit", "arte.irt", "arte.prefer", "arte.pairs", "arte.align", "arte.tailor", "arte.distill", "arte.eval", "arte.run.pipeline")
 COMMANDS = {"python -c pass": [sys.executable, "-c", "pass"], "arte --help": [Path(sys.executable).with_name("arte"), "--help"]} \
     | {f"import {m}": [sys.executable, "-c", f"import {m}"] for m in MODULES}
 

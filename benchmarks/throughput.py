@@ -21,7 +21,7 @@ ENGINES = {"bfloat16": ("generate", "lm-eval", "transformers", "vllm", "transfor
 def asked(dtype):
     "The prompts and the items they end in, a draft's items next to each other."
     from arte.core.prompts import student_prompt
-    from arte.core.rundir import open_replay
+    from arte.run.rundir import open_replay
     from arte.core.tasks import get_task, load_bbh
     drafts, out = open_replay().table("drafts"), []
     for task in TASKS:
@@ -88,7 +88,7 @@ def with_engine(name):
     kind, to_the_end = name.split()[0], name.endswith("to the end")
     def open_model(folder, dtype):
         from arte.core.answers import STOP
-        from arte.core.engine import Sampling, make_engine
+        from arte.engines.protocol import Sampling, make_engine
         engine = make_engine(folder, kind, dtype)
         def run(prompts):
             done = [c for c, in engine.generate(prompts, Sampling(0., NEW, STOP, stop_repeats=not to_the_end))]
@@ -100,8 +100,8 @@ def with_engine(name):
 def measured(name, dtype):
     "Seconds, tokens, texts and grades of one engine."
     from arte.core.answers import STOP, grade
-    from arte.core.engine import cut_at_stop
-    from arte.core.models import resolve_model
+    from arte.engines.protocol import cut_at_stop
+    from arte.models.folders import resolve_model
     prompts, items = asked(dtype)
     run, work = {"generate": with_generate, "lm-eval": with_harness}.get(name, with_engine(name))(resolve_model("nano-student"), dtype)
     run(prompts[:ITEMS])
@@ -132,7 +132,7 @@ def differences(a, b):
 def near_ties(a, b):
     "How far apart the two tokens' log-probabilities were where texts of two engines part, in float32, for every prompt that was read differently."
     import torch
-    from arte.core.models import load_model, load_tokenizer, resolve_model
+    from arte.models.folders import load_model, load_tokenizer, resolve_model
     folder, prompts = resolve_model("nano-student"), asked("float32")[0]
     tokenizer, model = load_tokenizer(folder), load_model(folder, "float32")
     ids = lambda text: tokenizer(text, add_special_tokens=False).input_ids
@@ -175,7 +175,7 @@ def main():
                         accuracy=sum(r["correct"])/len(r["correct"]), other_answers=read, other_grades=right))
     exact = {name: kept(name, "float32") for name in ENGINES["float32"]}
     ties = {name: list(near_ties(exact["generate"], r)) for name, r in exact.items() if name != "generate"}
-    from arte.core.models import load_model, resolve_model
+    from arte.models.folders import load_model, resolve_model
     weights = load_model(resolve_model("nano-student"), "bfloat16").num_parameters()
     save("throughput", rows, hardware=cached("throughput/hardware", hardware), weights=weights, ties=ties, seconds=sum(r["seconds"] for r in rows))
 

@@ -21,10 +21,12 @@ import pandas as pd
 import torch
 
 from arte.align import dpo_trainer, lora, pairs_dataset
-from arte.core.models import load_model, load_tokenizer, quiet, resolve_model
-from arte.core.nano import school
-from arte.core.rundir import open_replay
-from arte.core.train import examples_dataset, fast_bf16, score_completions_only, sft_trainer, token_lengths
+from arte.models.folders import load_model, load_tokenizer, quiet, resolve_model
+from arte.models.school import school
+from arte.run.rundir import open_replay
+from arte.models.train import (
+    examples_dataset, fast_bf16, score_completions_only, sft_trainer, token_lengths,
+)
 from arte.distill import arm_examples
 from results import cached, save
 
@@ -81,7 +83,7 @@ def first_loss(kind, way, job, dtype):
     data, plain = job["data"][:job["settings"].batch], dtype == "float32"
     tokenizer, model = load_tokenizer(job["folder"]), load_model(job["folder"], "float32" if plain else trained)
     with tempfile.TemporaryDirectory() as tmp, as_ours(way), torch.no_grad(), ExitStack() as stack:
-        if plain: [stack.enter_context(patch(f"{place}.fast_bf16", lambda: False)) for place in (__name__, "arte.core.train")]
+        if plain: [stack.enter_context(patch(f"{place}.fast_bf16", lambda: False)) for place in (__name__, "arte.models.train")]
         trainer = make(model, tokenizer, data, job["settings"], tmp)
         move_adapter(trainer.model)
         trainer.model.eval()

@@ -13,8 +13,8 @@ import arviz, peft, pymc  # noqa: F401
 import pytest
 from trl import DPOTrainer, SFTTrainer  # noqa: F401
 
-from arte.core.journal import Journal
-from arte.core.rundir import RunDir
+from arte.engines.journal import Journal
+from arte.run.rundir import RunDir
 from arte.run import pipeline
 from world import EVERY_STAGE, World
 

@@ -1,9 +1,9 @@
 """A teacher and a student that are scripts instead of language models, for whole runs in seconds."""
 from hashlib import blake2b
 
-from arte.core.engine import FunctionEngine
-from arte.core.journal import Journaled
-from arte.core.nano import TECHNIQUES, make_items, solve, write_rationale
+from arte.engines.protocol import FunctionEngine
+from arte.engines.journal import Journaled
+from arte.models.school import TECHNIQUES, make_items, solve, write_rationale
 from arte.core.tasks import get_task
 
 
@@ -48,4 +48,4 @@ def use_scripts(monkeypatch, tasks, count=None, **teachers):
             if count is not None: count.append((role, prompt, sampling.seed, draw))
             return f(prompt, sampling, draw)
         return Journaled(run.journal, f"script-{role}", lambda: FunctionEngine(counted, f"script-{role}"), label=role)
-    monkeypatch.setattr("arte.core.rundir.RunDir.engine", engine)
+    monkeypatch.setattr("arte.run.rundir.RunDir.engine", engine)

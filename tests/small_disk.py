@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from arte.core.rundir import RunDir
+from arte.run.rundir import RunDir
 from arte.run.cli import USER_ERRORS
 from arte.run.pipeline import run
 from world import SCHOOL, World, entries, tables

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from arte.core.baselines import BASELINES, MissingBaseline, _number, baseline_source, load_baseline, uniform_sample
+from arte.data.instructions import (
+    BASELINES, MissingBaseline, _number, baseline_source, load_baseline, uniform_sample,
+)
 
 def alpaca(i): return dict(instruction=f"Name fruit {i}.", input="", output=f"Fig {i}.", text="…")
 def tulu(i): return dict(dataset="d", id=str(i), messages=[dict(role="user", content=f"Name fruit {i}."), dict(role="assistant", content=f"Fig {i}.")])

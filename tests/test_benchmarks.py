@@ -8,7 +8,7 @@ import pytest
 
 from arte.core import tasks
 from arte.core.answers import grade, normalise, options
-from arte.core.benchmarks import BENCHMARKS, benchmark_exemplars, benchmark_source, load_benchmark
+from arte.data.benchmarks import BENCHMARKS, benchmark_exemplars, benchmark_source, load_benchmark
 from arte.core.tasks import item_id
 
 CHOICES = dict(label=["A", "B", "C"], text=["carrot", "pear", "leek"])

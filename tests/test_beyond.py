@@ -12,8 +12,8 @@ from arte.beyond.cot import answer_confidence, cot_rationales
 from arte.beyond.health import cover_of_tests, drop_contradictions, drop_overlaps, health, outliers, overlaps, with_questions
 from arte.beyond.likelihood import answer_likelihoods, gold_text, likelihood_scores, rank_agreement, signal_cost
 from arte.core.answers import grade
-from arte.core.engine import Completion, FunctionEngine
-from arte.core.nano import make_items, write_rationale
+from arte.engines.protocol import Completion, FunctionEngine
+from arte.models.school import make_items, write_rationale
 from arte.core.tasks import builtin_tasks, items_table
 from arte.elicit import WordsAndMarks
 from arte.pairs import rationale_pairs

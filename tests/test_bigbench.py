@@ -7,8 +7,10 @@ import pytest
 
 from arte.core import bigbench, tasks
 from arte.core.answers import options
-from arte.core.bigbench import (PROGRAMMATIC, bigbench_name, bigbench_source, distinct, load_bigbench, stem,
-                                unpack_archive, validation_counts, validation_pool, validation_table)
+from arte.data.bigbench import (
+    PROGRAMMATIC, bigbench_name, bigbench_source, distinct, load_bigbench, stem, unpack_archive,
+    validation_counts, validation_pool, validation_table,
+)
 from arte.core.tasks import bbh_source, builtin_tasks, load_bbh
 
 TASKS = tuple(builtin_tasks())

@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from arte.core.recipe import Recipe
+from arte.core.settings import Recipe
 from arte.prefer import balanced_order
 from test_run import TASKS, tiny_model  # noqa: F401  (a fixture)
 from world import SCHOOL, UNSEEN, World, tables

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from arte.core.recipe import dump_recipe, preset_names
-from arte.core.rundir import RunDir
+from arte.core.recipes import dump_recipe, preset_names
+from arte.run.rundir import RunDir
 from tiny import tiny_recipe
 
 # A pipeline of our own stands in for the real one; the command line imports it only when it is needed.
 FAKE = """
 import sys, time, types
-from arte.core.rundir import RunDir
+from arte.run.rundir import RunDir
 pipeline, report = types.ModuleType("arte.run.pipeline"), types.ModuleType("arte.run.report")
 def run(recipe, out, source):
     with RunDir(out, recipe): {body}

@@ -3,7 +3,7 @@ import json, os, re, shutil
 from pathlib import Path
 
 import pytest
-from arte.core.rundir import RunDir
+from arte.run.rundir import RunDir
 from arte.course.checks import EXERCISES, verdict
 
 NBS = Path(__file__).parents[1]/"nbs"

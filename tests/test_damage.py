@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from arte.core.rundir import RunDir
+from arte.run.rundir import RunDir
 from arte.run import pipeline
 from arte.run.pipeline import run
 from test_run import tiny_model  # noqa: F401  (a fixture)
@@ -145,7 +145,7 @@ def test_killed_while_taking_over(world, whole, tmp_path, monkeypatch):
                 calls.append(dst)
                 if len(calls) > 3 or Path(dst).name == "journal.db": raise KeyboardInterrupt
                 return real(src, dst)
-            m.setattr(f"arte.core.rundir.{name}", dies)
+            m.setattr(f"arte.run.rundir.{name}", dies)
             with pytest.raises(KeyboardInterrupt): run(world.recipe({"eval.max_tokens": 99}), tmp_path/"next", whole.folder)
         assert calls and not (tmp_path/"next"/"journal.db").exists()
     world.learnt.clear()

@@ -5,8 +5,10 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from arte.core.engine import Sampling, TransformersEngine, VllmEngine, encode, family_batches, make_engine
-from arte.core.models import NANO, package_files, resolve_model
+from arte.engines.protocol import (
+    Sampling, TransformersEngine, VllmEngine, encode, family_batches, make_engine,
+)
+from arte.models.folders import NANO, package_files, resolve_model
 
 STOP = ("</ans>", "\nQuestion:")
 EXAMPLE = "Question: not ( True ) and True is\nAnswer: not ( True ) is False, and False and True is False. So the answer is <ans>False</ans>.\n\n"
@@ -171,7 +173,7 @@ def test_the_teacher_begins_with_bos_in_both():
 def test_training_after_vllm(student):
     "The engine runs inside this process on a CPU; closed, it must leave nothing that disturbs a training."
     import torch
-    from arte.core.models import load_model, load_tokenizer
+    from arte.models.folders import load_model, load_tokenizer
     affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     vllm = VllmEngine(student)
     vllm.generate(PROMPTS[:1], Sampling(max_tokens=4))

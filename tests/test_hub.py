@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from huggingface_hub import DatasetCard, ModelCard
 
-from arte.core.models import check_folder, fingerprint, load_model
-from arte.core.nano import make_items
-from arte.core.recipe import Student
-from arte.core.rundir import RunDir
+from arte.models.folders import check_folder, fingerprint, load_model
+from arte.models.school import make_items
+from arte.core.settings import Student
+from arte.run.rundir import RunDir
 from arte.core.tasks import items_table
 from arte.run import hub as arte_hub
 from hub import TOKEN, FakeHub

@@ -4,13 +4,13 @@ from collections import Counter
 
 import pytest
 
-from arte.core.engine import Completion, FunctionEngine, Sampling
-from arte.core.journal import Journal, Journaled, copy_journal, entry_key, rescue
+from arte.engines.protocol import Completion, FunctionEngine, Sampling
+from arte.engines.journal import Journal, Journaled, copy_journal, entry_key, rescue
 
 RUN = """
 import sys, time
-from arte.core.engine import FunctionEngine, Sampling
-from arte.core.journal import Journal, Journaled
+from arte.engines.protocol import FunctionEngine, Sampling
+from arte.engines.journal import Journal, Journaled
 folder = sys.argv[1]
 def fn(prompt, sampling, draw):
     with open(folder + "/worked", "a") as f: f.write(f"{prompt} {draw}\\n")

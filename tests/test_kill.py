@@ -5,7 +5,7 @@ import json, os, subprocess, sys
 from collections import Counter
 from pathlib import Path
 
-from arte.core.rundir import RunDir
+from arte.run.rundir import RunDir
 from arte.run.pipeline import STAGES
 from test_run import tiny_model  # noqa: F401  (a fixture)
 from world import entries, tables

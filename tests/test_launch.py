@@ -3,9 +3,9 @@ import pandas as pd
 import pytest
 
 from arte.align import align
-from arte.core.launch import launch, launch_config
-from arte.core.models import load_model
-from arte.core.recipe import Align, Distill
+from arte.models.launch import launch, launch_config
+from arte.models.folders import load_model
+from arte.core.settings import Align, Distill
 from arte.distill import distill
 from test_run import tiny_model  # noqa: F401  (a fixture)
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from arte.core.answers import STOP, grade
-from arte.core.engine import TransformersEngine, cut_at_stop
-from arte.core.models import resolve_model
+from arte.engines.protocol import TransformersEngine, cut_at_stop
+from arte.models.folders import resolve_model
 from arte.core.tasks import bbh_source, builtin_tasks
 from arte.eval import evaluate
 from arte.run.lmeval import UNTIL, export_lm_eval, process_results, read_test

@@ -7,8 +7,10 @@ from hypothesis import example, given, settings, strategies as st
 
 from arte.core import nano
 from arte.core.answers import grade, parse_questions
-from arte.core.nano import (ACTIONS, ATHLETES, NANO_TASKS, TECHNIQUES, THINGS, make_items, nano_exemplars, school_examples, school_items, solve,
-                            write_rationale)
+from arte.models.school import (
+    ACTIONS, ATHLETES, NANO_TASKS, TECHNIQUES, THINGS, make_items, nano_exemplars,
+    school_examples, school_items, solve, write_rationale,
+)
 from arte.core.tasks import bbh_source, get_task, load_bbh, load_exemplars
 
 tasks = pytest.mark.parametrize("task", NANO_TASKS)
@@ -90,7 +92,7 @@ def test_dates_have_different_options_of_which_one_is_right():
 
 @tasks
 def test_the_same_in_another_process(task):
-    code = (f"from arte.core.nano import *; from hashlib import sha1\n"
+    code = (f"from arte.models.school import *; from hashlib import sha1\n"
             f"print(sha1(repr((make_items({task!r}, 60, 4), school_examples({task!r}, 8, 4, 4), nano_exemplars({task!r}, 4))).encode()).hexdigest())")
     out = {subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": h}, capture_output=True, text=True, check=True).stdout for h in ("1", "2")}
     assert len(out) == 1 and len(out.pop()) == 41

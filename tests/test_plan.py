@@ -5,8 +5,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from arte.core.recipe import RecipeError, load_recipe, preset_names
-from arte.core.rundir import RunDir
+from arte.core.settings import RecipeError
+from arte.core.recipes import load_recipe, preset_names
+from arte.run.rundir import RunDir
 from arte.run.pipeline import STAGES, run
 from arte.run.plan import LEVERS, PLANNERS, SHAPES, UNITS, YIELDS, check_budget, local_file, measured, pace, parameters, plan, plan_text, shape_of, used
 from scripted import use_scripts
@@ -27,7 +28,7 @@ def offline(monkeypatch):
     "No data in reach."
     def absent(*args, **kw): raise FileNotFoundError("out of reach")
     for name in ("plan.draw_items", "plan.worked_examples", "plan.unseen_task"): monkeypatch.setattr(f"arte.run.{name}", absent)
-    monkeypatch.setattr("arte.core.benchmarks.load_benchmark", absent)
+    monkeypatch.setattr("arte.data.benchmarks.load_benchmark", absent)
 
 
 @pytest.fixture

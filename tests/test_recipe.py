@@ -9,10 +9,12 @@ from typing import Literal, get_args, get_origin
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from arte.core.recipe import (
-    GENERATED_TASKS, NUMBERS, Align, Data, Distill, Elicit, Eval, Irt, Pairs, Prefer, Recipe, RecipeError, School, Student, Teacher,
-    derive_seed, dump_recipe, first_difference, from_dict, load_recipe, parse_yaml, preset_names,
+from arte.core.settings import (
+    GENERATED_TASKS, NUMBERS, Align, Data, Distill, Elicit, Eval, Irt, Pairs, Prefer, Recipe,
+    RecipeError, School, Student, Teacher, from_dict,
 )
+from arte.core.basics import derive_seed
+from arte.core.recipes import dump_recipe, first_difference, load_recipe, parse_yaml, preset_names
 from tiny import tiny_recipe
 
 
@@ -181,10 +183,10 @@ def test_seeds_spread():
 
 
 def test_import_is_light():
-    code = "import sys, arte.core.recipe, arte.run.cli; print([m for m in ('numpy', 'pandas', 'torch', 'transformers') if m in sys.modules])"
+    code = "import sys, arte.core.settings, arte.run.cli; print([m for m in ('numpy', 'pandas', 'torch', 'transformers') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
 def test_generated_tasks_are_what_nano_makes():
-    from arte.core.nano import make_items
+    from arte.models.school import make_items
     for task in GENERATED_TASKS: assert len(make_items(task, 2, 0)) == 2

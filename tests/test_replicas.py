@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from arte.core import replicas
-from arte.core.engine import Sampling, TransformersEngine, make_engine
-from arte.core.journal import Journal, Journaled
-from arte.core.recipe import PerReplica, RecipeError
-from arte.core.replicas import RayEngine
-from arte.core.rundir import RunDir
+from arte.engines.protocol import Sampling, TransformersEngine, make_engine
+from arte.engines.journal import Journal, Journaled
+from arte.core.settings import PerReplica, RecipeError
+from arte.engines.ray import RayEngine
+from arte.run.rundir import RunDir
 from test_run import tiny_model  # noqa: F401  (a fixture)
 from tiny import tiny_recipe
 
@@ -190,10 +190,10 @@ def test_a_replica_that_always_dies(engine, expected):
 
 RUN = """
 import sys, time
-from arte.core.engine import Sampling
-from arte.core.journal import Journal, Journaled
-from arte.core.recipe import PerReplica
-from arte.core.replicas import RayEngine
+from arte.engines.protocol import Sampling
+from arte.engines.journal import Journal, Journaled
+from arte.core.settings import PerReplica
+from arte.engines.ray import RayEngine
 folder, path = sys.argv[1:]
 def make():
     engine = RayEngine(folder, 2, PerReplica(gpus=0), kind="transformers", dtype="float32", batch=4)
@@ -232,7 +232,7 @@ def test_the_driver_is_killed(tiny_model, tmp_path, sign, alone):  # noqa: F811
 @needs_vllm
 def test_real_model_over_vllm(tmp_path):
     "SmolLM2 in two replicas of vLLM, one of them killed, against one vLLM in this process."
-    from arte.core.models import resolve_model
+    from arte.models.folders import resolve_model
     from test_engine import FAMILIES, PROMPTS as REAL, STOP
     student, sampling = resolve_model("nano-student"), Sampling(max_tokens=48, stop=STOP)
     prompts = REAL + FAMILIES
@@ -255,7 +255,7 @@ def test_real_model_over_vllm(tmp_path):
 @needs_vllm
 def test_tensor_parallel_replica():
     "One replica whose vLLM shares each layer between two processes; nothing is left of them."
-    from arte.core.models import resolve_model
+    from arte.models.folders import resolve_model
     from test_engine import PROMPTS as REAL, STOP
     student, sampling = resolve_model("nano-student"), Sampling(max_tokens=24, stop=STOP)
     before = {p.pid for p in below()}

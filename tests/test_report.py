@@ -4,8 +4,8 @@ import json, re
 import pandas as pd
 import pytest
 
-from arte.core.recipe import load_recipe
-from arte.core.rundir import RunDir
+from arte.core.recipes import load_recipe
+from arte.run.rundir import RunDir
 import arte.run.report as report_module
 from arte.run.compare import write_comparison
 from arte.run.report import TABLES, Table, as_html, latex_table, report_html, report_sections, write_report

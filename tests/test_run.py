@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from arte.core.recipe import Transfer, Unseen, load_recipe
-from arte.core.rundir import RunDir
+from arte.core.settings import Transfer, Unseen
+from arte.core.recipes import load_recipe
+from arte.run.rundir import RunDir
 from arte.elicit import NoQuestions
 from arte.run.pipeline import STAGES, run, status
 from arte.run.report import write_report

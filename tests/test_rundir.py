@@ -8,14 +8,14 @@ import time
 import pandas as pd
 import pytest
 
-from arte.core.recipe import dump_recipe
-from arte.core.rundir import RunDir
+from arte.core.recipes import dump_recipe
+from arte.run.rundir import RunDir
 from tiny import tiny_recipe
 
 SAVING = """
 import sys, pandas as pd
-from arte.core.recipe import load_recipe
-from arte.core.rundir import RunDir
+from arte.core.recipes import load_recipe
+from arte.run.rundir import RunDir
 rd, n = RunDir(sys.argv[1], load_recipe(sys.argv[2])), 0
 while True:
     n += 1
@@ -97,9 +97,9 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path):
 
 
 def test_engine_generates_when_writing_and_replays_when_reading(tmp_path, monkeypatch):
-    pytest.importorskip("arte.core.journal")
+    pytest.importorskip("arte.engines.journal")
     from arte.core import engine, models
-    from arte.core.engine import Completion, Sampling
+    from arte.engines.protocol import Completion, Sampling
 
     class Parrot:
         fingerprint, made = "f" * 16, 0

@@ -9,14 +9,15 @@ import pandas as pd
 import pytest
 from tokenizers.decoders import ByteLevel
 
-from arte.core.engine import Sampling, VllmEngine
-from arte.core.journal import Journal, Journaled
-from arte.core.models import fingerprint, load_tokenizer, resolve_model
-from arte.core.nano import make_items
+from arte.engines.protocol import Sampling, VllmEngine
+from arte.engines.journal import Journal, Journaled
+from arte.models.folders import fingerprint, load_tokenizer, resolve_model
+from arte.models.school import make_items
 from arte.core.prompts import student_prompt
-from arte.core.recipe import RecipeError, load_recipe
-from arte.core.rundir import RunDir
-from arte.core.server import ServerEngine
+from arte.core.settings import RecipeError
+from arte.core.recipes import load_recipe
+from arte.run.rundir import RunDir
+from arte.engines.server import ServerEngine
 from arte.core.tasks import get_task
 from arte.run.report import write_report
 from test_run import tiny_model  # noqa: F401  (a fixture)

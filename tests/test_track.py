@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from arte.core.models import fingerprint
-from arte.core.recipe import Align, Distill, Recipe, RecipeError, Tracker, get_args
-from arte.core.rundir import RunDir
+from arte.models.folders import fingerprint
+from arte.core.settings import Align, Distill, Recipe, RecipeError, Tracker, get_args
+from arte.run.rundir import RunDir
 from arte.run.pipeline import run
 from arte.run.stages import learn, stage_align
 from test_run import recipe, tiny_model  # noqa: F401  (fixtures)

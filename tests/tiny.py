@@ -1,5 +1,5 @@
 """A recipe small enough for tests, built in code."""
-from arte.core.recipe import Recipe, Student, Teacher
+from arte.core.settings import Recipe, Student, Teacher
 
 
 def tiny_recipe(**changes):

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 
-import arte.core.nano as nano
+import arte.models.school as nano
 import arte.run.stages as stages
-from arte.core.engine import FunctionEngine
-from arte.core.models import fingerprint, whole_folder
-from arte.core.nano import TECHNIQUES, make_items, solve, write_rationale
-from arte.core.recipe import load_recipe
-from arte.core.rundir import RunDir
+from arte.engines.protocol import FunctionEngine
+from arte.models.folders import fingerprint
+from arte.core.files import whole_folder
+from arte.models.school import TECHNIQUES, make_items, solve, write_rationale
+from arte.core.recipes import load_recipe
+from arte.run.rundir import RunDir
 from arte.core.tasks import get_task
 from arte.run.pipeline import run
 from scripted import chance
@@ -73,7 +74,7 @@ class World:
 
     def make_quick(self, patch):
         for place, name in ((stages, "align"), (stages, "distill"), (nano, "sft")): patch.setattr(place, name, getattr(self, name))
-        for slow in ("os.fsync", "arte.core.rundir.environment", "arte.run.stages.save_fit"): patch.setattr(slow, lambda *a: {})
+        for slow in ("os.fsync", "arte.run.rundir.environment", "arte.run.stages.save_fit"): patch.setattr(slow, lambda *a: {})
 
     def write_data(self, patch):
         "BBH and a benchmark in folders, of our own items."

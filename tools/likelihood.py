@@ -9,7 +9,7 @@ import sys, time
 
 from arte.align import log_ratios, pair_margins
 from arte.beyond.likelihood import answer_likelihoods
-from arte.core.rundir import RunDir
+from arte.run.rundir import RunDir
 from arte.run.stages import Counts, opened, split, tasks_of
 
 

@@ -10,7 +10,7 @@ import math
 import numpy as np
 import pandas as pd
 from ..core.answers import STOP, cut_answer, grade
-from ..core.engine import Sampling
+from ..engines.protocol import Sampling
 from ..core.prompts import naive_prompt
 from ..elicit import draft_id
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from ..core.answers import normalise
 from ..core.prompts import student_prompt
-from ..core.recipe import derive_seed
+from ..core.basics import derive_seed
 from ..prefer import preference_scores, rank_correlation, same_pick
 
 # %% ../../nbs/beyond/likelihood.ipynb #e46cb098

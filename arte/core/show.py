@@ -12,7 +12,7 @@ import re
 import pandas as pd
 from html import escape
 from .answers import STOP, extract_answer
-from .engine import Sampling
+from ..engines.protocol import Sampling
 from .prompts import naive_prompt
 
 # %% ../../nbs/core/show.ipynb #fa821341

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 from .answers import normalise
-from .recipe import derive_seed
+from .basics import derive_seed
 
 # %% ../../nbs/core/tasks.ipynb #36812678
 @dataclass(frozen=True)

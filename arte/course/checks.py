@@ -19,10 +19,11 @@ import pandas as pd
 from IPython.display import display
 from ..align import dpo_loss
 from ..core.answers import extract_answer, tag_question
-from ..core.engine import FunctionEngine
-from ..core.nano import make_items
-from ..core.recipe import Elicit, derive_seed
-from ..core.rundir import open_replay
+from ..engines.protocol import FunctionEngine
+from ..models.school import make_items
+from ..core.settings import Elicit
+from ..core.basics import derive_seed
+from ..run.rundir import open_replay
 from ..core.show import html_text
 from ..core.stats import mcnemar
 from ..core.tasks import get_task, table_items

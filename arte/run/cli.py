@@ -10,7 +10,8 @@ __all__ = ['USER_ERRORS', 'planned', 'plan_command', 'run_command', 'status_comm
 import argparse, os, sys
 from pathlib import Path
 from .. import __version__
-from ..core.recipe import RecipeError, load_recipe, preset_names, read_source
+from ..core.settings import RecipeError
+from ..core.recipes import load_recipe, preset_names, read_source
 
 # %% ../../nbs/run/cli.ipynb #143208ea
 def planned(
@@ -18,7 +19,7 @@ def planned(
     recipe, # `Recipe`
 ): # data frame, from `arte.run.plan.plan`
     "What a recipe would need."
-    from arte.core.rundir import RunDir
+    from arte.run.rundir import RunDir
     from arte.run.plan import plan
     return plan(recipe, RunDir(args.like) if args.like else None, args.gpu, args.count, args.price)
 
@@ -69,8 +70,8 @@ def recipes_command(args):
 # %% ../../nbs/run/cli.ipynb #e1f80f15
 def push_command(args):
     "Put a run's training set and student on the hub."
-    from arte.core.rundir import RunDir
-    from arte.run.hub import push
+    from arte.run.rundir import RunDir
+    from arte.run.push import push
     for kind, address in zip(("Training set", "Student"), push(RunDir(args.dir), args.arm, args.to, args.license, args.public)): print(f"{kind}: {address}")
     print("Read both cards there, and the terms of both models" + ("." if args.public else ", before you make them public."))
 

@@ -12,8 +12,8 @@ import html
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import pandas as pd
-from ..core.recipe import Recipe
-from ..core.rundir import RunDir
+from ..core.settings import Recipe
+from .rundir import RunDir
 from ..core.show import ARM_COLOURS, ARM_TITLES
 from ..eval import compare_arms, comparisons, over_seeds
 from .report import SHOTS, Table, arm_titles, flat_rows, html_figure, overall, page_html, percent, points, read_json, test_data, write_page

@@ -8,9 +8,9 @@ __all__ = ['stage_benchmarks', 'unseen_task', 'unseen_examples', 'stage_unseen',
 # %% ../../nbs/run/experiments.ipynb #8d9b3f4e
 from dataclasses import replace
 import pandas as pd
-from ..core.benchmarks import BENCHMARKS, benchmark_exemplars, load_benchmark
-from ..core.models import resolve_model
-from ..core.recipe import Recipe
+from ..data.benchmarks import BENCHMARKS, benchmark_exemplars, load_benchmark
+from ..models.folders import resolve_model
+from ..core.settings import Recipe
 from ..core.tasks import get_task, split_items, table_items
 from ..elicit import naive_rationales
 from ..eval import evaluate

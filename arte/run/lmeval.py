@@ -13,8 +13,9 @@ import yaml
 from .. import __version__
 from ..core.answers import cut_answer, grade
 from ..core.prompts import student_prompt
-from ..core.recipe import Recipe, load_recipe, preset_names
-from ..core.rundir import RunDir
+from ..core.settings import Recipe
+from ..core.recipes import load_recipe, preset_names
+from .rundir import RunDir
 from ..core.tasks import table_items
 from .stages import draw_items, split, tasks_of, test_source, worked_examples
 

@@ -8,10 +8,10 @@ __all__ = ['STAGES', 'stage_line', 'run', 'status']
 # %% ../../nbs/run/pipeline.ipynb #cb12b941
 import time
 from pathlib import Path
-from ..core.launch import launch_config
-from ..core.recipe import Recipe
-from ..core.rundir import RunDir
-from ..core.train import trackers
+from ..models.launch import launch_config
+from ..core.settings import Recipe
+from .rundir import RunDir
+from ..models.train import trackers
 from .experiments import stage_benchmarks, stage_transfer, stage_unseen
 from .rounds import stage_rounds
 from .stages import (stage_align, stage_distill, stage_elicit, stage_eval, stage_heldout, stage_irt, stage_items, stage_pairs, stage_prefer,

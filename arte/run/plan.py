@@ -22,12 +22,14 @@ from pathlib import Path
 from statistics import fmean
 import pandas as pd
 from ..core.answers import tag_question
-from ..core.models import NANO, cache_dir
+from ..models.folders import NANO
+from ..core.files import cache_dir
 from ..core.prompts import naive_prompt, question_prompt, student_prompt, technique_prompt
-from ..core.recipe import Recipe, RecipeError, derive_seed
-from ..core.rundir import RunDir
+from ..core.settings import Recipe, RecipeError
+from ..core.basics import derive_seed
+from .rundir import RunDir
 from ..core.tasks import Exemplar, Item, Task, get_task, items_table, table_items
-from ..core.train import TOKENS_AT_ONCE, micro_batch
+from ..models.train import TOKENS_AT_ONCE, micro_batch
 from ..elicit import question_stop, question_yield, seed_groups
 from .experiments import unseen_task
 from .pipeline import STAGES
@@ -77,7 +79,7 @@ def token_counter(
     return lru_cache(maxsize=1 << 13)(lambda text: len(tokenizer.encode(text).ids))
 
 def _trimmed(content, vocabulary):
-    from arte.core.nano import kept_tokens, trim_tokenizer
+    from arte.models.school import kept_tokens, trim_tokenizer
     return json.dumps(trim_tokenizer(content, kept_tokens(content["model"]["vocab"], vocabulary)))
 
 # %% ../../nbs/run/plan.ipynb #839b4f66
@@ -144,7 +146,7 @@ def stand_ins(
         return sample([(g.question.iloc[0], g.target.iloc[0], list(g.rationale)) for _, g in rows.groupby("question_id", sort=False)])
     techniques = task.techniques[:recipe.elicit.techniques]
     if recipe.teacher.school is None: return [(e.question, e.answer, [e.rationale]*len(techniques)) for e in shown]
-    from arte.core.nano import make_items, write_rationale
+    from arte.models.school import make_items, write_rationale
     items = make_items(task.name, SAMPLE, derive_seed(recipe.seed, "plan"))
     return [(i.question, i.answer, [write_rationale(i, task.name, t.name) for t in techniques]) for i in items]
 
@@ -321,7 +323,7 @@ def plan_school(
     "The teacher's schooling; its examples are written by a program and known beforehand."
     s = e.recipe.teacher.school
     if s is None: return [], "nothing: the teacher needs no school"
-    from arte.core.nano import all_school_examples
+    from arte.models.school import all_school_examples
     examples = all_school_examples(e.recipe)
     tokens = sum(min(s.max_length, e.counter("teacher")(o["prompt"]) + e.new("teacher", o["completion"]) + 1) for o in examples)
     return [Job("teacher", trained=tokens*s.epochs, steps=steps(len(examples), s))], f"a teacher, of {len(examples):,} worked examples"
@@ -442,7 +444,7 @@ def other_texts(
     unseen:bool, # does the teacher write for it?
 )->Texts:
     "What the prompts of a benchmark or an unseen task are made of; fillers where its data is out of reach."
-    from arte.core.benchmarks import benchmark_exemplars, load_benchmark
+    from arte.data.benchmarks import benchmark_exemplars, load_benchmark
     try:
         if unseen: task, items, shown = unseen_task(name, recipe)
         else: (task, items), shown = load_benchmark(name, n=recipe.data.n_test, seed=recipe.seed), benchmark_exemplars(name)
@@ -452,7 +454,7 @@ def other_texts(
     return Texts(task, seeds, [], sample(test), 0, len(test), worked(shown), worked(shown), drafts)
 
 def _filler_task(recipe, name):
-    from arte.core.benchmarks import BENCHMARKS
+    from arte.data.benchmarks import BENCHMARKS
     task, n = (BENCHMARKS[name].task, BENCHMARKS[name].n) if name in BENCHMARKS else (get_task(name), BBH_ITEMS)
     sizes = dict(seed=recipe.data.n_seed, test=recipe.data.n_test or n)
     return task, [Item(f"{name}-{s}-{i}", name, s, filler("question"), "(A)", "option") for s, n in sizes.items() for i in range(n)], FILLERS
@@ -538,7 +540,7 @@ def parameters(
     return s.layers*(2*s.hidden*s.head*(s.heads + s.kv_heads) + 3*s.hidden*s.mlp) + s.vocab*s.hidden*(2 - s.tied)
 
 # %% ../../nbs/run/plan.ipynb #b351bd40
-SEQUENCES, CONTEXT = 256, 4096     # prompts in flight at once, an assumption; tokens: `max_model_len` of `arte.core.engine`
+SEQUENCES, CONTEXT = 256, 4096     # prompts in flight at once, an assumption; tokens: `max_model_len` of `arte.engines.protocol`
 BYTES = dict(bfloat16=2, float16=2, float32=4)
 
 def kv_bytes(
@@ -600,7 +602,7 @@ class Machine:
     busy:float=.4 # u, share of the arithmetic that is reached; an assumption
     fed:float=.5 # v, share of the bandwidth that is reached; an assumption
     step:float=.01 # shortest step of the engine in seconds; an assumption
-    recompute:bool=True # gradient checkpointing, as `arte.core.train` sets it on GPUs
+    recompute:bool=True # gradient checkpointing, as `arte.models.train` sets it on GPUs
 
 GPUS = {  # NVIDIA's data sheets, without sparsity; H100 and H200 as SXM
     "h200": Machine(989, 4.8, 141), "h100": Machine(989, 3.35, 80), "a100": Machine(312, 2.04, 80),

@@ -19,7 +19,8 @@ import pandas as pd
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from ..core.rundir import RunDir, write_whole
+from .rundir import RunDir
+from ..core.files import write_whole
 from ..align import alignment_gain, plot_alignment
 from ..beyond.likelihood import rank_agreement
 from ..elicit import question_yield

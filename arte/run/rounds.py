@@ -9,8 +9,8 @@ __all__ = ['OWN', 'Round', 'stage_rounds']
 from collections.abc import Callable
 from dataclasses import replace
 import pandas as pd
-from ..core.recipe import derive_seed
-from ..core.rundir import RunDir
+from ..core.basics import derive_seed
+from .rundir import RunDir
 from .stages import Counts, aligned_role, stage_align, stage_elicit, stage_pairs, stage_prefer
 
 # %% ../../nbs/run/rounds.ipynb #e9be610f

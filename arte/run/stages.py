@@ -16,14 +16,15 @@ from ..align import align, held_out_drafts, held_out_table
 from ..beyond.cot import cot_rationales
 from ..beyond.health import drop_contradictions, drop_overlaps, health, with_questions
 from ..beyond.likelihood import answer_likelihoods, likelihood_scores
-from ..core.baselines import baseline_source, load_baseline
-from ..core.bigbench import distinct, validation_pool
-from ..core.launch import launch
-from ..core.models import load_tokenizer, resolve_model
-from ..core.recipe import BASELINES, Recipe, derive_seed
-from ..core.rundir import RunDir
+from ..data.instructions import baseline_source, load_baseline
+from ..data.bigbench import distinct, validation_pool
+from ..models.launch import launch
+from ..models.folders import load_tokenizer, resolve_model
+from ..core.settings import BASELINES, Recipe
+from ..core.basics import derive_seed
+from .rundir import RunDir
 from ..core.tasks import bbh_source, get_task, items_table, load_bbh, load_exemplars, split_items, table_items
-from ..core.train import too_long, trackers
+from ..models.train import too_long, trackers
 from ..distill import arm_examples, check_equal, distill
 from ..elicit import NoQuestions, draw_questions, draw_rationales, naive_rationales
 from ..eval import evaluate
@@ -94,7 +95,7 @@ def _pool(task, source, n, recipe, place, avoid=()):
     "At least `n` items of a task from a source."
     if source == "bbh": return load_bbh(task)
     if source == "bigbench": return validation_pool(task, n, derive_seed(recipe.seed, place, task))
-    from arte.core.nano import make_items, school_items
+    from arte.models.school import make_items, school_items
     s = recipe.teacher.school
     taught = [i.question for i in school_items(task, s.rationales, s.questions, s.seed)] if s else []
     return make_items(task, n, derive_seed(recipe.seed, place, task), [*avoid, *taught])
@@ -128,7 +129,7 @@ def worked_example(
     source:str, # "bbh", "bigbench" or "generated"
 )->list: # three `Exemplar`s
     "Worked examples of a task for few-shot prompts, from where the items come from."
-    from arte.core.nano import NANO_TASKS, nano_exemplars
+    from arte.models.school import NANO_TASKS, nano_exemplars
     if source == "generated": return nano_exemplars(task, recipe.seed)
     try: return load_exemplars(task)
     except FileNotFoundError:
@@ -157,7 +158,7 @@ def stage_items(run:RunDir)->dict:
 # %% ../../nbs/run/stages.ipynb #0ea2c8ea
 def stage_school(run:RunDir)->dict:
     "School the teacher where the recipe says so; its states on the way become respondents of the IRT model."
-    from arte.core.nano import school
+    from arte.models.school import school
     if run.recipe.teacher.school is None: return Counts()
     folders, log, cached = school(run.model_folder("teacher-base"), run.recipe, tracked(run, "teacher"))
     for i, folder in enumerate(folders[:-1], 1): run.register(f"teacher-school-{i}", folder)
