@@ -1,4 +1,5 @@
 """Package metadata, read from settings.ini (the single source for pip, nbdev and the docs)."""
+
 import shlex
 from configparser import ConfigParser
 from pathlib import Path
@@ -10,17 +11,29 @@ config = ConfigParser(delimiters=["="])
 config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 
-statuses = ["0 - Pre-Planning", "1 - Planning", "2 - Pre-Alpha", "3 - Alpha", "4 - Beta", "5 - Production/Stable"]
+statuses = [
+    "0 - Pre-Planning",
+    "1 - Planning",
+    "2 - Pre-Alpha",
+    "3 - Alpha",
+    "4 - Beta",
+    "5 - Production/Stable",
+]
 readme, source = here / "README.md", cfg["git_url"]
 
 
-def words(key): return shlex.split(cfg.get(key, ""))
+def words(key):
+    return shlex.split(cfg.get(key, ""))
 
 
 def description():
     "The README, its pictures at their place on GitHub: a package index has only the text."
     raw = f"https://raw.githubusercontent.com/{cfg['user']}/{cfg['repo']}/{cfg['branch']}"
-    return readme.read_text(encoding="utf-8").replace("](index_files/", f"]({raw}/index_files/") if readme.exists() else ""
+    return (
+        readme.read_text(encoding="utf-8").replace("](index_files/", f"]({raw}/index_files/")
+        if readme.exists()
+        else ""
+    )
 
 
 setup(
@@ -33,13 +46,23 @@ setup(
     author_email=cfg["author_email"],
     license="Apache-2.0",
     url=source,
-    project_urls={"Documentation": f"{cfg['doc_host']}{cfg['doc_baseurl']}", "Source": source, "Issues": f"{source}/issues", "Changelog": f"{source}/blob/{cfg['branch']}/CHANGELOG.md"},
+    project_urls={
+        "Documentation": f"{cfg['doc_host']}{cfg['doc_baseurl']}",
+        "Source": source,
+        "Issues": f"{source}/issues",
+        "Changelog": f"{source}/blob/{cfg['branch']}/CHANGELOG.md",
+    },
     keywords=cfg["keywords"].split(),
     packages=find_packages(include=["arte", "arte.*"]),
-    package_data={cfg["lib_path"]: ["py.typed", "core/*.yaml", "recipes/*.yaml", "recipes/accelerate/*.yaml"]},
+    package_data={
+        cfg["lib_path"]: ["py.typed", "core/*.yaml", "recipes/*.yaml", "recipes/accelerate/*.yaml"]
+    },
     python_requires=">=" + cfg["min_python"],
     install_requires=words("requirements"),
-    extras_require={o: words(f"{o}_requirements") for o in ("dev", "vllm", "cpu", "server", "ray", "lmeval", "track", "nano")},
+    extras_require={
+        o: words(f"{o}_requirements")
+        for o in ("dev", "vllm", "cpu", "server", "ray", "lmeval", "track", "nano")
+    },
     classifiers=[
         "Development Status :: " + statuses[int(cfg["status"])],
         "Intended Audience :: " + cfg["audience"],

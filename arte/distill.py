@@ -14,58 +14,77 @@ from .models.train import sft
 
 # %% ../nbs/06_distill.ipynb #2deae92e
 def completion_loss(
-    logits, # (seq, vocab) tensor: row i scores the token at position i + 1
-    ids,    # (seq,) tensor of token ids: prompt, completion, EOS
-    prompt:int, # tokens of the prompt, ≥ 1
-): # scalar tensor, nats per completion token
+    logits,  # (seq, vocab) tensor: row i scores the token at position i + 1
+    ids,  # (seq,) tensor of token ids: prompt, completion, EOS
+    prompt: int,  # tokens of the prompt, ≥ 1
+):  # scalar tensor, nats per completion token
     "Mean negative log-likelihood of the completion's tokens, the prompt left out (§4.1's supervised fine-tuning)."
     from torch.nn.functional import cross_entropy
-    return cross_entropy(logits[prompt - 1:-1].float(), ids[prompt:])
+
+    return cross_entropy(logits[prompt - 1 : -1].float(), ids[prompt:])
 
 # %% ../nbs/06_distill.ipynb #6c8c469e
 def arm_examples(
-    examples:pd.DataFrame, # table `examples`
-    arm:str, # its name, a key of `ARM_TITLES`
-)->list[dict]: # prompt, completion
+    examples: pd.DataFrame,  # table `examples`
+    arm: str,  # its name, a key of `ARM_TITLES`
+) -> list[dict]:  # prompt, completion
     "One arm's examples; an arm without any is refused."
     rows = examples[examples.arm == arm]
-    if rows.empty: raise ValueError(f"arm {arm!r} has no examples; arms with examples: {', '.join(sorted(set(examples.arm))) or 'none'}")
+    if rows.empty:
+        raise ValueError(
+            f"arm {arm!r} has no examples; arms with examples: {', '.join(sorted(set(examples.arm))) or 'none'}"
+        )
     return rows[["prompt", "completion"]].to_dict("records")
 
+
 def check_equal(
-    examples:pd.DataFrame, # table `examples`
-    arms:list, # the arms to compare
-)->int: # examples of each arm
-    "The arms must have equally many examples (§4.1: \"To ensure a fair comparison\"); else `ValueError`."
+    examples: pd.DataFrame,  # table `examples`
+    arms: list,  # the arms to compare
+) -> int:  # examples of each arm
+    'The arms must have equally many examples (§4.1: "To ensure a fair comparison"); else `ValueError`.'
     counts = {a: len(arm_examples(examples, a)) for a in arms}
     if len(set(counts.values())) > 1:
-        raise ValueError(f"the arms have different numbers of examples: {counts}; cut them with arte.tailor.equalise first")
+        raise ValueError(
+            f"the arms have different numbers of examples: {counts}; cut them with arte.tailor.equalise first"
+        )
     return next(iter(counts.values()))
 
 # %% ../nbs/06_distill.ipynb #37e5a938
 def distill(
-    folder:str|Path, # the student
-    examples:pd.DataFrame, # table `examples`
-    arm:str, # which of them to learn from
-    out:str|Path, # folder of the fine-tuned student
-    settings, # `recipe.distill`: lr, batch, epochs, warmup, schedule, max_length
-    seed:int=0, # the recipe's seed
-    **how, # `chat`, `trust_remote_code` and `track`, as for `arte.models.train.sft`
-)->pd.DataFrame: # arm, step, loss (nats per completion token), lr
+    folder: str | Path,  # the student
+    examples: pd.DataFrame,  # table `examples`
+    arm: str,  # which of them to learn from
+    out: str | Path,  # folder of the fine-tuned student
+    settings,  # `recipe.distill`: lr, batch, epochs, warmup, schedule, max_length
+    seed: int = 0,  # the recipe's seed
+    **how,  # `chat`, `trust_remote_code` and `track`, as for `arte.models.train.sft`
+) -> pd.DataFrame:  # arm, step, loss (nats per completion token), lr
     "Fine-tune the student on one arm (§4.1)."
-    log = sft(folder, arm_examples(examples, arm), out, settings, derive_seed(seed, "distill"), **how)
+    log = sft(
+        folder, arm_examples(examples, arm), out, settings, derive_seed(seed, "distill"), **how
+    )
     return log.assign(arm=arm)
 
 # %% ../nbs/06_distill.ipynb #4466801e
 def plot_distillation(
-    log:pd.DataFrame, # from `distill`, one or several arms: arm, step, loss
-): # matplotlib figure
+    log: pd.DataFrame,  # from `distill`, one or several arms: arm, step, loss
+):  # matplotlib figure
     "Training loss of each arm, a running mean over five steps."
     import matplotlib.pyplot as plt
+
     fig, ax = plt.subplots(figsize=(6, 3), layout="constrained")
     for arm in [a for a in ARM_COLOURS if a in set(log.arm)]:
         g = log[log.arm == arm]
-        ax.plot(g.step, g.loss.rolling(5, min_periods=1, center=True).mean(), color=ARM_COLOURS[arm], label=ARM_TITLES[arm])
-    ax.set(title="Fine-tuning, one student per arm (mean of five steps)", xlabel="optimizer step", ylabel="loss (nats per token)")
+        ax.plot(
+            g.step,
+            g.loss.rolling(5, min_periods=1, center=True).mean(),
+            color=ARM_COLOURS[arm],
+            label=ARM_TITLES[arm],
+        )
+    ax.set(
+        title="Fine-tuning, one student per arm (mean of five steps)",
+        xlabel="optimizer step",
+        ylabel="loss (nats per token)",
+    )
     ax.legend(frameon=False)
     return fig

@@ -14,7 +14,6 @@ from collections import Counter
 from functools import lru_cache
 from hashlib import sha1
 from itertools import combinations, product
-from random import Random
 import pandas as pd
 from .core.answers import STOP, Leftover, cut_answer, grade, normalise, options, parse_questions
 from .engines.protocol import Sampling
@@ -25,267 +24,378 @@ from .core.tasks import item_id
 
 # %% ../nbs/00_elicit.ipynb #90c45c1d
 def seed_groups(
-    seeds:list, # the seed pool of one task: items with `.question` and `.answer`
-    prompts:int=1, # generation prompts wanted, ≥ 1. The paper does not say; Table 11 prints one a task
-    seed:int=0, # the draw of the groups
-)->list: # `prompts` tuples of three seeds, all different, each in the order of the pool
+    seeds: list,  # the seed pool of one task: items with `.question` and `.answer`
+    prompts: int = 1,  # generation prompts wanted, ≥ 1. The paper does not say; Table 11 prints one a task
+    seed: int = 0,  # the draw of the groups
+) -> list:  # `prompts` tuples of three seeds, all different, each in the order of the pool
     "Three seeds for each generation prompt (§3.1)."
     groups = list(combinations(seeds, 3))
     if not 1 <= prompts <= len(groups):
-        raise ValueError(f"{len(seeds)} seeds make {len(groups)} different groups of three, not {prompts}: "
-                         "ask for fewer prompts (elicit.prompts) or keep more seeds (data.n_seed).")
+        raise ValueError(
+            f"{len(seeds)} seeds make {len(groups)} different groups of three, not {prompts}: "
+            "ask for fewer prompts (elicit.prompts) or keep more seeds (data.n_seed)."
+        )
     return Random(derive_seed(seed, "seed groups")).sample(groups, prompts)
 
 # %% ../nbs/00_elicit.ipynb #8344b356
 def prompt_id(
-    task:str, # task name
-    prompt:str, # text of the generation prompt that asks for one question
-)->str: # `<task>-p<8 hex digits>`
+    task: str,  # task name
+    prompt: str,  # text of the generation prompt that asks for one question
+) -> str:  # `<task>-p<8 hex digits>`
     "A name for a generation prompt, made of its text."
     return f"{task}-p{sha1(prompt.encode()).hexdigest()[:8]}"
 
 # %% ../nbs/00_elicit.ipynb #b9b2d211
 def question_key(
-    question:str, # a question
-)->str: # what counts as "the same question": blanks and capitals set apart
+    question: str,  # a question
+) -> str:  # what counts as "the same question": blanks and capitals set apart
     "Two questions with one key are the same question."
     return " ".join(question.split()).casefold()
 
+
 def usable_target(
-    question:str, # the question, with its options where it has any
-    target:str, # the answer the teacher claims
-    kind:str, # the task's answer kind
-)->str|None: # the answer in its normal form; None when it cannot be an answer to this question
+    question: str,  # the question, with its options where it has any
+    target: str,  # the answer the teacher claims
+    kind: str,  # the task's answer kind
+) -> str | None:  # the answer in its normal form; None when it cannot be an answer to this question
     "The claimed answer in normal form, if the question can have it."
-    if kind != "option": return normalise(target, kind)
-    letter = grade(f"<ans>{target}</ans>", "(A)", kind, question).parsed     # an option's words count as its letter
+    if kind != "option":
+        return normalise(target, kind)
+    letter = grade(
+        f"<ans>{target}</ans>", "(A)", kind, question
+    ).parsed  # an option's words count as its letter
     return letter if letter in options(question) else None
 
 # %% ../nbs/00_elicit.ipynb #84de8c6b
 class WordsAndMarks:
     "Tokenizer for `rouge_score`: lower-cased words and numbers, and every other mark by itself."
-    def tokenize(self,
-        text:str, # any text
-    )->list[str]: # its tokens
+
+    def tokenize(
+        self,
+        text: str,  # any text
+    ) -> list[str]:  # its tokens
         return re.findall(r"\w+|[^\w\s]", text.lower())
+
 
 @lru_cache
 def _rouge_scorer():
     from rouge_score.rouge_scorer import RougeScorer
+
     return RougeScorer(["rougeL"], tokenizer=WordsAndMarks())
 
+
 def rouge_l(
-    a:str, # a text
-    b:str, # another text
-)->float: # F measure, 0–1
+    a: str,  # a text
+    b: str,  # another text
+) -> float:  # F measure, 0–1
     "ROUGE-L of two texts; brackets and signs count as tokens."
     return _rouge_scorer().score(a, b)["rougeL"].fmeasure
 
 # %% ../nbs/00_elicit.ipynb #08006f9a
 def near_duplicate(
-    question:str, # a new question
-    kept:list[str], # questions already there
-    max_rouge:float=.7, # Self-Instruct's threshold; 1: nothing is a near duplicate
-)->str|None: # the first of `kept` whose ROUGE-L with the question is above the threshold
+    question: str,  # a new question
+    kept: list[str],  # questions already there
+    max_rouge: float = 0.7,  # Self-Instruct's threshold; 1: nothing is a near duplicate
+) -> str | None:  # the first of `kept` whose ROUGE-L with the question is above the threshold
     "The earlier question that this one nearly repeats."
-    if max_rouge >= 1: return None
+    if max_rouge >= 1:
+        return None
     tokens = WordsAndMarks().tokenize
     bag = Counter(tokens(question))
     for other in kept:
         bag_other = Counter(tokens(other))
-        bound = 2*(bag & bag_other).total()/max(1, bag.total() + bag_other.total())
-        if bound > max_rouge and rouge_l(question, other) > max_rouge: return other
+        bound = 2 * (bag & bag_other).total() / max(1, bag.total() + bag_other.total())
+        if bound > max_rouge and rouge_l(question, other) > max_rouge:
+            return other
     return None
 
 # %% ../nbs/00_elicit.ipynb #137ca1cf
-REASONS = ("seed", "held out", "duplicate", "near duplicate", "target", "surplus")   # why a whole question is set aside
+REASONS = (
+    "seed",
+    "held out",
+    "duplicate",
+    "near duplicate",
+    "target",
+    "surplus",
+)  # why a whole question is set aside
+
 
 class Sieve:
     "Sorts a teacher's outputs for one task into questions `kept` and rows set `aside`."
-    def __init__(self,
-        task, # a `Task`
-        seeds:list, # the seed pool: items with `.question`
-        settings, # `recipe.elicit`: questions, max_rouge
-        exclude=(), # texts of validation and test questions
+
+    def __init__(
+        self,
+        task,  # a `Task`
+        seeds: list,  # the seed pool: items with `.question`
+        settings,  # `recipe.elicit`: questions, max_rouge
+        exclude=(),  # texts of validation and test questions
     ):
         self.task, self.settings = task, settings
-        self.kept:list[dict] = []
-        self.aside:list[dict] = []
-        self.pool = [s.question for s in seeds]        # what a new question must not nearly repeat
-        self.seen = {question_key(q): "held out" for q in exclude} | {question_key(s.question): "seed" for s in seeds}
+        self.kept: list[dict] = []
+        self.aside: list[dict] = []
+        self.pool = [s.question for s in seeds]  # what a new question must not nearly repeat
+        self.seen = {question_key(q): "held out" for q in exclude} | {
+            question_key(s.question): "seed" for s in seeds
+        }
 
-    def refusal(self,
-        question:str, # a new question
-        target:str, # the answer the teacher claims
-    )->str|None: # one of `REASONS`; None for a question that can be used
+    def refusal(
+        self,
+        question: str,  # a new question
+        target: str,  # the answer the teacher claims
+    ) -> str | None:  # one of `REASONS`; None for a question that can be used
         "Why a question cannot be used."
-        if question_key(question) in self.seen: return self.seen[question_key(question)]
-        if usable_target(question, target, self.task.kind) is None: return "target"
-        if near_duplicate(question, self.pool, self.settings.max_rouge) is not None: return "near duplicate"
+        if question_key(question) in self.seen:
+            return self.seen[question_key(question)]
+        if usable_target(question, target, self.task.kind) is None:
+            return "target"
+        if near_duplicate(question, self.pool, self.settings.max_rouge) is not None:
+            return "near duplicate"
         return "surplus" if len(self.kept) == self.settings.questions else None
 
-    def take(self,
-        text:str, # one output of the teacher
-        **origin, # columns that say where it came from
+    def take(
+        self,
+        text: str,  # one output of the teacher
+        **origin,  # columns that say where it came from
     ):
         "Sort one output: each piece of it ends as a row of `kept` or of `aside`."
         found, left = parse_questions(text)
-        if not found and not left: left = [Leftover(text, "empty output")]
-        self.aside += [dict(task=self.task.name, reason=l.reason, text=l.text, **origin) for l in left]
+        if not found and not left:
+            left = [Leftover(text, "empty output")]
+        self.aside += [
+            dict(task=self.task.name, reason=l.reason, text=l.text, **origin) for l in left
+        ]
         for f in found:
             why = self.refusal(f.question, f.target)
-            if why: self.aside.append(dict(task=self.task.name, reason=why, text=f"{f.question}\n→ {f.target}", **origin))
-            else: self._keep(f, origin)
+            if why:
+                self.aside.append(
+                    dict(
+                        task=self.task.name,
+                        reason=why,
+                        text=f"{f.question}\n→ {f.target}",
+                        **origin,
+                    )
+                )
+            else:
+                self._keep(f, origin)
 
     def _keep(self, f, origin):
         self.seen[question_key(f.question)] = "duplicate"
         self.pool.append(f.question)
-        self.kept.append(dict(question_id=item_id(self.task.name, f.question), task=self.task.name, question=f.question,
-                              target=usable_target(f.question, f.target, self.task.kind), **origin))
+        self.kept.append(
+            dict(
+                question_id=item_id(self.task.name, f.question),
+                task=self.task.name,
+                question=f.question,
+                target=usable_target(f.question, f.target, self.task.kind),
+                **origin,
+            )
+        )
 
-    def tables(self,
-    )->tuple[pd.DataFrame,pd.DataFrame]: # questions, aside
+    def tables(
+        self,
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:  # questions, aside
         "What was kept and what was set aside, as tables."
         kept = ["question_id", "task", "prompt_id", "prompt", "question", "target", "decoding"]
         aside = ["stage", "task", "reason", "text", "prompt_id", "decoding"]
-        return pd.DataFrame(self.kept, columns=kept), pd.DataFrame(self.aside, columns=aside).assign(stage="elicit")
+        return pd.DataFrame(self.kept, columns=kept), pd.DataFrame(
+            self.aside, columns=aside
+        ).assign(stage="elicit")
 
 # %% ../nbs/00_elicit.ipynb #db674684
 def round_size(
-    wanted:int, # questions still missing, ≥ 1
-    got:int, # questions kept so far
-    spent:int, # decodings spent so far
-    budget:int, # decodings allowed
-    prompts:int=1, # generation prompts
-    per_prompt:int=5, # questions one decoding is asked for
-)->int: # decodings of each prompt in the next round, ≥ 1
+    wanted: int,  # questions still missing, ≥ 1
+    got: int,  # questions kept so far
+    spent: int,  # decodings spent so far
+    budget: int,  # decodings allowed
+    prompts: int = 1,  # generation prompts
+    per_prompt: int = 5,  # questions one decoding is asked for
+) -> int:  # decodings of each prompt in the next round, ≥ 1
     "How often to decode each prompt next, judged by the yield so far."
-    rate = got/spent if spent else per_prompt
-    enough = math.ceil(wanted/(rate*prompts)) if rate else budget
-    return max(1, min(enough, (budget - spent)//prompts))
+    rate = got / spent if spent else per_prompt
+    enough = math.ceil(wanted / (rate * prompts)) if rate else budget
+    return max(1, min(enough, (budget - spent) // prompts))
 
 # %% ../nbs/00_elicit.ipynb #5eb2f136
 class NoQuestions(ValueError):
     "The budget is spent and not one question can be used; `.aside` holds what there was."
-    def __init__(self,
-        task:str, # task name
-        texts:list[str], # the teacher's outputs, one per decoding
-        aside:pd.DataFrame, # what was set aside of them
+
+    def __init__(
+        self,
+        task: str,  # task name
+        texts: list[str],  # the teacher's outputs, one per decoding
+        aside: pd.DataFrame,  # what was set aside of them
     ):
         self.aside = aside
         counts = ", ".join(f"{n} × {r}" for r, n in aside.reason.value_counts().items())
-        shown = "\n".join(f"--- output {i+1}\n{t[:300]}" for i, t in enumerate(texts[:3]))
+        shown = "\n".join(f"--- output {i + 1}\n{t[:300]}" for i, t in enumerate(texts[:3]))
         super().__init__(
             f"{task}: {len(texts)} decodings and no question that can be used ({counts}). Expected "
             "<question_1><input>…</input><target>…</target></question_1>. Is the teacher an instruction-tuned or "
             "schooled model, and elicit.question_tokens large enough? A larger elicit.budget helps only when some "
-            f"outputs are nearly right.\n{shown}")
+            f"outputs are nearly right.\n{shown}"
+        )
 
 # %% ../nbs/00_elicit.ipynb #6b3885cd
 def question_stop(
-    per_prompt:int=5, # questions a prompt asks for
-)->tuple[str,...]: # stop strings; they are kept in the text
+    per_prompt: int = 5,  # questions a prompt asks for
+) -> tuple[str, ...]:  # stop strings; they are kept in the text
     "Where the last question that was asked for ends. The seeds are numbers 1 to 3, but some teachers start from 1 again."
     return (f"</question_{3 + per_prompt}>",) + (("</question_1>",) if per_prompt == 1 else ())
 
+
 def draw_questions(
-    engine, # the teacher: anything with `generate`
-    task, # a `Task`
-    seeds:list, # the seed pool: items with `.question` and `.answer`
-    settings, # `recipe.elicit`: questions, prompts, budget, temperature, question_tokens, max_rouge
-    seed:int=0, # the recipe's seed; the same seed gives the same seed groups and draws
-    exclude=(), # texts of validation and test questions, which may not be drawn
-    per_prompt:int=5, # questions one prompt asks for; Table 11 asks for five
-)->tuple[pd.DataFrame,pd.DataFrame]: # questions, aside; `NoQuestions` when there is none
+    engine,  # the teacher: anything with `generate`
+    task,  # a `Task`
+    seeds: list,  # the seed pool: items with `.question` and `.answer`
+    settings,  # `recipe.elicit`: questions, prompts, budget, temperature, question_tokens, max_rouge
+    seed: int = 0,  # the recipe's seed; the same seed gives the same seed groups and draws
+    exclude=(),  # texts of validation and test questions, which may not be drawn
+    per_prompt: int = 5,  # questions one prompt asks for; Table 11 asks for five
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # questions, aside; `NoQuestions` when there is none
     "Decode the question prompts until there are enough different questions or the budget is spent (§3.1)."
-    groups, sieve = seed_groups(seeds, settings.prompts, seed), Sieve(task, seeds, settings, exclude)
-    texts:list[str] = []
+    groups, sieve = (
+        seed_groups(seeds, settings.prompts, seed),
+        Sieve(task, seeds, settings, exclude),
+    )
+    texts: list[str] = []
     asked, stored = ([question_prompt(task, g, n=n) for g in groups] for n in (per_prompt, 1))
-    budget = settings.budget if settings.temperature else min(settings.budget, len(groups))   # greedy: one answer each
+    budget = (
+        settings.budget if settings.temperature else min(settings.budget, len(groups))
+    )  # greedy: one answer each
     while (missing := settings.questions - len(sieve.kept)) and (left := budget - len(texts)):
         draws = round_size(missing, len(sieve.kept), len(texts), budget, len(groups), per_prompt)
-        sampling = Sampling(settings.temperature, settings.question_tokens, question_stop(per_prompt), n=draws,
-                            seed=derive_seed(seed, "questions", task.name, str(len(texts))))
+        sampling = Sampling(
+            settings.temperature,
+            settings.question_tokens,
+            question_stop(per_prompt),
+            n=draws,
+            seed=derive_seed(seed, "questions", task.name, str(len(texts))),
+        )
         done = engine.generate(asked[:left], sampling)
-        for d, p in product(range(draws), range(len(done))):     # each prompt in turn
+        for d, p in product(range(draws), range(len(done))):  # each prompt in turn
             text, name = done[p][d].text, prompt_id(task.name, stored[p])
             sieve.take(text, prompt_id=name, prompt=stored[p], decoding=len(texts))
             texts.append(text)
     questions, aside = sieve.tables()
-    if questions.empty: raise NoQuestions(task.name, texts, aside)
+    if questions.empty:
+        raise NoQuestions(task.name, texts, aside)
     return questions, aside
 
 # %% ../nbs/00_elicit.ipynb #745426f5
 def question_yield(
-    questions:pd.DataFrame, # from `draw_questions`, one or several tasks
-    aside:pd.DataFrame, # the same, what was set aside
-)->pd.DataFrame: # a row per prompt: task, decodings, found, kept, and counts of each reason
+    questions: pd.DataFrame,  # from `draw_questions`, one or several tasks
+    aside: pd.DataFrame,  # the same, what was set aside
+) -> pd.DataFrame:  # a row per prompt: task, decodings, found, kept, and counts of each reason
     "What each generation prompt brought."
     by = ["task", "prompt_id"]
     aside = aside[aside.prompt_id.notna()]
     both = pd.concat([questions[by + ["decoding"]], aside[by + ["decoding"]]])
     table = both.groupby(by).decoding.nunique().rename("decodings").to_frame()
-    table["found"] = questions.groupby(by).size().add(aside[aside.reason.isin(REASONS)].groupby(by).size(), fill_value=0)
+    table["found"] = (
+        questions.groupby(by)
+        .size()
+        .add(aside[aside.reason.isin(REASONS)].groupby(by).size(), fill_value=0)
+    )
     table["kept"] = questions.groupby(by).size()
-    return table.join(aside.groupby(by).reason.value_counts().unstack()).fillna(0).astype(int).reset_index()
+    return (
+        table.join(aside.groupby(by).reason.value_counts().unstack())
+        .fillna(0)
+        .astype(int)
+        .reset_index()
+    )
 
 # %% ../nbs/00_elicit.ipynb #4386c48d
 def draft_id(
-    question_id:str, # the question's id
-    technique:str, # the technique's name
-    rationale:str, # the text
-)->str: # `<question id>-<technique>-<8 hex digits>`
+    question_id: str,  # the question's id
+    technique: str,  # the technique's name
+    rationale: str,  # the text
+) -> str:  # `<question id>-<technique>-<8 hex digits>`
     "A name for a draft, made of what it is."
     return f"{question_id}-{technique}-{sha1(rationale.encode()).hexdigest()[:8]}"
 
+
 def complete(
-    engine, # a teacher
-    task, # a `Task`
-    prompts:list[str], # each ends where a rationale begins
-    rows:list, # the prompts' questions, with `.question` and `.target`
-    max_tokens:int, # longest rationale, in tokens
-)->list[tuple]: # per prompt: rationale, its answer in normal form or None, tokens
+    engine,  # a teacher
+    task,  # a `Task`
+    prompts: list[str],  # each ends where a rationale begins
+    rows: list,  # the prompts' questions, with `.question` and `.target`
+    max_tokens: int,  # longest rationale, in tokens
+) -> list[tuple]:  # per prompt: rationale, its answer in normal form or None, tokens
     "The teacher's greedy continuations, cut after their answer."
-    done = [c[0] for c in engine.generate(prompts, Sampling(0., max_tokens, STOP))]
+    done = [c[0] for c in engine.generate(prompts, Sampling(0.0, max_tokens, STOP))]
     texts = [cut_answer(c.text).strip() for c in done]
-    return [(r, grade(r, q.target, task.kind, q.question).parsed, c.tokens) for r, q, c in zip(texts, rows, done)]
+    return [
+        (r, grade(r, q.target, task.kind, q.question).parsed, c.tokens)
+        for r, q, c in zip(texts, rows, done)
+    ]
+
 
 def draw_rationales(
-    engine, # the teacher
-    task, # a `Task`
-    questions:pd.DataFrame, # rows of one task: question_id, question, target
-    settings, # `recipe.elicit`: techniques, rationale_tokens
-)->pd.DataFrame: # drafts: draft, question_id, task, technique, question, target, rationale, answer
+    engine,  # the teacher
+    task,  # a `Task`
+    questions: pd.DataFrame,  # rows of one task: question_id, question, target
+    settings,  # `recipe.elicit`: techniques, rationale_tokens
+) -> (
+    pd.DataFrame
+):  # drafts: draft, question_id, task, technique, question, target, rationale, answer
     "Answer each question once by each technique (§3.1), greedily."
-    rows = [(q, t) for q in questions.itertuples() for t in task.techniques[:settings.techniques]]
+    rows = [(q, t) for q in questions.itertuples() for t in task.techniques[: settings.techniques]]
     prompts = [technique_prompt(task, t, q.question) for q, t in rows]
     done = complete(engine, task, prompts, [q for q, _ in rows], settings.rationale_tokens)
-    return pd.DataFrame([_draft(task, t, q, r, answer) for (q, t), (r, answer, _) in zip(rows, done)])
+    return pd.DataFrame(
+        [_draft(task, t, q, r, answer) for (q, t), (r, answer, _) in zip(rows, done)]
+    )
+
 
 def _draft(task, t, q, r, answer):
-    return dict(draft=draft_id(q.question_id, t.name, r), question_id=q.question_id, task=task.name, technique=t.name,
-                question=q.question, target=q.target, rationale=r, answer=answer)
+    return dict(
+        draft=draft_id(q.question_id, t.name, r),
+        question_id=q.question_id,
+        task=task.name,
+        technique=t.name,
+        question=q.question,
+        target=q.target,
+        rationale=r,
+        answer=answer,
+    )
 
 # %% ../nbs/00_elicit.ipynb #399f807b
 def naive_rationales(
-    engine, # the original or the aligned teacher
-    task, # a `Task`
-    questions:pd.DataFrame, # question_id, question, target; drafts will do, their questions are taken once
-    max_tokens:int=512, # longest rationale in tokens; the paper gives none
-)->pd.DataFrame: # question_id, task, question, target, rationale, answer, tokens
+    engine,  # the original or the aligned teacher
+    task,  # a `Task`
+    questions: pd.DataFrame,  # question_id, question, target; drafts will do, their questions are taken once
+    max_tokens: int = 512,  # longest rationale in tokens; the paper gives none
+) -> pd.DataFrame:  # question_id, task, question, target, rationale, answer, tokens
     "One rationale per question, by the naive step-by-step prompt at temperature 0 (Table 8, Appendix F)."
-    rows = questions[["question_id", "question", "target"]].drop_duplicates("question_id").reset_index(drop=True)
-    done = complete(engine, task, [naive_prompt(task, q) for q in rows.question], list(rows.itertuples()), max_tokens)
+    rows = (
+        questions[["question_id", "question", "target"]]
+        .drop_duplicates("question_id")
+        .reset_index(drop=True)
+    )
+    done = complete(
+        engine,
+        task,
+        [naive_prompt(task, q) for q in rows.question],
+        list(rows.itertuples()),
+        max_tokens,
+    )
     rows.insert(1, "task", task.name)
-    return rows.assign(**{k: [d[i] for d in done] for i, k in enumerate(("rationale", "answer", "tokens"))})
+    return rows.assign(
+        **{k: [d[i] for d in done] for i, k in enumerate(("rationale", "answer", "tokens"))}
+    )
 
 # %% ../nbs/00_elicit.ipynb #ce0cb607
 def answer_share(
-    drafts:pd.DataFrame, # from `draw_rationales`, one or several tasks
-)->pd.DataFrame: # a row per task and technique: n, answered, equal (shares 0–1), lo, hi (95 % Wilson interval of equal)
+    drafts: pd.DataFrame,  # from `draw_rationales`, one or several tasks
+) -> pd.DataFrame:  # a row per task and technique: n, answered, equal (shares 0–1), lo, hi (95 % Wilson interval of equal)
     "How often a rationale ends in an answer, and in the answer its question claims."
-    flags = drafts.assign(answered=drafts.answer.notna(), equal=drafts.answer.notna() & (drafts.answer == drafts.target))
+    flags = drafts.assign(
+        answered=drafts.answer.notna(),
+        equal=drafts.answer.notna() & (drafts.answer == drafts.target),
+    )
     groups = flags.groupby(["task", "technique"], sort=False)
-    table = groups.agg(n=("equal", "size"), answered=("answered", "mean"), equal=("equal", "mean")).reset_index()
-    table[["lo", "hi"]] = [wilson(round(r.equal*r.n), r.n) for r in table.itertuples()]
+    table = groups.agg(
+        n=("equal", "size"), answered=("answered", "mean"), equal=("equal", "mean")
+    ).reset_index()
+    table[["lo", "hi"]] = [wilson(round(r.equal * r.n), r.n) for r in table.itertuples()]
     return table

@@ -16,159 +16,289 @@ from .core.show import ARM_COLOURS, ARM_TITLES
 from .core.stats import mcnemar, paired_bootstrap, wilson
 
 # %% ../nbs/07_eval.ipynb #9a0273e8
-CATEGORY_TITLES = dict(logic="BBH-Logic", commonsense="BBH-CS", math="BBH-Math", knowledge="BBH-Knowl")  # category → column title of Table 2
+CATEGORY_TITLES = dict(
+    logic="BBH-Logic", commonsense="BBH-CS", math="BBH-Math", knowledge="BBH-Knowl"
+)  # category → column title of Table 2
 
 # %% ../nbs/07_eval.ipynb #1c4692a1
 def evaluate(
-    engine, # the student
-    arm:str, # its name in `results`
-    shots:int, # number of worked examples in the prompt, 0–3
-    items:list, # test `Item`s, of one task or several
-    exemplars:dict, # task's name → its `Exemplar`s; may be empty at zero shots
-    tasks:dict, # task's name → `Task`
-    max_tokens:int=256, # length limit of an answer in tokens; the paper gives none
-)->pd.DataFrame: # table `results`: arm, shots, task, category, item, parsed, correct, tokens
+    engine,  # the student
+    arm: str,  # its name in `results`
+    shots: int,  # number of worked examples in the prompt, 0–3
+    items: list,  # test `Item`s, of one task or several
+    exemplars: dict,  # task's name → its `Exemplar`s; may be empty at zero shots
+    tasks: dict,  # task's name → `Task`
+    max_tokens: int = 256,  # length limit of an answer in tokens; the paper gives none
+) -> pd.DataFrame:  # table `results`: arm, shots, task, category, item, parsed, correct, tokens
     "A student's greedy answer to each item, graded (§4.1)."
     short = [t for t in {i.task for i in items} if len(exemplars.get(t, ())) < shots]
-    if short: raise ValueError(f"{shots} shots need {shots} exemplars, but {min(short)} has {len(exemplars.get(min(short), ()))}")
+    if short:
+        raise ValueError(
+            f"{shots} shots need {shots} exemplars, but {min(short)} has {len(exemplars.get(min(short), ()))}"
+        )
     examples = {t: [(e.question, e.rationale) for e in exemplars.get(t, ())[:shots]] for t in tasks}
     prompts = [student_prompt(tasks[i.task], examples[i.task], i.question) for i in items]
     done = [c[0] for c in engine.generate(prompts, Sampling(0.0, max_tokens, STOP))]
     grades = [grade(c.text, i.answer, i.kind, i.question) for c, i in zip(done, items)]
-    return pd.DataFrame(dict(
-        arm=arm, shots=shots, task=[i.task for i in items], category=[tasks[i.task].category for i in items], item=[i.item for i in items],
-        parsed=[g.parsed for g in grades], correct=[bool(g.correct) for g in grades], tokens=[c.tokens for c in done]))
+    return pd.DataFrame(
+        dict(
+            arm=arm,
+            shots=shots,
+            task=[i.task for i in items],
+            category=[tasks[i.task].category for i in items],
+            item=[i.item for i in items],
+            parsed=[g.parsed for g in grades],
+            correct=[bool(g.correct) for g in grades],
+            tokens=[c.tokens for c in done],
+        )
+    )
 
 # %% ../nbs/07_eval.ipynb #de79761e
 def macro_interval(
-    k, # (n_tasks,) right answers per task
-    n, # (n_tasks,) items per task
-    level:float=.95, # confidence level
-)->tuple: # mean accuracy, lower and upper limit, all in 0–1
+    k,  # (n_tasks,) right answers per task
+    n,  # (n_tasks,) items per task
+    level: float = 0.95,  # confidence level
+) -> tuple:  # mean accuracy, lower and upper limit, all in 0–1
     "Mean of the tasks' accuracies, with an interval from the tasks' Wilson limits."
     p = [a / b for a, b in zip(k, n)]
     limits = [wilson(a, b, level) for a, b in zip(k, n)]
     mean, T = sum(p) / len(p), len(p)
-    down = sum((q - l)**2 for q, (l, u) in zip(p, limits))**.5 / T
-    up = sum((u - q)**2 for q, (l, u) in zip(p, limits))**.5 / T
+    down = sum((q - l) ** 2 for q, (l, u) in zip(p, limits)) ** 0.5 / T
+    up = sum((u - q) ** 2 for q, (l, u) in zip(p, limits)) ** 0.5 / T
     return mean, mean - down, mean + up
 
 # %% ../nbs/07_eval.ipynb #7c57e999
-def _group_rows(tasks): # one row per task: n, correct, failures
+def _group_rows(tasks):  # one row per task: n, correct, failures
     "Micro and macro accuracy, with intervals, of a group of tasks."
     n, k = int(tasks.n.sum()), int(tasks.correct.sum())
     rest = dict(n=n, correct=k, failures=tasks.failed.sum() / n)
     lo, hi = wilson(k, n)
     mean, low, high = macro_interval(tasks.correct, tasks.n)
-    return [dict(average="micro", accuracy=k / n, lo=lo, hi=hi, **rest), dict(average="macro", accuracy=mean, lo=low, hi=high, **rest)]
+    return [
+        dict(average="micro", accuracy=k / n, lo=lo, hi=hi, **rest),
+        dict(average="macro", accuracy=mean, lo=low, hi=high, **rest),
+    ]
+
 
 def accuracy_table(
-    results:pd.DataFrame, # table `results`
-)->pd.DataFrame: # per arm, shots, level ("task", "category", "all"), name and average ("micro", "macro"): accuracy, lo, hi (0–1), n, correct, failures (share)
+    results: pd.DataFrame,  # table `results`
+) -> pd.DataFrame:  # per arm, shots, level ("task", "category", "all"), name and average ("micro", "macro"): accuracy, lo, hi (0–1), n, correct, failures (share)
     "Accuracy with a 95 % interval, n and parse-failure rate, per task, per category and over all (§4.2)."
-    tasks = results.assign(failed=results.parsed.isna()).groupby(["arm", "shots", "category", "task"], sort=False).agg(
-        n=("correct", "size"), correct=("correct", "sum"), failed=("failed", "sum")).reset_index()
+    tasks = (
+        results.assign(failed=results.parsed.isna())
+        .groupby(["arm", "shots", "category", "task"], sort=False)
+        .agg(n=("correct", "size"), correct=("correct", "sum"), failed=("failed", "sum"))
+        .reset_index()
+    )
     rows = []
     for (arm, shots), group in tasks.groupby(["arm", "shots"], sort=False):
         levels = [("task", t, g) for t, g in group.groupby("task", sort=False)]
-        levels += [("category", c, g) for c, g in group.groupby("category", sort=False)] + [("all", "BBH", group)]
+        levels += [("category", c, g) for c, g in group.groupby("category", sort=False)] + [
+            ("all", "BBH", group)
+        ]
         for level, name, g in levels:
-            rows += [dict(arm=arm, shots=shots, level=level, name=name) | r for r in _group_rows(g)[:1 if level == "task" else 2]]
+            rows += [
+                dict(arm=arm, shots=shots, level=level, name=name) | r
+                for r in _group_rows(g)[: 1 if level == "task" else 2]
+            ]
     return pd.DataFrame(rows)
 
 # %% ../nbs/07_eval.ipynb #1fbbabfa
 def compare_arms(
-    results:pd.DataFrame, # table `results`
-    a:str, # an arm
-    b:str, # the arm it is compared with
-    shots:int, # 0 or 3
-    seed:int=0, # of the bootstrap
-)->pd.Series: # a, b, shots, n, accuracy_a, accuracy_b, difference (a − b), lo, hi, only_a, only_b (items), p
+    results: pd.DataFrame,  # table `results`
+    a: str,  # an arm
+    b: str,  # the arm it is compared with
+    shots: int,  # 0 or 3
+    seed: int = 0,  # of the bootstrap
+) -> (
+    pd.Series
+):  # a, b, shots, n, accuracy_a, accuracy_b, difference (a − b), lo, hi, only_a, only_b (items), p
     "Difference of two arms over the same items: paired bootstrap interval, McNemar's exact test."
     one = results[results.shots == shots].set_index(["task", "item"])
-    pair = one[one.arm == a][["correct"]].join(one[one.arm == b].correct.rename("other"), how="inner", validate="one_to_one")
-    if pair.empty: raise ValueError(f"arms {a!r} and {b!r} share no item at {shots} shots; arms with results: {sorted(set(one.arm))}")
+    pair = one[one.arm == a][["correct"]].join(
+        one[one.arm == b].correct.rename("other"), how="inner", validate="one_to_one"
+    )
+    if pair.empty:
+        raise ValueError(
+            f"arms {a!r} and {b!r} share no item at {shots} shots; arms with results: {sorted(set(one.arm))}"
+        )
     x, y = pair.correct.to_numpy(float), pair.other.to_numpy(float)
     difference, lo, hi = paired_bootstrap(x, y, seed=seed)
     only_a, only_b, p = mcnemar(x.astype(bool), y.astype(bool))
-    return pd.Series(dict(a=a, b=b, shots=shots, n=len(pair), accuracy_a=x.mean(), accuracy_b=y.mean(),
-                          difference=difference, lo=lo, hi=hi, only_a=only_a, only_b=only_b, p=p))
+    return pd.Series(
+        dict(
+            a=a,
+            b=b,
+            shots=shots,
+            n=len(pair),
+            accuracy_a=x.mean(),
+            accuracy_b=y.mean(),
+            difference=difference,
+            lo=lo,
+            hi=hi,
+            only_a=only_a,
+            only_b=only_b,
+            p=p,
+        )
+    )
 
 # %% ../nbs/07_eval.ipynb #6a3b10f6
 def comparisons(
-    results:pd.DataFrame, # table `results`
-    base:str="original", # the arm all others are compared with; Table 2's strongest ablation baseline without alignment
-)->pd.DataFrame: # one row of `compare_arms` per other arm and shots; empty when `base` has no results
+    results: pd.DataFrame,  # table `results`
+    base: str = "original",  # the arm all others are compared with; Table 2's strongest ablation baseline without alignment
+) -> (
+    pd.DataFrame
+):  # one row of `compare_arms` per other arm and shots; empty when `base` has no results
     "Every arm against `base`, at every number of shots."
     there = set(zip(results.shots, results.arm))
-    pairs = [(s, a) for s in sorted(set(results.shots)) for a in ARM_COLOURS if a != base and {(s, a), (s, base)} <= there]
+    pairs = [
+        (s, a)
+        for s in sorted(set(results.shots))
+        for a in ARM_COLOURS
+        if a != base and {(s, a), (s, base)} <= there
+    ]
     return pd.DataFrame([compare_arms(results, a, base, s) for s, a in pairs])
 
 # %% ../nbs/07_eval.ipynb #f833dc90
 def table2(
-    results:pd.DataFrame, # table `results`
-    average:str="macro", # "macro" or "micro", of the category columns; the paper doesn't say
-)->pd.DataFrame: # index (shots, arm); columns the categories present, BBH macro, BBH micro (all in %), failures (%), n
+    results: pd.DataFrame,  # table `results`
+    average: str = "macro",  # "macro" or "micro", of the category columns; the paper doesn't say
+) -> pd.DataFrame:  # index (shots, arm); columns the categories present, BBH macro, BBH micro (all in %), failures (%), n
     "Accuracies in the shape of Table 2."
     t = accuracy_table(results)
-    cells = t[(t.level == "category") & (t.average == average)].pivot(index=["shots", "arm"], columns="name", values="accuracy") * 100
+    cells = (
+        t[(t.level == "category") & (t.average == average)].pivot(
+            index=["shots", "arm"], columns="name", values="accuracy"
+        )
+        * 100
+    )
     cells = cells[[c for c in CATEGORY_TITLES if c in cells]].rename(columns=CATEGORY_TITLES)
-    whole = t[t.level == "all"].pivot(index=["shots", "arm"], columns="average", values="accuracy") * 100
+    whole = (
+        t[t.level == "all"].pivot(index=["shots", "arm"], columns="average", values="accuracy")
+        * 100
+    )
     micro = t[(t.level == "all") & (t.average == "micro")].set_index(["shots", "arm"])
-    out = cells.assign(**{"BBH macro": whole.macro, "BBH micro": whole.micro, "failures": micro.failures * 100, "n": micro.n}).rename_axis(columns=None)
-    return out.loc[[(s, a) for s in sorted(set(t.shots)) for a in ARM_COLOURS if (s, a) in out.index]]
+    out = cells.assign(
+        **{
+            "BBH macro": whole.macro,
+            "BBH micro": whole.micro,
+            "failures": micro.failures * 100,
+            "n": micro.n,
+        }
+    ).rename_axis(columns=None)
+    return out.loc[
+        [(s, a) for s in sorted(set(t.shots)) for a in ARM_COLOURS if (s, a) in out.index]
+    ]
 
 # %% ../nbs/07_eval.ipynb #37965cad
 def t_interval(
-    x, # (runs,) one number per run, at least two
-    level:float=.95, # confidence level
-)->tuple: # mean, lower and upper limit
+    x,  # (runs,) one number per run, at least two
+    level: float = 0.95,  # confidence level
+) -> tuple:  # mean, lower and upper limit
     "Mean over runs with Student's t interval."
     from scipy import stats
+
     x = np.asarray(x, float)
-    half = stats.t.ppf(.5 + level/2, len(x) - 1) * x.std(ddof=1) / len(x)**.5
+    half = stats.t.ppf(0.5 + level / 2, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5
     return x.mean(), x.mean() - half, x.mean() + half
 
+
 def over_seeds(
-    runs:list, # tables `results`, one per seed, at least two
-    base:str="original", # the arm that differences are taken from
-)->pd.DataFrame: # index (shots, arm): accuracy, lo, hi (macro average, %), difference from base, its lo and hi (points), runs
+    runs: list,  # tables `results`, one per seed, at least two
+    base: str = "original",  # the arm that differences are taken from
+) -> pd.DataFrame:  # index (shots, arm): accuracy, lo, hi (macro average, %), difference from base, its lo and hi (points), runs
     "Every arm's macro accuracy, and its difference from `base`, over several runs."
-    if len(runs) < 2: raise ValueError(f"got {len(runs)} run, expected at least two: an interval over runs needs their spread")
-    whole = [accuracy_table(r).query("level == 'all' and average == 'macro'").set_index(["shots", "arm"]).accuracy * 100 for r in runs]
+    if len(runs) < 2:
+        raise ValueError(
+            f"got {len(runs)} run, expected at least two: an interval over runs needs their spread"
+        )
+    whole = [
+        accuracy_table(r)
+        .query("level == 'all' and average == 'macro'")
+        .set_index(["shots", "arm"])
+        .accuracy
+        * 100
+        for r in runs
+    ]
     rows = {}
-    for s, a in [(s, a) for s in sorted(set(runs[0].shots)) for a in ARM_COLOURS if all((s, a) in w.index for w in whole)]:
-        mean, gain = t_interval([w[s, a] for w in whole]), t_interval([w[s, a] - w[s, base] for w in whole])
-        rows[s, a] = dict(zip(["accuracy", "lo", "hi", "difference", "difference lo", "difference hi"], (*mean, *gain))) | dict(runs=len(runs))
+    for s, a in [
+        (s, a)
+        for s in sorted(set(runs[0].shots))
+        for a in ARM_COLOURS
+        if all((s, a) in w.index for w in whole)
+    ]:
+        mean, gain = (
+            t_interval([w[s, a] for w in whole]),
+            t_interval([w[s, a] - w[s, base] for w in whole]),
+        )
+        rows[s, a] = dict(
+            zip(
+                ["accuracy", "lo", "hi", "difference", "difference lo", "difference hi"],
+                (*mean, *gain),
+            )
+        ) | dict(runs=len(runs))
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["shots", "arm"])
 
 # %% ../nbs/07_eval.ipynb #5f075aa1
-PAPER_TABLE2 = pd.DataFrame([  # Table 2 of the paper, accuracy in %
-    (0, "vanilla", 0.80, 0.00, 6.00, 0.00, 1.09), (0, "GPT-4-LLM", 1.35, 0.00, 1.60, 0.93, 1.00), (0, "Tulu-v2", 6.15, 5.83, 16.00, 0.67, 6.33),
-    (0, "WizardLM", 6.24, 2.14, 12.27, 15.33, 6.88), (0, "OpenOrca", 5.17, 4.68, 20.13, 8.53, 7.42), (0, "original", 35.57, 40.61, 33.87, 40.27, 37.55),
-    (0, "rationale", 36.07, 37.54, 37.87, 40.53, 37.94), (0, "question", 40.29, 43.45, 40.80, 40.67, 41.73), (0, "arte", 39.07, 44.44, 42.00, 42.53, 41.96),
-    (3, "vanilla", 28.16, 40.92, 42.13, 44.40, 35.57), (3, "GPT-4-LLM", 29.58, 40.79, 36.27, 49.20, 36.11), (3, "Tulu-v2", 30.28, 39.74, 38.67, 50.00, 36.35),
-    (3, "WizardLM", 29.62, 43.44, 45.33, 45.33, 37.29), (3, "OpenOrca", 28.91, 41.91, 43.47, 49.87, 36.92), (3, "original", 34.32, 43.06, 44.13, 52.13, 40.04),
-    (3, "rationale", 37.43, 42.17, 47.47, 49.73, 41.30), (3, "question", 40.39, 43.85, 41.73, 51.87, 42.78), (3, "arte", 39.86, 44.45, 46.13, 53.87, 43.44)],
-    columns=["shots", "arm", "BBH-Logic", "BBH-CS", "BBH-Math", "BBH-Knowl", "BBH"]).set_index(["shots", "arm"])
+PAPER_TABLE2 = pd.DataFrame(
+    [  # Table 2 of the paper, accuracy in %
+        (0, "vanilla", 0.80, 0.00, 6.00, 0.00, 1.09),
+        (0, "GPT-4-LLM", 1.35, 0.00, 1.60, 0.93, 1.00),
+        (0, "Tulu-v2", 6.15, 5.83, 16.00, 0.67, 6.33),
+        (0, "WizardLM", 6.24, 2.14, 12.27, 15.33, 6.88),
+        (0, "OpenOrca", 5.17, 4.68, 20.13, 8.53, 7.42),
+        (0, "original", 35.57, 40.61, 33.87, 40.27, 37.55),
+        (0, "rationale", 36.07, 37.54, 37.87, 40.53, 37.94),
+        (0, "question", 40.29, 43.45, 40.80, 40.67, 41.73),
+        (0, "arte", 39.07, 44.44, 42.00, 42.53, 41.96),
+        (3, "vanilla", 28.16, 40.92, 42.13, 44.40, 35.57),
+        (3, "GPT-4-LLM", 29.58, 40.79, 36.27, 49.20, 36.11),
+        (3, "Tulu-v2", 30.28, 39.74, 38.67, 50.00, 36.35),
+        (3, "WizardLM", 29.62, 43.44, 45.33, 45.33, 37.29),
+        (3, "OpenOrca", 28.91, 41.91, 43.47, 49.87, 36.92),
+        (3, "original", 34.32, 43.06, 44.13, 52.13, 40.04),
+        (3, "rationale", 37.43, 42.17, 47.47, 49.73, 41.30),
+        (3, "question", 40.39, 43.85, 41.73, 51.87, 42.78),
+        (3, "arte", 39.86, 44.45, 46.13, 53.87, 43.44),
+    ],
+    columns=["shots", "arm", "BBH-Logic", "BBH-CS", "BBH-Math", "BBH-Knowl", "BBH"],
+).set_index(["shots", "arm"])
 
 # %% ../nbs/07_eval.ipynb #cf6d2f97
 def plot_arms(
-    results:pd.DataFrame, # table `results`
-    average:str="macro", # "macro" or "micro" average over the tasks
-): # matplotlib figure
+    results: pd.DataFrame,  # table `results`
+    average: str = "macro",  # "macro" or "micro" average over the tasks
+):  # matplotlib figure
     "Accuracy of each arm over all tasks with its 95 % interval, one panel per number of shots."
     import matplotlib.pyplot as plt
+
     t = accuracy_table(results).query("level == 'all' and average == @average")
     shots, arms = sorted(set(t.shots)), [a for a in ARM_COLOURS if a in set(t.arm)][::-1]
-    fig, axes = plt.subplots(1, len(shots), figsize=(1.5 + 2.7 * len(shots), 1.2 + .4 * len(arms)), sharex=True, sharey=True, squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(
+        1,
+        len(shots),
+        figsize=(1.5 + 2.7 * len(shots), 1.2 + 0.4 * len(arms)),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
     for ax, s in zip(axes[0], shots):
         for r in t[t.shots == s].itertuples():
-            ax.plot([100 * r.lo, 100 * r.hi], [arms.index(r.arm)] * 2, color=ARM_COLOURS[r.arm], lw=2)
+            ax.plot(
+                [100 * r.lo, 100 * r.hi], [arms.index(r.arm)] * 2, color=ARM_COLOURS[r.arm], lw=2
+            )
             ax.plot(100 * r.accuracy, arms.index(r.arm), "o", color=ARM_COLOURS[r.arm], ms=8)
-        ax.set(title={0: "zero-shot", 3: "three-shot"}.get(s, f"{s}-shot"), xlabel="Accuracy (%)", yticks=range(len(arms)), yticklabels=[ARM_TITLES[a] for a in arms])
-        ax.grid(axis="x", alpha=.3)
-        ax.set_ylim(-.6, len(arms) - .4)
+        ax.set(
+            title={0: "zero-shot", 3: "three-shot"}.get(s, f"{s}-shot"),
+            xlabel="Accuracy (%)",
+            yticks=range(len(arms)),
+            yticklabels=[ARM_TITLES[a] for a in arms],
+        )
+        ax.grid(axis="x", alpha=0.3)
+        ax.set_ylim(-0.6, len(arms) - 0.4)
     n = sorted(set(t.n))
-    fig.suptitle(f"Accuracy by training set ({average} average, n = {'–'.join(str(x) for x in n[:1] + n[1:][-1:])})")
+    fig.suptitle(
+        f"Accuracy by training set ({average} average, n = {'–'.join(str(x) for x in n[:1] + n[1:][-1:])})"
+    )
     return fig

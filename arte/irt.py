@@ -9,7 +9,9 @@ __all__ = ['p_correct', 'information', 'response_matrix', 'Fit', 'simulate', 'ir
            'structure_test', 'save_fit', 'load_fit']
 
 # %% ../nbs/01_irt.ipynb #7c4f511d
-import logging, os, warnings
+import logging
+import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,96 +20,146 @@ import pandas as pd
 from .core.files import write_whole
 
 # %% ../nbs/01_irt.ipynb #4044b08b
-def p_correct(theta, # abilities, any shape, in standard deviations of the respondents
-              a, # discriminations, above 0, broadcast against `theta`
-              b, # difficulties, on the scale of `theta`
-             ): # probabilities, 0 … 1
+def p_correct(
+    theta,  # abilities, any shape, in standard deviations of the respondents
+    a,  # discriminations, above 0, broadcast against `theta`
+    b,  # difficulties, on the scale of `theta`
+):  # probabilities, 0 … 1
     "The two-parameter logistic model (§3.2)"
-    return 1/(1 + np.exp(-a*(theta - b)))
+    return 1 / (1 + np.exp(-a * (theta - b)))
 
 # %% ../nbs/01_irt.ipynb #8a2474ed
-def information(theta, # abilities, any shape
-                a, # discriminations, above 0
-                b, # difficulties
-               ): # information, in 1/variance of ability
+def information(
+    theta,  # abilities, any shape
+    a,  # discriminations, above 0
+    b,  # difficulties
+):  # information, in 1/variance of ability
     "Fisher information of one answer about the ability, $a^2 P(1-P)$"
     p = p_correct(theta, a, b)
-    return a**2*p*(1 - p)
+    return a**2 * p * (1 - p)
 
 # %% ../nbs/01_irt.ipynb #e615a0b4
-def response_matrix(responses:pd.DataFrame, # one task's `responses`: model, shots, item, correct
-                   )->pd.DataFrame: # respondents × items, 1 right, 0 wrong, NaN not asked
+def response_matrix(
+    responses: pd.DataFrame,  # one task's `responses`: model, shots, item, correct
+) -> pd.DataFrame:  # respondents × items, 1 right, 0 wrong, NaN not asked
     "The scoring matrix S of §3.2, rows named `model @ shots`; an empty, duplicate or non-0/1 answer is refused"
-    if len(responses) == 0: raise ValueError("The responses table is empty, so there is nothing to choose items by; collect responses first (arte.prefer.collect_responses)")
-    if "task" in responses and responses.task.nunique() > 1: raise ValueError(f"Responses of {responses.task.nunique()} tasks ({', '.join(sorted(responses.task.unique())[:3])} …) came together, but each task gets a model of its own; filter by task first")
+    if len(responses) == 0:
+        raise ValueError(
+            "The responses table is empty, so there is nothing to choose items by; collect responses first (arte.prefer.collect_responses)"
+        )
+    if "task" in responses and responses.task.nunique() > 1:
+        raise ValueError(
+            f"Responses of {responses.task.nunique()} tasks ({', '.join(sorted(responses.task.unique())[:3])} …) came together, but each task gets a model of its own; filter by task first"
+        )
     odd = responses[~responses.correct.isin([0, 1])]
-    if len(odd): raise ValueError(f"{len(odd)} answers are neither right (1) nor wrong (0), the first is {odd.correct.iloc[0]} for item {odd.item.iloc[0]}; grade them, or leave out answers that were never asked for")
-    df = pd.DataFrame({"respondent": responses.model.astype(str) + " @ " + responses.shots.astype(str), "item": responses.item, "correct": responses.correct.astype(float)})
+    if len(odd):
+        raise ValueError(
+            f"{len(odd)} answers are neither right (1) nor wrong (0), the first is {odd.correct.iloc[0]} for item {odd.item.iloc[0]}; grade them, or leave out answers that were never asked for"
+        )
+    df = pd.DataFrame(
+        {
+            "respondent": responses.model.astype(str) + " @ " + responses.shots.astype(str),
+            "item": responses.item,
+            "correct": responses.correct.astype(float),
+        }
+    )
     twice = df[df.duplicated(["respondent", "item"])]
-    if len(twice): raise ValueError(f"{len(twice)} answers came twice, the first from {twice.respondent.iloc[0]} to item {twice.item.iloc[0]}; keep one answer per model, shots and item")
-    return df.pivot(index="respondent", columns="item", values="correct").loc[df.respondent.unique(), df.item.unique()]
+    if len(twice):
+        raise ValueError(
+            f"{len(twice)} answers came twice, the first from {twice.respondent.iloc[0]} to item {twice.item.iloc[0]}; keep one answer per model, shots and item"
+        )
+    return df.pivot(index="respondent", columns="item", values="correct").loc[
+        df.respondent.unique(), df.item.unique()
+    ]
 
 # %% ../nbs/01_irt.ipynb #2d3e1922
 @dataclass(frozen=True)
 class Fit:
     "A fitted two-parameter logistic model"
-    a:np.ndarray # (n_items,), discriminations; NaN for an item that everybody answered alike
-    a_sd:np.ndarray # (n_items,), their standard deviations; NaN where unknown
-    b:np.ndarray # (n_items,), difficulties
-    b_sd:np.ndarray # (n_items,), theirs
-    theta:np.ndarray # (n_respondents,), abilities
-    theta_sd:np.ndarray # (n_respondents,), theirs
-    items:list # item ids, the columns of the matrix
-    respondents:list # the rows of the matrix
-    method:str # "nuts", "map", "mle"; "truth" for a simulation
-    idata:Any=None # ArviZ InferenceData with the posterior draws, for "nuts"
+
+    a: np.ndarray  # (n_items,), discriminations; NaN for an item that everybody answered alike
+    a_sd: np.ndarray  # (n_items,), their standard deviations; NaN where unknown
+    b: np.ndarray  # (n_items,), difficulties
+    b_sd: np.ndarray  # (n_items,), theirs
+    theta: np.ndarray  # (n_respondents,), abilities
+    theta_sd: np.ndarray  # (n_respondents,), theirs
+    items: list  # item ids, the columns of the matrix
+    respondents: list  # the rows of the matrix
+    method: str  # "nuts", "map", "mle"; "truth" for a simulation
+    idata: Any = None  # ArviZ InferenceData with the posterior draws, for "nuts"
 
 # %% ../nbs/01_irt.ipynb #f61f9eb9
-def simulate(n_respondents:int=20, # the paper's five models × four shot settings
-             n_items:int=100, # §4.1
-             seed:int=0, # of the draws
-             sigma:float=.6, # spread of log a; 0 makes all items alike
-            ) -> tuple: # (matrix, Fit holding the true values)
+def simulate(
+    n_respondents: int = 20,  # the paper's five models × four shot settings
+    n_items: int = 100,  # §4.1
+    seed: int = 0,  # of the draws
+    sigma: float = 0.6,  # spread of log a; 0 makes all items alike
+) -> tuple:  # (matrix, Fit holding the true values)
     "A response matrix drawn from the two-parameter logistic model"
     rng = np.random.default_rng(seed)
-    theta, a, b = rng.normal(size=n_respondents), np.exp(sigma*rng.normal(size=n_items)), rng.normal(size=n_items)
+    theta, a, b = (
+        rng.normal(size=n_respondents),
+        np.exp(sigma * rng.normal(size=n_items)),
+        rng.normal(size=n_items),
+    )
     right = rng.random((n_respondents, n_items)) < p_correct(theta[:, None], a, b)
-    items, rows = [f"sim-{i:03d}" for i in range(n_items)], [f"r{i:02d}" for i in range(n_respondents)]
-    truth = Fit(a, 0*a, b, 0*b, theta, 0*theta, items, rows, "truth")
+    items, rows = (
+        [f"sim-{i:03d}" for i in range(n_items)],
+        [f"r{i:02d}" for i in range(n_respondents)],
+    )
+    truth = Fit(a, 0 * a, b, 0 * b, theta, 0 * theta, items, rows, "truth")
     return pd.DataFrame(right.astype(float), index=rows, columns=items), truth
 
 # %% ../nbs/01_irt.ipynb #62bcca4f
 def _signs(matrix):
     "(signs of the items that can be fitted, which items those are)"
     Y = np.asarray(matrix, dtype=float)
-    if Y.ndim != 2 or Y.size == 0: raise ValueError(f"A response matrix of shape {Y.shape} holds no answers; give respondents × items with at least two respondents")
-    if not np.isin(Y[~np.isnan(Y)], [0, 1]).all(): raise ValueError("The response matrix holds other values than 0, 1 and NaN (not asked); grade the answers first")
-    s = np.where(np.isnan(Y), 0, 2*np.nan_to_num(Y) - 1)
+    if Y.ndim != 2 or Y.size == 0:
+        raise ValueError(
+            f"A response matrix of shape {Y.shape} holds no answers; give respondents × items with at least two respondents"
+        )
+    if not np.isin(Y[~np.isnan(Y)], [0, 1]).all():
+        raise ValueError(
+            "The response matrix holds other values than 0, 1 and NaN (not asked); grade the answers first"
+        )
+    s = np.where(np.isnan(Y), 0, 2 * np.nan_to_num(Y) - 1)
     keep = (s == 1).any(0) & (s == -1).any(0)
-    if not keep.any(): raise ValueError(f"All {Y.shape[1]} items were answered alike by all {Y.shape[0]} respondents, so no item can tell them apart. Ask respondents that differ more (other models, more shots, checkpoints), or take easier or harder validation items")
+    if not keep.any():
+        raise ValueError(
+            f"All {Y.shape[1]} items were answered alike by all {Y.shape[0]} respondents, so no item can tell them apart. Ask respondents that differ more (other models, more shots, checkpoints), or take easier or harder validation items"
+        )
     return s[:, keep], keep
 
 # %% ../nbs/01_irt.ipynb #626f04f2
 def _quiet_arviz():
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning) # ArviZ announces its next version at every import
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # ArviZ announces its next version at every import
         import arviz as az
     return az
 
-def irt_model(s:np.ndarray, # (n_respondents, n_items), 1 right, −1 wrong, 0 not asked
-              respondents:list, # names of the rows
-              items:list, # names of the columns
-             ): # a pymc.Model
+
+def irt_model(
+    s: np.ndarray,  # (n_respondents, n_items), 1 right, −1 wrong, 0 not asked
+    respondents: list,  # names of the rows
+    items: list,  # names of the columns
+):  # a pymc.Model
     "The hierarchical two-parameter logistic model of §3.2; the priors are ours"
     _quiet_arviz()
     import pymc as pm
+
     with pm.Model(coords={"respondent": respondents, "item": items}) as model:
         theta = pm.Normal("theta", 0, 1, dims="respondent")
-        mu_a, sigma_a = pm.Normal("mu_a", 0, .5), pm.HalfNormal("sigma_a", .5)
+        mu_a, sigma_a = pm.Normal("mu_a", 0, 0.5), pm.HalfNormal("sigma_a", 0.5)
         mu_b, sigma_b = pm.Normal("mu_b", 0, 1), pm.HalfNormal("sigma_b", 1.5)
-        a = pm.Deterministic("a", 8*pm.math.sigmoid(mu_a + sigma_a*pm.Normal("z_a", 0, 1, dims="item") - np.log(7)), dims="item")
-        b = pm.Deterministic("b", mu_b + sigma_b*pm.Normal("z_b", 0, 1, dims="item"), dims="item")
-        pm.Potential("answers", -pm.math.log1pexp(-s*a*(theta[:, None] - b)).sum())
+        a = pm.Deterministic(
+            "a",
+            8 * pm.math.sigmoid(mu_a + sigma_a * pm.Normal("z_a", 0, 1, dims="item") - np.log(7)),
+            dims="item",
+        )
+        b = pm.Deterministic("b", mu_b + sigma_b * pm.Normal("z_b", 0, 1, dims="item"), dims="item")
+        pm.Potential("answers", -pm.math.log1pexp(-s * a * (theta[:, None] - b)).sum())
     return model
 
 # %% ../nbs/01_irt.ipynb #488feff6
@@ -117,245 +169,436 @@ def _spread(values, keep):
     out[keep] = values
     return out
 
+
 def _fit_nuts(matrix, seed, draws, tune, chains, target_accept):
     s, keep = _signs(matrix)
     items, rows = list(matrix.columns), list(matrix.index)
     model = irt_model(s, rows, [i for i, k in zip(items, keep) if k])
     import pymc as pm
-    logging.getLogger("pymc").setLevel(logging.ERROR) # its advice is check_fit's task
-    cores = min(chains, os.cpu_count() or 1) # PyMC takes half of the processors for hyper-threads; the draws are the same
-    with model: idata = pm.sample(draws, tune=tune, chains=chains, cores=cores, target_accept=target_accept, random_seed=seed, var_names=["theta", "a", "b", "mu_a", "sigma_a", "mu_b", "sigma_b"],
-                                  progressbar=False, compute_convergence_checks=False, compile_kwargs=dict(mode="NUMBA")) # needs no C compiler; without either, minutes
+
+    logging.getLogger("pymc").setLevel(logging.ERROR)  # its advice is check_fit's task
+    cores = min(
+        chains, os.cpu_count() or 1
+    )  # PyMC takes half of the processors for hyper-threads; the draws are the same
+    with model:
+        idata = pm.sample(
+            draws,
+            tune=tune,
+            chains=chains,
+            cores=cores,
+            target_accept=target_accept,
+            random_seed=seed,
+            var_names=["theta", "a", "b", "mu_a", "sigma_a", "mu_b", "sigma_b"],
+            progressbar=False,
+            compute_convergence_checks=False,
+            compile_kwargs=dict(mode="NUMBA"),
+        )  # needs no C compiler; without either, minutes
     mean, sd = idata.posterior.mean(("chain", "draw")), idata.posterior.std(("chain", "draw"))
-    return Fit(_spread(mean.a.values, keep), _spread(sd.a.values, keep), _spread(mean.b.values, keep), _spread(sd.b.values, keep),
-               mean.theta.values, sd.theta.values, items, rows, "nuts", idata)
+    return Fit(
+        _spread(mean.a.values, keep),
+        _spread(sd.a.values, keep),
+        _spread(mean.b.values, keep),
+        _spread(sd.b.values, keep),
+        mean.theta.values,
+        sd.theta.values,
+        items,
+        rows,
+        "nuts",
+        idata,
+    )
 
 # %% ../nbs/01_irt.ipynb #f4368d70
 _nodes = np.linspace(-5, 5, 61)
-_log_weights = -_nodes**2/2 - np.log(np.exp(-_nodes**2/2).sum()) # θ ~ N(0, 1) on the grid
+_log_weights = -(_nodes**2) / 2 - np.log(np.exp(-(_nodes**2) / 2).sum())  # θ ~ N(0, 1) on the grid
+
 
 def _node_posterior(log_a, b, s):
     "(log-likelihood per respondent, W (respondents, nodes), a(x − b) and P (nodes, items))"
-    eta = np.exp(log_a)*(_nodes[:, None] - b)
-    log_joint = _log_weights - (s == 1)@np.logaddexp(0, -eta).T - (s == -1)@np.logaddexp(0, eta).T
+    eta = np.exp(log_a) * (_nodes[:, None] - b)
+    log_joint = (
+        _log_weights - (s == 1) @ np.logaddexp(0, -eta).T - (s == -1) @ np.logaddexp(0, eta).T
+    )
     top = log_joint.max(1, keepdims=True)
     total = top + np.log(np.exp(log_joint - top).sum(1, keepdims=True))
-    return total[:, 0], np.exp(log_joint - total), eta, 1/(1 + np.exp(-eta))
+    return total[:, 0], np.exp(log_joint - total), eta, 1 / (1 + np.exp(-eta))
 
-def marginal_likelihood(log_a:np.ndarray, # (n_items,)
-                        b:np.ndarray, # (n_items,)
-                        s:np.ndarray, # (n_respondents, n_items), 1 right, −1 wrong, 0 not asked
-                       ) -> tuple: # (log-likelihood, its gradient by log a, its gradient by b)
+
+def marginal_likelihood(
+    log_a: np.ndarray,  # (n_items,)
+    b: np.ndarray,  # (n_items,)
+    s: np.ndarray,  # (n_respondents, n_items), 1 right, −1 wrong, 0 not asked
+) -> tuple:  # (log-likelihood, its gradient by log a, its gradient by b)
     "Log-likelihood of the items with abilities averaged out over N(0, 1)"
     ll, W, eta, P = _node_posterior(log_a, b, s)
-    surplus = W.T@(s == 1) - (W.T@(s != 0))*P # right answers at a node, observed minus expected
-    return ll.sum(), (surplus*eta).sum(0), -np.exp(log_a)*surplus.sum(0)
+    surplus = (
+        W.T @ (s == 1) - (W.T @ (s != 0)) * P
+    )  # right answers at a node, observed minus expected
+    return ll.sum(), (surplus * eta).sum(0), -np.exp(log_a) * surplus.sum(0)
 
 # %% ../nbs/01_irt.ipynb #8b057e6e
-_bounds = (np.log(.05), np.log(8)), (-6, 6) # of log a and b: beyond, curves cannot be told apart
+_bounds = (np.log(0.05), np.log(8)), (-6, 6)  # of log a and b: beyond, curves cannot be told apart
+
 
 def _curvature_sd(grad, x, free, h=1e-4):
     "Standard deviations from the inverse Hessian of the parameters that are not at a bound; NaN for the others"
-    k, eye = np.flatnonzero(free), h*np.eye(len(x))
-    H = np.array([(grad(x + eye[j]) - grad(x - eye[j]))[k]/(2*h) for j in k])
-    var = np.diag(np.linalg.pinv((H + H.T)/2))
+    k, eye = np.flatnonzero(free), h * np.eye(len(x))
+    H = np.array([(grad(x + eye[j]) - grad(x - eye[j]))[k] / (2 * h) for j in k])
+    var = np.diag(np.linalg.pinv((H + H.T) / 2))
     return _spread(np.sqrt(np.where(var > 0, var, np.nan)), free)
+
 
 def _fit_marginal(matrix, prior):
     "The mode (`prior` True) or the maximum of the marginal likelihood (False)"
     from scipy.optimize import minimize
     from threadpoolctl import threadpool_limits
+
     s, keep = _signs(matrix)
-    n, scale = s.shape[1], np.repeat([.5, 1.5], s.shape[1])
+    n, scale = s.shape[1], np.repeat([0.5, 1.5], s.shape[1])
+
     def loss(x):
         ll, by_a, by_b = marginal_likelihood(x[:n], x[n:], s)
-        return -ll + prior*(x**2/scale**2).sum()/2, -np.r_[by_a, by_b] + prior*x/scale**2
-    p = ((s == 1).sum(0) + .5)/((s != 0).sum(0) + 1)
+        return -ll + prior * (x**2 / scale**2).sum() / 2, -np.r_[by_a, by_b] + prior * x / scale**2
+
+    p = ((s == 1).sum(0) + 0.5) / ((s != 0).sum(0) + 1)
     bounds = np.repeat(np.array(_bounds), n, axis=0)
-    with threadpool_limits(1): # matrices this small are only slowed down by more threads
-        x = minimize(loss, np.r_[np.zeros(n), np.log(1/p - 1)], jac=True, method="L-BFGS-B", bounds=bounds).x
-        sd = _curvature_sd(lambda x: loss(x)[1], x, (x > bounds[:, 0] + 1e-6) & (x < bounds[:, 1] - 1e-6))
+    with threadpool_limits(1):  # matrices this small are only slowed down by more threads
+        x = minimize(
+            loss, np.r_[np.zeros(n), np.log(1 / p - 1)], jac=True, method="L-BFGS-B", bounds=bounds
+        ).x
+        sd = _curvature_sd(
+            lambda x: loss(x)[1], x, (x > bounds[:, 0] + 1e-6) & (x < bounds[:, 1] - 1e-6)
+        )
     W = _node_posterior(x[:n], x[n:], s)[1]
-    theta, a = W@_nodes, np.exp(x[:n])
-    return Fit(_spread(a, keep), _spread(a*sd[:n], keep), _spread(x[n:], keep), _spread(sd[n:], keep),
-               theta, np.sqrt(W@_nodes**2 - theta**2), list(matrix.columns), list(matrix.index), "map" if prior else "mle")
+    theta, a = W @ _nodes, np.exp(x[:n])
+    return Fit(
+        _spread(a, keep),
+        _spread(a * sd[:n], keep),
+        _spread(x[n:], keep),
+        _spread(sd[n:], keep),
+        theta,
+        np.sqrt(W @ _nodes**2 - theta**2),
+        list(matrix.columns),
+        list(matrix.index),
+        "map" if prior else "mle",
+    )
 
 # %% ../nbs/01_irt.ipynb #5264fcb1
-def fit_2pl(matrix:pd.DataFrame, # respondents × items, 1 right, 0 wrong, NaN not asked
-            method:str="nuts", # "nuts" or "map" (§3.2, Bayesian), "mle" (App. E)
-            seed:int=0, # of the chains; "map" and "mle" draw nothing
-            draws:int=1000, # kept from each chain; PyMC's default
-            tune:int=1000, # thrown away at the start of each; PyMC's default
-            chains:int=4, # Vehtari et al. (2021)
-            target_accept:float=.9, # PyMC has .8; smaller steps for a hierarchy
-           )->Fit:
+def fit_2pl(
+    matrix: pd.DataFrame,  # respondents × items, 1 right, 0 wrong, NaN not asked
+    method: str = "nuts",  # "nuts" or "map" (§3.2, Bayesian), "mle" (App. E)
+    seed: int = 0,  # of the chains; "map" and "mle" draw nothing
+    draws: int = 1000,  # kept from each chain; PyMC's default
+    tune: int = 1000,  # thrown away at the start of each; PyMC's default
+    chains: int = 4,  # Vehtari et al. (2021)
+    target_accept: float = 0.9,  # PyMC has .8; smaller steps for a hierarchy
+) -> Fit:
     "Fit the two-parameter logistic model; items that all respondents answered alike get NaN"
-    if method == "nuts": return _fit_nuts(matrix, seed, draws, tune, chains, target_accept)
-    if method in ("map", "mle"): return _fit_marginal(matrix, prior=method == "map")
+    if method == "nuts":
+        return _fit_nuts(matrix, seed, draws, tune, chains, target_accept)
+    if method in ("map", "mle"):
+        return _fit_marginal(matrix, prior=method == "map")
     raise ValueError(f"irt.method is {method!r}, but must be one of nuts, map, mle")
 
 # %% ../nbs/01_irt.ipynb #3d9826c2
-def check_fit(fit:Fit, # from `fit_2pl`
-              max_rhat:float=1.05, # Vehtari et al. (2021) recommend 1.01
-              min_ess:float=100, # bulk, all chains together; they recommend 400
-              max_divergent:float=.01, # share of draws; ours
-             )->dict: # the worst R̂, the least ESS, divergences and draws; empty for "map" and "mle"
+def check_fit(
+    fit: Fit,  # from `fit_2pl`
+    max_rhat: float = 1.05,  # Vehtari et al. (2021) recommend 1.01
+    min_ess: float = 100,  # bulk, all chains together; they recommend 400
+    max_divergent: float = 0.01,  # share of draws; ours
+) -> dict:  # the worst R̂, the least ESS, divergences and draws; empty for "map" and "mle"
     "Refuse, with advice, a fit whose chains do not agree"
-    if fit.idata is None: return {}
+    if fit.idata is None:
+        return {}
     az = _quiet_arviz()
     table = az.summary(fit.idata, kind="diagnostics", round_to="none")
     diverging = fit.idata.sample_stats.diverging.values
-    found = dict(r_hat=float(table.r_hat.max()), ess_bulk=float(table.ess_bulk.min()), divergences=int(diverging.sum()), draws=diverging.size)
+    found = dict(
+        r_hat=float(table.r_hat.max()),
+        ess_bulk=float(table.ess_bulk.min()),
+        divergences=int(diverging.sum()),
+        draws=diverging.size,
+    )
     worst = table.r_hat.idxmax() if table.r_hat.notna().any() else table.index[0]
     trouble = []
-    if not found["r_hat"] <= max_rhat: trouble.append(f"R̂ is {found['r_hat']:.3f} (at most {max_rhat}) for {worst}: run longer, e.g. tune=3000, draws=3000, with at least 2 chains")
-    if not found["ess_bulk"] >= min_ess: trouble.append(f"the effective sample size is {found['ess_bulk']:.0f} (at least {min_ess}) for {table.ess_bulk.idxmin()}: more draws or chains")
-    if diverging.mean() > max_divergent: trouble.append(f"{diverging.sum()} of {diverging.size} draws diverged (at most {max_divergent:.0%}): raise target_accept to .95 or .99")
-    if trouble: raise ValueError("The fit is not to be trusted: " + "; ".join(trouble) + '. If that does not help, use respondents that differ more, or method="map"')
+    if not found["r_hat"] <= max_rhat:
+        trouble.append(
+            f"R̂ is {found['r_hat']:.3f} (at most {max_rhat}) for {worst}: run longer, e.g. tune=3000, draws=3000, with at least 2 chains"
+        )
+    if not found["ess_bulk"] >= min_ess:
+        trouble.append(
+            f"the effective sample size is {found['ess_bulk']:.0f} (at least {min_ess}) for {table.ess_bulk.idxmin()}: more draws or chains"
+        )
+    if diverging.mean() > max_divergent:
+        trouble.append(
+            f"{diverging.sum()} of {diverging.size} draws diverged (at most {max_divergent:.0%}): raise target_accept to .95 or .99"
+        )
+    if trouble:
+        raise ValueError(
+            "The fit is not to be trusted: "
+            + "; ".join(trouble)
+            + '. If that does not help, use respondents that differ more, or method="map"'
+        )
     return found
 
 # %% ../nbs/01_irt.ipynb #36d116fa
-def trusted_fit(matrix:pd.DataFrame, # respondents × items, 1 right, 0 wrong, NaN not asked
-                method:str="nuts", # as for `fit_2pl`
-                seed:int=0, # of the chains
-                draws:int=1000, # of the first attempt, from each chain
-                tune:int=1000, # of the first attempt
-                chains:int=4, # of NUTS, at least 2
-               )->Fit:
+def trusted_fit(
+    matrix: pd.DataFrame,  # respondents × items, 1 right, 0 wrong, NaN not asked
+    method: str = "nuts",  # as for `fit_2pl`
+    seed: int = 0,  # of the chains
+    draws: int = 1000,  # of the first attempt, from each chain
+    tune: int = 1000,  # of the first attempt
+    chains: int = 4,  # of NUTS, at least 2
+) -> Fit:
     "A fit that `check_fit` accepts: if it refuses the first, a three times longer one; ValueError if it refuses that as well"
     fit = fit_2pl(matrix, method, seed, draws, tune, chains)
-    try: check_fit(fit)
+    try:
+        check_fit(fit)
     except ValueError:
-        fit = fit_2pl(matrix, method, seed, 3*draws, 3*tune, chains, target_accept=.97)
+        fit = fit_2pl(matrix, method, seed, 3 * draws, 3 * tune, chains, target_accept=0.97)
         check_fit(fit)
     return fit
 
 # %% ../nbs/01_irt.ipynb #92fe791a
-def discrimination_draws(fit:Fit, # "nuts" or "map"
-                         seed:int=0, # for "map", where draws come from a normal approximation of log a
-                         n_draws:int=2000, # for "map"
-                        )->np.ndarray: # (draws, fitted items), discriminations
+def discrimination_draws(
+    fit: Fit,  # "nuts" or "map"
+    seed: int = 0,  # for "map", where draws come from a normal approximation of log a
+    n_draws: int = 2000,  # for "map"
+) -> np.ndarray:  # (draws, fitted items), discriminations
     "Draws of the discriminations of those items that could be fitted"
-    if fit.method == "nuts": return fit.idata.posterior.a.stack(draw_=("chain", "draw")).transpose("draw_", "item").values
-    if fit.method != "map": raise ValueError(f'method "{fit.method}" has no posterior to draw from; fit with "nuts" or "map"')
+    if fit.method == "nuts":
+        return (
+            fit.idata.posterior.a.stack(draw_=("chain", "draw")).transpose("draw_", "item").values
+        )
+    if fit.method != "map":
+        raise ValueError(
+            f'method "{fit.method}" has no posterior to draw from; fit with "nuts" or "map"'
+        )
     known = ~np.isnan(fit.a)
-    sd = np.nan_to_num(fit.a_sd[known]/fit.a[known])
-    return fit.a[known]*np.exp(sd*np.random.default_rng(seed).normal(size=(n_draws, known.sum())))
+    sd = np.nan_to_num(fit.a_sd[known] / fit.a[known])
+    return fit.a[known] * np.exp(
+        sd * np.random.default_rng(seed).normal(size=(n_draws, known.sum()))
+    )
 
-def top_probability(draws:np.ndarray, # (draws, items), discriminations
-                    k:int, # items to choose
-                   )->np.ndarray: # (items,), 0 … 1; they sum to k
+
+def top_probability(
+    draws: np.ndarray,  # (draws, items), discriminations
+    k: int,  # items to choose
+) -> np.ndarray:  # (items,), 0 … 1; they sum to k
     "Share of draws in which an item is among the `k` most discriminative"
     place = (-draws).argsort(1, kind="stable").argsort(1)
     return (place < k).mean(0)
 
 # %% ../nbs/01_irt.ipynb #2a602ac0
-def top_k(fit:Fit, # from `fit_2pl`
-          k:int=40, # §4.1
-         )->pd.DataFrame: # `prefset`: task item a a_sd b b_sd rank chosen, and p_top; sorted by rank
+def top_k(
+    fit: Fit,  # from `fit_2pl`
+    k: int = 40,  # §4.1
+) -> pd.DataFrame:  # `prefset`: task item a a_sd b b_sd rank chosen, and p_top; sorted by rank
     "The `k` most discriminative items (§3.2); items that all respondents answered alike come last"
     n, known = len(fit.items), ~np.isnan(fit.a)
-    if not 1 <= k <= n: raise ValueError(f"k={k} items were asked for, but the fit holds {n}; choose k between 1 and {n}, or collect responses to more validation items (data.n_val)")
-    if k > known.sum(): warnings.warn(f"Only {known.sum()} of {n} items tell respondents apart; of the {k} chosen, all answered {k - known.sum()} alike. A smaller k or respondents that differ more would mend it", stacklevel=2)
-    df = pd.DataFrame({"task": [i.rsplit("-", 1)[0] for i in fit.items], "item": fit.items, "a": fit.a, "a_sd": fit.a_sd, "b": fit.b, "b_sd": fit.b_sd, "p_top": np.nan})
-    if fit.method in ("nuts", "map"): df.loc[known, "p_top"] = top_probability(discrimination_draws(fit), min(k, known.sum()))
+    if not 1 <= k <= n:
+        raise ValueError(
+            f"k={k} items were asked for, but the fit holds {n}; choose k between 1 and {n}, or collect responses to more validation items (data.n_val)"
+        )
+    if k > known.sum():
+        warnings.warn(
+            f"Only {known.sum()} of {n} items tell respondents apart; of the {k} chosen, all answered {k - known.sum()} alike. A smaller k or respondents that differ more would mend it",
+            stacklevel=2,
+        )
+    df = pd.DataFrame(
+        {
+            "task": [i.rsplit("-", 1)[0] for i in fit.items],
+            "item": fit.items,
+            "a": fit.a,
+            "a_sd": fit.a_sd,
+            "b": fit.b,
+            "b_sd": fit.b_sd,
+            "p_top": np.nan,
+        }
+    )
+    if fit.method in ("nuts", "map"):
+        df.loc[known, "p_top"] = top_probability(discrimination_draws(fit), min(k, known.sum()))
     df = df.sort_values("a", ascending=False, kind="stable", na_position="last", ignore_index=True)
-    return df.assign(rank=range(1, n + 1), chosen=np.arange(n) < k)[["task", "item", "a", "a_sd", "b", "b_sd", "rank", "chosen", "p_top"]]
+    return df.assign(rank=range(1, n + 1), chosen=np.arange(n) < k)[
+        ["task", "item", "a", "a_sd", "b", "b_sd", "rank", "chosen", "p_top"]
+    ]
 
 # %% ../nbs/01_irt.ipynb #0caaa6bb
-_blue, _orange, _grey = "#0072B2", "#D55E00", "#999999" # Okabe and Ito's palette, safe for colour-blind readers
+_blue, _orange, _grey = (
+    "#0072B2",
+    "#D55E00",
+    "#999999",
+)  # Okabe and Ito's palette, safe for colour-blind readers
+
 
 def _axes(ax, figsize):
     import matplotlib.pyplot as plt
+
     return ax if ax is not None else plt.subplots(figsize=figsize, layout="constrained")[1]
 
-def plot_icc(fit:Fit, # from `fit_2pl`
-             chosen=(), # item ids to bring out
-             ax=None, # a matplotlib Axes; a new one if None
-            ): # the Axes
+
+def plot_icc(
+    fit: Fit,  # from `fit_2pl`
+    chosen=(),  # item ids to bring out
+    ax=None,  # a matplotlib Axes; a new one if None
+):  # the Axes
     "Item characteristic curves; the chosen items in colour, the respondents as marks on the axis"
     ax, theta, chosen = _axes(ax, (6.5, 4)), np.linspace(-3.5, 3.5, 141), set(chosen)
-    for is_chosen, colour, width, label in [(False, _grey, .7, "not chosen"), (True, _blue, 1.4, "chosen")]:
+    for is_chosen, colour, width, label in [
+        (False, _grey, 0.7, "not chosen"),
+        (True, _blue, 1.4, "chosen"),
+    ]:
         for item, a, b in zip(fit.items, fit.a, fit.b):
             if (item in chosen) is is_chosen and a == a:
-                ax.plot(theta, p_correct(theta, a, b), color=colour, lw=width, ls="-" if is_chosen else "--", label=label)
+                ax.plot(
+                    theta,
+                    p_correct(theta, a, b),
+                    color=colour,
+                    lw=width,
+                    ls="-" if is_chosen else "--",
+                    label=label,
+                )
                 label = None
-    ax.plot(fit.theta, np.full(len(fit.theta), -.03), "|", color="black", ms=9, label="respondents")
-    ax.set(title="Item characteristic curves", xlabel="ability θ (standard deviations)", ylabel="probability of a correct answer", ylim=(-.07, 1.03))
+    ax.plot(
+        fit.theta, np.full(len(fit.theta), -0.03), "|", color="black", ms=9, label="respondents"
+    )
+    ax.set(
+        title="Item characteristic curves",
+        xlabel="ability θ (standard deviations)",
+        ylabel="probability of a correct answer",
+        ylim=(-0.07, 1.03),
+    )
     ax.legend(loc="upper left", frameon=False)
     return ax
 
 # %% ../nbs/01_irt.ipynb #1c7e3302
-def plot_information(fit:Fit, # from `fit_2pl`
-                     chosen, # item ids
-                     ax=None, # a matplotlib Axes; a new one if None
-                    ): # the Axes
+def plot_information(
+    fit: Fit,  # from `fit_2pl`
+    chosen,  # item ids
+    ax=None,  # a matplotlib Axes; a new one if None
+):  # the Axes
     "Fisher information of the chosen items, beside the average of as many items taken at random"
     ax, theta = _axes(ax, (6.5, 3.5)), np.linspace(-3.5, 3.5, 141)
-    each = information(theta[:, None], fit.a, fit.b) # (abilities, items)
-    ax.plot(theta, np.nansum(each[:, np.isin(fit.items, list(chosen))], 1), color=_blue, label=f"the {len(list(chosen))} chosen items")
-    ax.plot(theta, np.nanmean(each, 1)*len(list(chosen)), color=_orange, ls="--", label="as many at random")
-    ax.set(title="How much the preference set tells", xlabel="ability θ (standard deviations)", ylabel="information (1 / variance of θ)", ylim=(0, None))
+    each = information(theta[:, None], fit.a, fit.b)  # (abilities, items)
+    ax.plot(
+        theta,
+        np.nansum(each[:, np.isin(fit.items, list(chosen))], 1),
+        color=_blue,
+        label=f"the {len(list(chosen))} chosen items",
+    )
+    ax.plot(
+        theta,
+        np.nanmean(each, 1) * len(list(chosen)),
+        color=_orange,
+        ls="--",
+        label="as many at random",
+    )
+    ax.set(
+        title="How much the preference set tells",
+        xlabel="ability θ (standard deviations)",
+        ylabel="information (1 / variance of θ)",
+        ylim=(0, None),
+    )
     ax.legend(frameon=False)
     return ax
 
 # %% ../nbs/01_irt.ipynb #8dfa1719
-def plot_abilities(fit:Fit, # from `fit_2pl`
-                   ax=None, # a matplotlib Axes; a new one if None
-                  ): # the Axes
+def plot_abilities(
+    fit: Fit,  # from `fit_2pl`
+    ax=None,  # a matplotlib Axes; a new one if None
+):  # the Axes
     "Abilities of the respondents with intervals of ± 2 standard deviations, in order"
     order = np.argsort(fit.theta)
-    ax, y = _axes(ax, (6.5, .6 + .22*len(order))), np.arange(len(order))
-    ax.errorbar(fit.theta[order], y, xerr=2*fit.theta_sd[order], fmt="o", color=_blue, ecolor=_grey, ms=4)
+    ax, y = _axes(ax, (6.5, 0.6 + 0.22 * len(order))), np.arange(len(order))
+    ax.errorbar(
+        fit.theta[order], y, xerr=2 * fit.theta_sd[order], fmt="o", color=_blue, ecolor=_grey, ms=4
+    )
     ax.set_yticks(y, [fit.respondents[i] for i in order], fontsize=8)
-    ax.set(title="Abilities", xlabel="ability θ ± 2 sd (standard deviations of the respondents)", ylabel="respondent")
+    ax.set(
+        title="Abilities",
+        xlabel="ability θ ± 2 sd (standard deviations of the respondents)",
+        ylabel="respondent",
+    )
     return ax
 
 # %% ../nbs/01_irt.ipynb #c5cf8ae1
-def plot_discriminations(fit:Fit, # from `fit_2pl`
-                         k:int=40, # items to choose, §4.1
-                         ax=None, # a matplotlib Axes; a new one if None
-                        ): # the Axes
+def plot_discriminations(
+    fit: Fit,  # from `fit_2pl`
+    k: int = 40,  # items to choose, §4.1
+    ax=None,  # a matplotlib Axes; a new one if None
+):  # the Axes
     "Discriminations by rank with 95 % intervals (log-normal for map and mle), the `k` first in colour"
     ax, known = _axes(ax, (6.5, 4)), np.flatnonzero(~np.isnan(fit.a))
-    if fit.method == "nuts": lo, hi = np.quantile(discrimination_draws(fit), [.025, .975], axis=0)
-    else: lo, hi = (fit.a[known]*np.exp(z*np.nan_to_num(fit.a_sd[known])/fit.a[known]) for z in (-1.96, 1.96))
+    if fit.method == "nuts":
+        lo, hi = np.quantile(discrimination_draws(fit), [0.025, 0.975], axis=0)
+    else:
+        lo, hi = (
+            fit.a[known] * np.exp(z * np.nan_to_num(fit.a_sd[known]) / fit.a[known])
+            for z in (-1.96, 1.96)
+        )
     order = np.argsort(-fit.a[known], kind="stable")
     a, lo, hi, x = fit.a[known][order], lo[order], hi[order], np.arange(1, len(order) + 1)
-    for part, colour, marker, label in [(x <= k, _blue, "o", f"the first {k}"), (x > k, _grey, "s", "the others")]:
-        ax.errorbar(x[part], a[part], yerr=np.abs([lo[part] - a[part], hi[part] - a[part]]), fmt=marker, color=colour, ms=4, lw=1, label=label)
-    ax.set(title="Discriminations", xlabel="rank of the item", ylabel="discrimination a, 95 % interval (log scale)", yscale="log")
-    ax.set_yticks([.1, .2, .5, 1, 2, 5, 10], ["0.1", "0.2", "0.5", "1", "2", "5", "10"])
+    for part, colour, marker, label in [
+        (x <= k, _blue, "o", f"the first {k}"),
+        (x > k, _grey, "s", "the others"),
+    ]:
+        ax.errorbar(
+            x[part],
+            a[part],
+            yerr=np.abs([lo[part] - a[part], hi[part] - a[part]]),
+            fmt=marker,
+            color=colour,
+            ms=4,
+            lw=1,
+            label=label,
+        )
+    ax.set(
+        title="Discriminations",
+        xlabel="rank of the item",
+        ylabel="discrimination a, 95 % interval (log scale)",
+        yscale="log",
+    )
+    ax.set_yticks([0.1, 0.2, 0.5, 1, 2, 5, 10], ["0.1", "0.2", "0.5", "1", "2", "5", "10"])
     ax.minorticks_off()
-    ax.set_ylim(lo.min()/1.2, hi.max()*1.2)
+    ax.set_ylim(lo.min() / 1.2, hi.max() * 1.2)
     ax.legend(frameon=False)
     return ax
 
 # %% ../nbs/01_irt.ipynb #05347059
-def recovery(truth:Fit, # from `simulate`
-             fit:Fit, # of the simulated matrix
-             k:int=40, # §4.1
-            )->dict: # Spearman's ρ (−1 … 1), overlap of the top k (0 … 1)
+def recovery(
+    truth: Fit,  # from `simulate`
+    fit: Fit,  # of the simulated matrix
+    k: int = 40,  # §4.1
+) -> dict:  # Spearman's ρ (−1 … 1), overlap of the top k (0 … 1)
     "How well the estimated discriminations order the items"
     from scipy.stats import spearmanr
+
     known = ~np.isnan(fit.a)
     top = lambda a: set(np.argsort(-np.nan_to_num(a), kind="stable")[:k])
-    return dict(rho=float(spearmanr(truth.a[known], fit.a[known]).statistic), overlap=len(top(truth.a) & top(fit.a))/k)
+    return dict(
+        rho=float(spearmanr(truth.a[known], fit.a[known]).statistic),
+        overlap=len(top(truth.a) & top(fit.a)) / k,
+    )
 
 # %% ../nbs/01_irt.ipynb #757e90af
-def item_rest(matrix:pd.DataFrame, # respondents × items, NaN not asked
-             )->np.ndarray: # (n_items,), −1 … 1; NaN for a constant item
+def item_rest(
+    matrix: pd.DataFrame,  # respondents × items, NaN not asked
+) -> np.ndarray:  # (n_items,), −1 … 1; NaN for a constant item
     "Correlation of each item with the respondent's share of right answers on all other items"
     Y = np.asarray(matrix, dtype=float)
     seen = ~np.isnan(Y)
-    rest = (np.nansum(Y, 1, keepdims=True) - np.nan_to_num(Y))/np.maximum(seen.sum(1, keepdims=True) - seen, 1)
+    rest = (np.nansum(Y, 1, keepdims=True) - np.nan_to_num(Y)) / np.maximum(
+        seen.sum(1, keepdims=True) - seen, 1
+    )
     Y, rest = np.where(seen, Y, np.nan), np.where(seen, rest, np.nan)
     dy, dr = Y - np.nanmean(Y, 0), rest - np.nanmean(rest, 0)
-    with np.errstate(invalid="ignore", divide="ignore"): return np.nansum(dy*dr, 0)/np.sqrt(np.nansum(dy**2, 0)*np.nansum(dr**2, 0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.nansum(dy * dr, 0) / np.sqrt(np.nansum(dy**2, 0) * np.nansum(dr**2, 0))
 
-def shuffle_matrix(matrix:pd.DataFrame, # respondents × items
-                   seed:int=0, # of the shuffle
-                  )->pd.DataFrame: # same shape, columns with the same values in another order
+
+def shuffle_matrix(
+    matrix: pd.DataFrame,  # respondents × items
+    seed: int = 0,  # of the shuffle
+) -> pd.DataFrame:  # same shape, columns with the same values in another order
     "The negative control: each item's answers dealt out anew among the respondents that were asked"
     rng, out = np.random.default_rng(seed), matrix.copy()
     for item in matrix.columns:
@@ -363,36 +606,66 @@ def shuffle_matrix(matrix:pd.DataFrame, # respondents × items
         out.loc[asked, item] = rng.permutation(matrix.loc[asked, item].values)
     return out
 
-def structure_test(matrix:pd.DataFrame, # respondents × items
-                   n_shuffles:int=200, # shuffled matrices to compare with
-                   seed:int=0, # of the shuffles
-                  ) -> tuple: # (mean item–rest correlation, (n_shuffles,) of the shuffled matrices, one-sided p-value)
+
+def structure_test(
+    matrix: pd.DataFrame,  # respondents × items
+    n_shuffles: int = 200,  # shuffled matrices to compare with
+    seed: int = 0,  # of the shuffles
+) -> (
+    tuple
+):  # (mean item–rest correlation, (n_shuffles,) of the shuffled matrices, one-sided p-value)
     "Is there a shared ability at all? The mean item–rest correlation against shuffled matrices"
     mean = lambda m: float(np.nanmean(item_rest(m)))
-    found, null = mean(matrix), np.array([mean(shuffle_matrix(matrix, seed + i)) for i in range(n_shuffles)])
-    return found, null, float((1 + (null >= found).sum())/(1 + n_shuffles))
+    found, null = (
+        mean(matrix),
+        np.array([mean(shuffle_matrix(matrix, seed + i)) for i in range(n_shuffles)]),
+    )
+    return found, null, float((1 + (null >= found).sum()) / (1 + n_shuffles))
 
 # %% ../nbs/01_irt.ipynb #e56589a1
 _per_item, _per_respondent = ("a", "a_sd", "b", "b_sd"), ("theta", "theta_sd")
 
-def save_fit(fit:Fit, # from `fit_2pl`
-             path, # the file to write, .nc
-            )->Path: # the file
+
+def save_fit(
+    fit: Fit,  # from `fit_2pl`
+    path,  # the file to write, .nc
+) -> Path:  # the file
     "Write a fit, with its posterior draws, as netCDF"
     az = _quiet_arviz()
     idata = az.InferenceData() if fit.idata is None else fit.idata.copy()
     estimates = {v: getattr(fit, v) for v in _per_item + _per_respondent}
-    idata.add_groups(constant_data=az.dict_to_dataset(estimates, coords={"all_items": fit.items, "respondent": fit.respondents}, default_dims=[], attrs={"method": fit.method},
-        dims={**{v: ["all_items"] for v in _per_item}, **{v: ["respondent"] for v in _per_respondent}}))
-    write_whole(Path(path), bytes(idata.to_datatree().to_netcdf())) # made in memory: HDF5 does not survive a full disk
+    idata.add_groups(
+        constant_data=az.dict_to_dataset(
+            estimates,
+            coords={"all_items": fit.items, "respondent": fit.respondents},
+            default_dims=[],
+            attrs={"method": fit.method},
+            dims={
+                **{v: ["all_items"] for v in _per_item},
+                **{v: ["respondent"] for v in _per_respondent},
+            },
+        )
+    )
+    write_whole(
+        Path(path), bytes(idata.to_datatree().to_netcdf())
+    )  # made in memory: HDF5 does not survive a full disk
     return Path(path)
 
-def load_fit(path, # a file written by `save_fit`
-            )->Fit:
+
+def load_fit(
+    path,  # a file written by `save_fit`
+) -> Fit:
     "Read a fit back"
-    if not Path(path).is_file(): raise FileNotFoundError(f"No fit at {path}; save one with save_fit, or run the stage irt")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"No fit at {path}; save one with save_fit, or run the stage irt")
     az = _quiet_arviz()
-    with az.rc_context({"data.load": "eager"}): idata = az.from_netcdf(str(path)) # and close the file
+    with az.rc_context({"data.load": "eager"}):
+        idata = az.from_netcdf(str(path))  # and close the file
     c = idata.constant_data
-    return Fit(**{v: c[v].values for v in _per_item + _per_respondent}, items=c.all_items.values.tolist(), respondents=c.respondent.values.tolist(),
-               method=c.attrs["method"], idata=idata if "posterior" in idata.groups() else None)
+    return Fit(
+        **{v: c[v].values for v in _per_item + _per_respondent},
+        items=c.all_items.values.tolist(),
+        respondents=c.respondent.values.tolist(),
+        method=c.attrs["method"],
+        idata=idata if "posterior" in idata.groups() else None,
+    )

@@ -15,35 +15,50 @@ from .core.prompts import naive_prompt
 from .core.basics import derive_seed
 
 # %% ../nbs/03_pairs.ipynb #551e68af
-COLUMNS = ["pair", "kind", "task", "prompt", "chosen", "rejected", "s_chosen", "s_rejected", "chosen_id", "rejected_id"]
+COLUMNS = [
+    "pair",
+    "kind",
+    "task",
+    "prompt",
+    "chosen",
+    "rejected",
+    "s_chosen",
+    "s_rejected",
+    "chosen_id",
+    "rejected_id",
+]
+
 
 def best_and_worst(
-    s:np.ndarray, # (n,) scores
-    rng:np.random.Generator, # breaks the ties
-)->tuple[int,int]: # position of a highest and of a lowest score
+    s: np.ndarray,  # (n,) scores
+    rng: np.random.Generator,  # breaks the ties
+) -> tuple[int, int]:  # position of a highest and of a lowest score
     "Positions of the best and the worst; equal ones are drawn from at random."
     order = rng.permutation(len(s))
     return int(order[np.argmax(s[order])]), int(order[np.argmin(s[order])])
 
 # %% ../nbs/03_pairs.ipynb #116da396
 def drop_reason(
-    chosen:str, # text of the better one
-    rejected:str, # text of the worse one
-    margin:float, # ŝ of the better minus ŝ of the worse, 0–1
-    min_margin:float=0., # recipe.pairs.min_margin; the paper knows none
-)->str|None: # None: the pair can be used
+    chosen: str,  # text of the better one
+    rejected: str,  # text of the worse one
+    margin: float,  # ŝ of the better minus ŝ of the worse, 0–1
+    min_margin: float = 0.0,  # recipe.pairs.min_margin; the paper knows none
+) -> str | None:  # None: the pair can be used
     "Why a comparison teaches nothing."
-    if margin <= 1e-9: return "tied"
-    if " ".join(chosen.split()) == " ".join(rejected.split()): return "identical texts"
+    if margin <= 1e-9:
+        return "tied"
+    if " ".join(chosen.split()) == " ".join(rejected.split()):
+        return "identical texts"
     return f"margin below {min_margin:g}" if margin < min_margin - 1e-9 else None
 
+
 def make_pair(
-    kind:str, # "rationale" or "question"
-    task:str, # task name
-    prompt:str, # x
-    chosen:tuple, # text y_w, exactly as it follows the prompt; score; id
-    rejected:tuple, # the same of y_l
-)->dict: # a row of `pairs`
+    kind: str,  # "rationale" or "question"
+    task: str,  # task name
+    prompt: str,  # x
+    chosen: tuple,  # text y_w, exactly as it follows the prompt; score; id
+    rejected: tuple,  # the same of y_l
+) -> dict:  # a row of `pairs`
     "A row of the pairs table, named by its text."
     (y_w, s_w, id_w), (y_l, s_l, id_l) = chosen, rejected
     name = f"{kind[0]}-{sha1(chr(0).join([prompt, y_w, y_l]).encode()).hexdigest()[:10]}"
@@ -51,12 +66,12 @@ def make_pair(
 
 # %% ../nbs/03_pairs.ipynb #3ae3209d
 def rationale_pairs(
-    drafts:pd.DataFrame, # draft, question_id, task, question, rationale
-    scores:pd.DataFrame, # from `preference_scores`
-    tasks:dict, # name → `Task`
-    min_margin:float=0., # smallest ŝ_w − ŝ_l, 0–1
-    seed:int=0, # breaks ties
-)->tuple[pd.DataFrame,pd.DataFrame]: # pairs; dropped: kind, task, id, reason
+    drafts: pd.DataFrame,  # draft, question_id, task, question, rationale
+    scores: pd.DataFrame,  # from `preference_scores`
+    tasks: dict,  # name → `Task`
+    min_margin: float = 0.0,  # smallest ŝ_w − ŝ_l, 0–1
+    seed: int = 0,  # breaks ties
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # pairs; dropped: kind, task, id, reason
     "Best against worst rationale of each question, under the naive prompt (Appendix G)."
     s = scores[scores.level == "rationale"].set_index("id").s
     pairs, dropped = [], []
@@ -64,92 +79,147 @@ def rationale_pairs(
         rng = np.random.default_rng(derive_seed(seed, "rationale pair", q))
         w, l = (rows.iloc[i] for i in best_and_worst(s[rows.draft].to_numpy(), rng))
         why = drop_reason(w.rationale, l.rationale, s[w.draft] - s[l.draft], min_margin)
-        if why: dropped.append(dict(kind="rationale", task=w.task, id=q, reason=why))
-        else: pairs.append(make_pair("rationale", w.task, naive_prompt(tasks[w.task], w.question),
-                                     *((" " + d.rationale, s[d.draft], d.draft) for d in (w, l))))
+        if why:
+            dropped.append(dict(kind="rationale", task=w.task, id=q, reason=why))
+        else:
+            pairs.append(
+                make_pair(
+                    "rationale",
+                    w.task,
+                    naive_prompt(tasks[w.task], w.question),
+                    *((" " + d.rationale, s[d.draft], d.draft) for d in (w, l)),
+                )
+            )
     dropped = pd.DataFrame(dropped, columns=["kind", "task", "id", "reason"])
-    if not pairs: raise ValueError(no_pairs_message(dropped, scores, min_margin))
+    if not pairs:
+        raise ValueError(no_pairs_message(dropped, scores, min_margin))
     return pd.DataFrame(pairs, columns=COLUMNS), dropped
 
+
 def no_pairs_message(
-    dropped:pd.DataFrame, # what was dropped and why
-    scores:pd.DataFrame, # from `preference_scores`
-    min_margin:float, # the margin that was asked for
-)->str: # an error message with advice
+    dropped: pd.DataFrame,  # what was dropped and why
+    scores: pd.DataFrame,  # from `preference_scores`
+    min_margin: float,  # the margin that was asked for
+) -> str:  # an error message with advice
     "What to do when no question has a better and a worse rationale."
     s = scores[scores.level == "rationale"]
-    counts = ", ".join(f"{n} × {r}" for r, n in dropped.reason.value_counts().items()) or "no scored drafts"
-    failed = f", and {s.failures.sum()/s.n.sum():.0%} of the answers did not parse" if "failures" in s else ""
-    advice = ("Lower pairs.min_margin." if dropped.reason.str.startswith("margin").any() else
-              "If the scores are all near 0, the student never reaches an answer: raise prefer.max_tokens or take a larger "
-              "student. Otherwise raise irt.k: a small preference set cannot tell rationales apart.")
-    return (f"no pair is left of {len(dropped)} questions ({counts}). The scores lie between {s.s.min():.0%} and "
-            f"{s.s.max():.0%}{failed}. {advice}")
+    counts = (
+        ", ".join(f"{n} × {r}" for r, n in dropped.reason.value_counts().items())
+        or "no scored drafts"
+    )
+    failed = (
+        f", and {s.failures.sum() / s.n.sum():.0%} of the answers did not parse"
+        if "failures" in s
+        else ""
+    )
+    advice = (
+        "Lower pairs.min_margin."
+        if dropped.reason.str.startswith("margin").any()
+        else "If the scores are all near 0, the student never reaches an answer: raise prefer.max_tokens or take a larger "
+        "student. Otherwise raise irt.k: a small preference set cannot tell rationales apart."
+    )
+    return (
+        f"no pair is left of {len(dropped)} questions ({counts}). The scores lie between {s.s.min():.0%} and "
+        f"{s.s.max():.0%}{failed}. {advice}"
+    )
 
 # %% ../nbs/03_pairs.ipynb #ac58b807
 def match(
-    top:list, # the better ones
-    bottom:list, # the worse ones, as many
-    n:int, # pairs wanted
-)->list: # at most n pairs (better, worse), no two alike
+    top: list,  # the better ones
+    bottom: list,  # the worse ones, as many
+    n: int,  # pairs wanted
+) -> list:  # at most n pairs (better, worse), no two alike
     "Pair each of `top` with one of `bottom`; then again with the next one, until there are n."
     size = len(top)
-    return [(top[i % size], bottom[(i + i//size) % size]) for i in range(min(n, size*size))]
+    return [(top[i % size], bottom[(i + i // size) % size]) for i in range(min(n, size * size))]
+
 
 def candidates(
-    s:np.ndarray, # (m,) question scores of one prompt
-    how:str, # "quartiles" (§3.3, Appendix G) or "extremes" (§4.1)
-    n:int, # pairs wanted from this prompt
-    rng:np.random.Generator, # breaks ties and draws from the quartiles
-)->list[tuple[int,int]]: # (position of the better, position of the worse)
+    s: np.ndarray,  # (m,) question scores of one prompt
+    how: str,  # "quartiles" (§3.3, Appendix G) or "extremes" (§4.1)
+    n: int,  # pairs wanted from this prompt
+    rng: np.random.Generator,  # breaks ties and draws from the quartiles
+) -> list[tuple[int, int]]:  # (position of the better, position of the worse)
     "Positions of the questions to compare."
     order = rng.permutation(len(s))
-    order = order[np.argsort(s[order], kind="stable")].tolist()     # lowest first, ties in random order
+    order = order[
+        np.argsort(s[order], kind="stable")
+    ].tolist()  # lowest first, ties in random order
     if how == "extremes":
-        size = min(n, len(s)//2)
+        size = min(n, len(s) // 2)
         return list(zip(order[::-1][:size], order[:size]))
-    if how != "quartiles": raise ValueError(f"pairs.questions must be 'quartiles' or 'extremes', not {how!r}.")
-    size = max(1, len(s)//4) if len(s) > 1 else 0
-    top, bottom = (rng.permutation(x).tolist() for x in (order[len(s)-size:], order[:size]))
+    if how != "quartiles":
+        raise ValueError(f"pairs.questions must be 'quartiles' or 'extremes', not {how!r}.")
+    size = max(1, len(s) // 4) if len(s) > 1 else 0
+    top, bottom = (rng.permutation(x).tolist() for x in (order[len(s) - size :], order[:size]))
     return match(top, bottom, n) if size else []
 
 # %% ../nbs/03_pairs.ipynb #ea1c49eb
-NEXT = 4   # number of a new question: the prompt shows numbers 1 to 3, and Table 11 asks for unique ones
+NEXT = 4  # number of a new question: the prompt shows numbers 1 to 3, and Table 11 asks for unique ones
+
 
 def question_pairs(
-    questions:pd.DataFrame, # question_id, task, prompt_id, prompt (asks for one question), question, target
-    scores:pd.DataFrame, # from `preference_scores`
-    how:str="quartiles", # §3.3 and Appendix G; "extremes" is §4.1's reading
-    n:int=50, # pairs a task, §4.1
-    min_margin:float=0., # smallest ŝ_w − ŝ_l, 0–1
-    seed:int=0, # draws and tie-breaks
-)->tuple[pd.DataFrame,pd.DataFrame]: # pairs; dropped: kind, task, id (a prompt's or a pair's), reason
+    questions: pd.DataFrame,  # question_id, task, prompt_id, prompt (asks for one question), question, target
+    scores: pd.DataFrame,  # from `preference_scores`
+    how: str = "quartiles",  # §3.3 and Appendix G; "extremes" is §4.1's reading
+    n: int = 50,  # pairs a task, §4.1
+    min_margin: float = 0.0,  # smallest ŝ_w − ŝ_l, 0–1
+    seed: int = 0,  # draws and tie-breaks
+) -> tuple[
+    pd.DataFrame, pd.DataFrame
+]:  # pairs; dropped: kind, task, id (a prompt's or a pair's), reason
     "Better against worse questions of the same generation prompt (Appendix G)."
-    rows = questions.merge(scores[scores.level == "question"][["id", "s"]], left_on="question_id", right_on="id")
+    rows = questions.merge(
+        scores[scores.level == "question"][["id", "s"]], left_on="question_id", right_on="id"
+    )
     pairs, dropped = [], []
     for task, of_task in rows.groupby("task", sort=False):
         groups = list(of_task.groupby("prompt_id", sort=False))
         for g, (name, group) in enumerate(groups):
-            wanted = n//len(groups) + (g < n % len(groups))
+            wanted = n // len(groups) + (g < n % len(groups))
             rng = np.random.default_rng(derive_seed(seed, "question pairs", name))
             found = candidates(group.s.to_numpy(), how, wanted, rng)
-            dropped += [dict(kind="question", task=task, id=name, reason="too few questions")]*(wanted - len(found))
+            dropped += [dict(kind="question", task=task, id=name, reason="too few questions")] * (
+                wanted - len(found)
+            )
             for w, l in ((group.iloc[i], group.iloc[j]) for i, j in found):
                 why = drop_reason(w.question, l.question, w.s - l.s, min_margin)
-                if why: dropped.append(dict(kind="question", task=task, id=f"{w.question_id} {l.question_id}", reason=why))
-                else: pairs.append(make_pair("question", task, w.prompt,
-                                             *((tag_question(q.question, q.target, NEXT), q.s, q.question_id) for q in (w, l))))
-    return pd.DataFrame(pairs, columns=COLUMNS), pd.DataFrame(dropped, columns=["kind", "task", "id", "reason"])
+                if why:
+                    dropped.append(
+                        dict(
+                            kind="question",
+                            task=task,
+                            id=f"{w.question_id} {l.question_id}",
+                            reason=why,
+                        )
+                    )
+                else:
+                    pairs.append(
+                        make_pair(
+                            "question",
+                            task,
+                            w.prompt,
+                            *(
+                                (tag_question(q.question, q.target, NEXT), q.s, q.question_id)
+                                for q in (w, l)
+                            ),
+                        )
+                    )
+    return pd.DataFrame(pairs, columns=COLUMNS), pd.DataFrame(
+        dropped, columns=["kind", "task", "id", "reason"]
+    )
 
 # %% ../nbs/03_pairs.ipynb #26d17409
 def pair_counts(
-    pairs:pd.DataFrame, # from `rationale_pairs` and `question_pairs`, concatenated
-    dropped:pd.DataFrame, # the same
-)->pd.DataFrame: # a row per kind and task: pairs, margin (mean), and the counts of each reason
+    pairs: pd.DataFrame,  # from `rationale_pairs` and `question_pairs`, concatenated
+    dropped: pd.DataFrame,  # the same
+) -> pd.DataFrame:  # a row per kind and task: pairs, margin (mean), and the counts of each reason
     "Pairs and dropped comparisons of each kind and task."
     by = ["kind", "task"]
     margin = pairs.assign(margin=pairs.s_chosen - pairs.s_rejected).groupby(by).margin
     table = pd.DataFrame(dict(pairs=margin.size(), margin=margin.mean()))
-    table = table.join(dropped.groupby(by).reason.value_counts().unstack(), how="outer").reset_index()
+    table = table.join(
+        dropped.groupby(by).reason.value_counts().unstack(), how="outer"
+    ).reset_index()
     counts = table.columns.difference([*by, "margin"], sort=False)
     return table.assign(**table[counts].fillna(0).astype(int))

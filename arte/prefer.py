@@ -23,178 +23,263 @@ from .core.stats import wilson
 def _ask(engine, asked, tasks, max_tokens):
     "Completion and grade for each (examples, item)."
     prompts = [student_prompt(tasks[i.task], examples, i.question) for examples, i in asked]
-    done = [c[0] for c in engine.generate(prompts, Sampling(0., max_tokens, STOP))]
+    done = [c[0] for c in engine.generate(prompts, Sampling(0.0, max_tokens, STOP))]
     return [(c, grade(c.text, i.answer, i.kind, i.question)) for c, (_, i) in zip(done, asked)]
 
+
 _ANSWERS = "draft question_id technique item task correct parsed tokens set".split()
+
 
 def _answers(engine, pairs, tasks, max_tokens, subset):
     "The student's answer to each (draft, item)."
     done = _ask(engine, [([(d.question, d.rationale)], i) for d, i in pairs], tasks, max_tokens)
-    rows = [(d.draft, d.question_id, d.technique, i.item, d.task, g.correct, g.parsed, c.tokens, subset) for (d, i), (c, g) in zip(pairs, done)]
+    rows = [
+        (d.draft, d.question_id, d.technique, i.item, d.task, g.correct, g.parsed, c.tokens, subset)
+        for (d, i), (c, g) in zip(pairs, done)
+    ]
     return pd.DataFrame(rows, columns=_ANSWERS).astype(dict(parsed="str"))
 
+
 def answer_one_shot(
-    engine, # the student: anything with `generate`
-    drafts:pd.DataFrame, # draft, question_id, task, technique, question, rationale
-    items:pd.DataFrame, # item, task, question, answer, kind
-    tasks:dict, # name → `Task`
-    max_tokens:int=256, # recipe.prefer.max_tokens; the paper gives none
-    subset:str="pref", # "pref" or "val": the set the items are, written into the column `set`
-)->pd.DataFrame: # answers: draft, question_id, technique, item, task, correct, parsed, tokens, set
+    engine,  # the student: anything with `generate`
+    drafts: pd.DataFrame,  # draft, question_id, task, technique, question, rationale
+    items: pd.DataFrame,  # item, task, question, answer, kind
+    tasks: dict,  # name → `Task`
+    max_tokens: int = 256,  # recipe.prefer.max_tokens; the paper gives none
+    subset: str = "pref",  # "pref" or "val": the set the items are, written into the column `set`
+) -> (
+    pd.DataFrame
+):  # answers: draft, question_id, technique, item, task, correct, parsed, tokens, set
     "The student's answers to all items of a task with each draft of that task as its one example (Table 13)."
     by_task = {t: list(rows.itertuples()) for t, rows in items.groupby("task")}
-    return _answers(engine, [(d, i) for d in drafts.itertuples() for i in by_task.get(d.task, ())], tasks, max_tokens, subset)
+    return _answers(
+        engine,
+        [(d, i) for d in drafts.itertuples() for i in by_task.get(d.task, ())],
+        tasks,
+        max_tokens,
+        subset,
+    )
 
 # %% ../nbs/02_prefer.ipynb #b07fadd7
 def preference_scores(
-    answers:pd.DataFrame, # from `answer_one_shot`, over one set of items
-)->pd.DataFrame: # scores: level, id, question_id, task, technique, s, se, n, failures
+    answers: pd.DataFrame,  # from `answer_one_shot`, over one set of items
+) -> pd.DataFrame:  # scores: level, id, question_id, task, technique, s, se, n, failures
     "ŝ_r of each rationale and ŝ_q of each question, with standard errors (Eq. 3, 4; over D_val: Eq. 1, 2)."
     _check_answers(answers)
     r, q = _scores(answers, "draft"), _scores(answers, "question_id")
-    table = pd.concat([r.assign(level="rationale"), q.assign(level="question", question_id=q.id, technique="")], ignore_index=True)
+    table = pd.concat(
+        [r.assign(level="rationale"), q.assign(level="question", question_id=q.id, technique="")],
+        ignore_index=True,
+    )
     return table[["level", "id", "question_id", "task", "technique", "s", "se", "n", "failures"]]
+
 
 def _scores(answers, by):
     rows = answers.groupby(by, sort=False)
     table = rows[["question_id", "task", "technique"] if by == "draft" else ["task"]].first()
-    x = answers.groupby([by, "item"], sort=False).correct.mean().groupby(level=0, sort=False)     # an item's mean
-    table["s"], table["se"] = x.mean(), (x.var(ddof=0)/x.size())**.5
+    x = (
+        answers.groupby([by, "item"], sort=False).correct.mean().groupby(level=0, sort=False)
+    )  # an item's mean
+    table["s"], table["se"] = x.mean(), (x.var(ddof=0) / x.size()) ** 0.5
     table["n"], table["failures"] = rows.size(), rows.size() - rows.parsed.count()
     return table.rename_axis("id").reset_index()
 
+
 def _check_answers(answers):
-    if answers.empty: raise ValueError("no answers to score: no draft has an item of its own task to be tested on.")
+    if answers.empty:
+        raise ValueError(
+            "no answers to score: no draft has an item of its own task to be tested on."
+        )
     sets = answers["set"].unique()
-    if len(sets) > 1: raise ValueError(f"answers hold the sets {sorted(sets)}: score one at a time.")
+    if len(sets) > 1:
+        raise ValueError(f"answers hold the sets {sorted(sets)}: score one at a time.")
     sizes = answers.groupby(["task", "draft"]).item.nunique().groupby("task").nunique()
-    if (sizes > 1).any(): raise ValueError(f"the drafts of {list(sizes[sizes > 1].index)} were not all tested on the same items: "
-                                           "finish `answer_one_shot` first.")
+    if (sizes > 1).any():
+        raise ValueError(
+            f"the drafts of {list(sizes[sizes > 1].index)} were not all tested on the same items: "
+            "finish `answer_one_shot` first."
+        )
 
 # %% ../nbs/02_prefer.ipynb #8ea6ab8e
 def collect_responses(
-    engine, # a respondent: anything with `generate`
-    label:str, # the respondent's name
-    shots:tuple, # numbers of worked examples; §4.1: (0, 1, 2, 3)
-    items:pd.DataFrame, # validation items: item, task, question, answer, kind
-    exemplars:dict, # task → worked `Exemplar`s, at least max(shots)
-    tasks:dict, # name → `Task`
-    max_tokens:int=256, # recipe.prefer.max_tokens
-)->pd.DataFrame: # responses: model, shots, item, task, correct, parsed
+    engine,  # a respondent: anything with `generate`
+    label: str,  # the respondent's name
+    shots: tuple,  # numbers of worked examples; §4.1: (0, 1, 2, 3)
+    items: pd.DataFrame,  # validation items: item, task, question, answer, kind
+    exemplars: dict,  # task → worked `Exemplar`s, at least max(shots)
+    tasks: dict,  # name → `Task`
+    max_tokens: int = 256,  # recipe.prefer.max_tokens
+) -> pd.DataFrame:  # responses: model, shots, item, task, correct, parsed
     "One model's answers to the validation items under several numbers of shots (§4.1)."
     short = {t: len(exemplars[t]) for t in items.task.unique() if len(exemplars[t]) < max(shots)}
-    if short: raise ValueError(f"{max(shots)} shots need as many worked examples, but there are {short}: lower irt.shots.")
+    if short:
+        raise ValueError(
+            f"{max(shots)} shots need as many worked examples, but there are {short}: lower irt.shots."
+        )
     rows = [(s, i) for s in shots for i in items.itertuples()]
     worked = {t: [(e.question, e.rationale) for e in exemplars[t]] for t in items.task.unique()}
     done = _ask(engine, [(worked[i.task][:s], i) for s, i in rows], tasks, max_tokens)
-    return pd.DataFrame([dict(model=label, shots=s, item=i.item, task=i.task, correct=g.correct, parsed=g.parsed)
-                         for (s, i), (_, g) in zip(rows, done)])
+    return pd.DataFrame(
+        [
+            dict(model=label, shots=s, item=i.item, task=i.task, correct=g.correct, parsed=g.parsed)
+            for (s, i), (_, g) in zip(rows, done)
+        ]
+    )
 
 # %% ../nbs/02_prefer.ipynb #7255519e
 def spread_of_equals(
-    p:float, # true share of correct answers of each rationale, 0–1
-    k:int=40, # items
-    n:int=4, # rationales a question
-    repeats:int=10_000, # simulated questions
-    seed:int=0, # of the simulation
-)->np.ndarray: # (repeats,) best minus worst score, 0–1
+    p: float,  # true share of correct answers of each rationale, 0–1
+    k: int = 40,  # items
+    n: int = 4,  # rationales a question
+    repeats: int = 10_000,  # simulated questions
+    seed: int = 0,  # of the simulation
+) -> np.ndarray:  # (repeats,) best minus worst score, 0–1
     "Best minus worst score of `n` equally good rationales, each tested on `k` items."
-    s = np.random.default_rng(derive_seed(seed, "spread")).binomial(k, p, (repeats, n))/k
+    s = np.random.default_rng(derive_seed(seed, "spread")).binomial(k, p, (repeats, n)) / k
     return s.max(1) - s.min(1)
 
 # %% ../nbs/02_prefer.ipynb #54834194
 def margins(
-    scores:pd.DataFrame, # from `preference_scores`
-)->pd.Series: # question_id → best minus worst ŝ_r, 0–1
+    scores: pd.DataFrame,  # from `preference_scores`
+) -> pd.Series:  # question_id → best minus worst ŝ_r, 0–1
     "How far the best rationale of each question is ahead of the worst."
     s = scores[scores.level == "rationale"].groupby("question_id", sort=False).s
     return s.max() - s.min()
 
+
 def shuffled_margins(
-    answers:pd.DataFrame, # from `answer_one_shot`, over one set of items
-    repeats:int=200, # shuffles
-    seed:int=0, # of the shuffles
-)->pd.DataFrame: # (repeats, n_questions) margins if a question's rationales were interchangeable
+    answers: pd.DataFrame,  # from `answer_one_shot`, over one set of items
+    repeats: int = 200,  # shuffles
+    seed: int = 0,  # of the shuffles
+) -> pd.DataFrame:  # (repeats, n_questions) margins if a question's rationales were interchangeable
     "Margins after dealing out each item's outcomes among the question's rationales at random."
     rng = np.random.default_rng(derive_seed(seed, "shuffled margins"))
     out = {}
     for q, rows in answers.groupby("question_id", sort=False):
-        x = rows.pivot(index="draft", columns="item", values="correct").to_numpy(float)     # (n_rationales, n_items)
-        s = rng.permuted(np.tile(x, (repeats, 1, 1)), axis=1).mean(2)                       # (repeats, n_rationales)
+        x = rows.pivot(index="draft", columns="item", values="correct").to_numpy(
+            float
+        )  # (n_rationales, n_items)
+        s = rng.permuted(np.tile(x, (repeats, 1, 1)), axis=1).mean(2)  # (repeats, n_rationales)
         out[q] = s.max(1) - s.min(1)
     return pd.DataFrame(out)
 
 # %% ../nbs/02_prefer.ipynb #b333a9ba
 def same_pick(
-    s:np.ndarray, # (n_rationales,) scores on one set; the highest is picked, ties at random
-    t:np.ndarray, # (n_rationales,) scores of the same rationales on another set
-)->tuple[float,bool,bool]: # probability of the same pick, whether it is possible, whether neither side is tied
+    s: np.ndarray,  # (n_rationales,) scores on one set; the highest is picked, ties at random
+    t: np.ndarray,  # (n_rationales,) scores of the same rationales on another set
+) -> tuple[
+    float, bool, bool
+]:  # probability of the same pick, whether it is possible, whether neither side is tied
     "How surely two sets of items pick the same rationale."
     B, B_ = np.isclose(s, s.max()), np.isclose(t, t.max())
     both = (B & B_).sum()
-    return both/(B.sum()*B_.sum()), bool(both), B.sum() == B_.sum() == 1
+    return both / (B.sum() * B_.sum()), bool(both), B.sum() == B_.sum() == 1
 
 # %% ../nbs/02_prefer.ipynb #888d7e4e
-PAPER_AGREEMENT = {"best": .933, "worst": .867}   # Appendix E
+PAPER_AGREEMENT = {"best": 0.933, "worst": 0.867}  # Appendix E
+
 
 def agreement(
-    answers_pref:pd.DataFrame, # answers over the preference set
-    answers_val:pd.DataFrame, # answers of the same drafts over the validation set
-)->pd.DataFrame: # a row each for best and worst: n, share, lo, hi, possible, n_untied, untied, chance, paper
+    answers_pref: pd.DataFrame,  # answers over the preference set
+    answers_val: pd.DataFrame,  # answers of the same drafts over the validation set
+) -> (
+    pd.DataFrame
+):  # a row each for best and worst: n, share, lo, hi, possible, n_untied, untied, chance, paper
     "How often D_pref and D_val name the same best and the same worst rationale of a question (Appendix E)."
     s, t = (a.groupby("draft", sort=False).correct.mean() for a in (answers_pref, answers_val))
     question = answers_val.groupby("draft", sort=False).question_id.first()
     common = s.index.intersection(t.index)
-    if common.empty: raise ValueError("no draft was tested on both sets: show some scored drafts with the validation items first.")
+    if common.empty:
+        raise ValueError(
+            "no draft was tested on both sets: show some scored drafts with the validation items first."
+        )
     members = common.groupby(question[common]).values()
-    chance = np.mean([1/len(d) for d in members])
-    return pd.DataFrame([_agreement_row(end, [same_pick(sign*s[d].to_numpy(), sign*t[d].to_numpy()) for d in members], chance)
-                         for end, sign in (("best", 1), ("worst", -1))])
+    chance = np.mean([1 / len(d) for d in members])
+    return pd.DataFrame(
+        [
+            _agreement_row(
+                end,
+                [same_pick(sign * s[d].to_numpy(), sign * t[d].to_numpy()) for d in members],
+                chance,
+            )
+            for end, sign in (("best", 1), ("worst", -1))
+        ]
+    )
+
 
 def _agreement_row(end, picks, chance):
     share, possible, untied = map(np.array, zip(*picks))
     lo, hi = wilson(share.sum(), len(share))
-    return dict(end=end, n=len(share), share=share.mean(), lo=lo, hi=hi, possible=possible.mean(), n_untied=int(untied.sum()),
-                untied=share[untied].mean() if untied.any() else np.nan, chance=chance, paper=PAPER_AGREEMENT[end])
+    return dict(
+        end=end,
+        n=len(share),
+        share=share.mean(),
+        lo=lo,
+        hi=hi,
+        possible=possible.mean(),
+        n_untied=int(untied.sum()),
+        untied=share[untied].mean() if untied.any() else np.nan,
+        chance=chance,
+        paper=PAPER_AGREEMENT[end],
+    )
 
 # %% ../nbs/02_prefer.ipynb #5379b490
 def random_agreement(
-    answers_val:pd.DataFrame, # answers over the validation set
-    k:int, # items of each task to pick, at most as many as there are
-    repeats:int=200, # random picks
-    seed:int=0, # of the picks
-)->pd.DataFrame: # a row each for best and worst: n, share, lo, hi (95 % of the picks lie between), chance
+    answers_val: pd.DataFrame,  # answers over the validation set
+    k: int,  # items of each task to pick, at most as many as there are
+    repeats: int = 200,  # random picks
+    seed: int = 0,  # of the picks
+) -> (
+    pd.DataFrame
+):  # a row each for best and worst: n, share, lo, hi (95 % of the picks lie between), chance
     "Agreement of k random validation items with all of them: what the preference set has to beat."
     rng = np.random.default_rng(derive_seed(seed, "random agreement"))
     items = {t: rows.unique() for t, rows in answers_val.groupby("task").item}
     short = {t: len(i) for t, i in items.items() if len(i) < k}
-    if short: raise ValueError(f"{k} items were to be picked, but there are only {short}.")
-    picks = [np.concatenate([rng.choice(i, k, replace=False) for i in items.values()]) for _ in range(repeats)]
-    table = pd.concat([agreement(answers_val[answers_val.item.isin(p)], answers_val) for p in picks]).groupby("end")
-    return table.agg(n=("n", "first"), share=("share", "mean"), lo=("share", lambda s: s.quantile(.025)),
-                     hi=("share", lambda s: s.quantile(.975)), chance=("chance", "first")).reset_index()
+    if short:
+        raise ValueError(f"{k} items were to be picked, but there are only {short}.")
+    picks = [
+        np.concatenate([rng.choice(i, k, replace=False) for i in items.values()])
+        for _ in range(repeats)
+    ]
+    table = pd.concat(
+        [agreement(answers_val[answers_val.item.isin(p)], answers_val) for p in picks]
+    ).groupby("end")
+    return table.agg(
+        n=("n", "first"),
+        share=("share", "mean"),
+        lo=("share", lambda s: s.quantile(0.025)),
+        hi=("share", lambda s: s.quantile(0.975)),
+        chance=("chance", "first"),
+    ).reset_index()
 
 # %% ../nbs/02_prefer.ipynb #df1b747c
 def balanced_order(
-    items:pd.DataFrame, # one task's validation items: item, answer
-    prefset:pd.DataFrame, # the same items' ranks by discrimination, from `arte.irt.top_k`: item, rank
-)->pd.DataFrame: # `items`, reordered
+    items: pd.DataFrame,  # one task's validation items: item, answer
+    prefset: pd.DataFrame,  # the same items' ranks by discrimination, from `arte.irt.top_k`: item, rank
+) -> pd.DataFrame:  # `items`, reordered
     "The most discriminative items first, the gold answers in turn: every beginning of the order has its share of each answer."
     unranked = items[~items.item.isin(prefset.item)].item
-    if len(unranked): raise ValueError(f"{len(unranked)} items have no rank, the first is {unranked.iloc[0]}: give the prefset that was made of these items (arte.irt.top_k)")
+    if len(unranked):
+        raise ValueError(
+            f"{len(unranked)} items have no rank, the first is {unranked.iloc[0]}: give the prefset that was made of these items (arte.irt.top_k)"
+        )
     rank = items.item.map(prefset.set_index("item")["rank"])
     of_answer = rank.groupby(items.answer)
-    turn = (of_answer.rank(method="first") - .5)/of_answer.transform("size")     # 0–1, through an answer's own items
-    return items.assign(turn=turn, rank=rank).sort_values(["turn", "rank"], ignore_index=True)[items.columns]
+    turn = (of_answer.rank(method="first") - 0.5) / of_answer.transform(
+        "size"
+    )  # 0–1, through an answer's own items
+    return items.assign(turn=turn, rank=rank).sort_values(["turn", "rank"], ignore_index=True)[
+        items.columns
+    ]
 
 # %% ../nbs/02_prefer.ipynb #75f881e2
 def balanced_prefset(
-    items:pd.DataFrame, # one task's validation items: item, answer
-    prefset:pd.DataFrame, # of these items, from `arte.irt.top_k`
-)->pd.DataFrame: # `prefset` with as many items chosen as before, others
+    items: pd.DataFrame,  # one task's validation items: item, answer
+    prefset: pd.DataFrame,  # of these items, from `arte.irt.top_k`
+) -> pd.DataFrame:  # `prefset` with as many items chosen as before, others
     "The preference set with the gold answers in turn: recipe.irt.balance."
-    first = balanced_order(items, prefset).item[:prefset.chosen.sum()]
+    first = balanced_order(items, prefset).item[: prefset.chosen.sum()]
     return prefset.assign(chosen=prefset.item.isin(first))
 
 # %% ../nbs/02_prefer.ipynb #30c5a4b5
@@ -202,92 +287,149 @@ def _prior(right, asked, hint):
     "Beta prior of each draft's share of right answers: mean logit⁻¹(m + c·hint) and weight w, the three most probable given all counts."
     from scipy.optimize import minimize
     from scipy.special import betaln, expit
-    def ab(z): return expit(z[0] + z[2]*hint)*np.exp(z[1]), expit(-z[0] - z[2]*hint)*np.exp(z[1])
+
+    def ab(z):
+        return expit(z[0] + z[2] * hint) * np.exp(z[1]), expit(-z[0] - z[2] * hint) * np.exp(z[1])
+
     def loss(z):
         a, b = ab(z)
-        return (betaln(a, b) - betaln(a + right, b + asked - right)).sum() + z[0]**2/8 + (z[1] - 1)**2/8 + z[2]**2/2     # weak normal priors
-    return ab(minimize(loss, [0., 1., 0.], method="L-BFGS-B").x)
+        return (
+            (betaln(a, b) - betaln(a + right, b + asked - right)).sum()
+            + z[0] ** 2 / 8
+            + (z[1] - 1) ** 2 / 8
+            + z[2] ** 2 / 2
+        )  # weak normal priors
+
+    return ab(minimize(loss, [0.0, 1.0, 0.0], method="L-BFGS-B").x)
+
 
 def score_chances(
-    right:np.ndarray, # (n_drafts,) right answers so far, of one task's drafts
-    asked:np.ndarray, # (n_drafts,) answers so far
-    n:int, # validation items of the task
-    hint:np.ndarray|None=None, # (n_drafts,) what is known about the drafts beforehand, on any scale
-)->np.ndarray: # (n_drafts, n + 1) probability of 0 … n right answers over all items
+    right: np.ndarray,  # (n_drafts,) right answers so far, of one task's drafts
+    asked: np.ndarray,  # (n_drafts,) answers so far
+    n: int,  # validation items of the task
+    hint: np.ndarray
+    | None = None,  # (n_drafts,) what is known about the drafts beforehand, on any scale
+) -> np.ndarray:  # (n_drafts, n + 1) probability of 0 … n right answers over all items
     "What the scores over all items may still become."
     from scipy.stats import betabinom
-    h = np.zeros(len(right)) if hint is None else (hint - np.mean(hint))/(np.std(hint) or 1)
+
+    h = np.zeros(len(right)) if hint is None else (hint - np.mean(hint)) / (np.std(hint) or 1)
     a, b = _prior(right, asked, h)
-    return betabinom.pmf(np.arange(n + 1) - right[:, None], (n - asked)[:, None], (a + right)[:, None], (b + asked - right)[:, None])
+    return betabinom.pmf(
+        np.arange(n + 1) - right[:, None],
+        (n - asked)[:, None],
+        (a + right)[:, None],
+        (b + asked - right)[:, None],
+    )
+
 
 def chance_of_best(
-    chances:np.ndarray, # (n_rationales, n + 1) from `score_chances`, one question's
-)->np.ndarray: # (n_rationales,) 0–1; they sum to more than 1 where ties are likely
+    chances: np.ndarray,  # (n_rationales, n + 1) from `score_chances`, one question's
+) -> np.ndarray:  # (n_rationales,) 0–1; they sum to more than 1 where ties are likely
     "Probability that no other rationale will have a higher score."
     below = chances.cumsum(1)
-    return np.array([(p*np.delete(below, r, 0).prod(0)).sum() for r, p in enumerate(chances)])
+    return np.array([(p * np.delete(below, r, 0).prod(0)).sum() for r, p in enumerate(chances)])
+
 
 def undecided(
-    chances:np.ndarray, # (n_rationales, n + 1) from `score_chances`, one question's
-    error:float, # 0–1, chance that may remain that the best, and that the worst, is another one
-)->np.ndarray: # (n_rationales,) bool
+    chances: np.ndarray,  # (n_rationales, n + 1) from `score_chances`, one question's
+    error: float,  # 0–1, chance that may remain that the best, and that the worst, is another one
+) -> np.ndarray:  # (n_rationales,) bool
     "The rationales to ask on: all that may be best until one is surely enough, and the same for worst."
     out = np.zeros(len(chances), bool)
     for p in (chance_of_best(chances), chance_of_best(chances[:, ::-1])):
-        if p.max() < 1 - error: out |= p > error/len(p)     # those dropped: together at most `error`
+        if p.max() < 1 - error:
+            out |= p > error / len(p)  # those dropped: together at most `error`
     return out
 
 # %% ../nbs/02_prefer.ipynb #2319a7bf
 def _counts(drafts, answers):
     "Right answers, answers and parse failures of each draft, in the order of `drafts`."
     g = answers.groupby("draft")
-    return [x.reindex(drafts.draft).to_numpy() for x in (g.correct.sum(), g.correct.size(), g.correct.size() - g.parsed.count())]
+    return [
+        x.reindex(drafts.draft).to_numpy()
+        for x in (g.correct.sum(), g.correct.size(), g.correct.size() - g.parsed.count())
+    ]
+
 
 def eliminate(
-    ask, # (pairs of rows of `drafts` and `items`) → their answers, a table as from `answer_one_shot`
-    drafts:pd.DataFrame, # of one task: draft, question_id, task, technique, question, rationale
-    items:pd.DataFrame, # of the task, in the order in which to ask them (`balanced_order`)
-    error:float=.2, # 0–1, chance that may remain that the best, and that the worst, of a question is another one
-    step:int=4, # items a round
-    hint:np.ndarray|None=None, # (n_drafts,) as in `score_chances`
-)->pd.DataFrame: # answers; the fewer items, the earlier a draft was out
+    ask,  # (pairs of rows of `drafts` and `items`) → their answers, a table as from `answer_one_shot`
+    drafts: pd.DataFrame,  # of one task: draft, question_id, task, technique, question, rationale
+    items: pd.DataFrame,  # of the task, in the order in which to ask them (`balanced_order`)
+    error: float = 0.2,  # 0–1, chance that may remain that the best, and that the worst, of a question is another one
+    step: int = 4,  # items a round
+    hint: np.ndarray | None = None,  # (n_drafts,) as in `score_chances`
+) -> pd.DataFrame:  # answers; the fewer items, the earlier a draft was out
     "Sequential elimination: asks, round by round, only with drafts that may still be the best or the worst of their question."
-    if not 0 <= error < 1: raise ValueError(f"error = {error}, but it is a probability: choose 0 (certainty) or more, and less than 1")
+    if not 0 <= error < 1:
+        raise ValueError(
+            f"error = {error}, but it is a probability: choose 0 (certainty) or more, and less than 1"
+        )
     rows, live, questions = [], np.ones(len(drafts), bool), pd.factorize(drafts.question_id)[0]
     for at in range(0, len(items), step):
-        rows.append(ask([(d, i) for d in drafts[live].itertuples() for i in items[at:at + step].itertuples()]))
+        rows.append(
+            ask(
+                [
+                    (d, i)
+                    for d in drafts[live].itertuples()
+                    for i in items[at : at + step].itertuples()
+                ]
+            )
+        )
         right, asked, _ = _counts(drafts, pd.concat(rows))
         chances = score_chances(right, asked, len(items), hint)
-        for q in np.unique(questions[live]): live[questions == q] &= undecided(chances[questions == q], error)
-        if not live.any(): break
+        for q in np.unique(questions[live]):
+            live[questions == q] &= undecided(chances[questions == q], error)
+        if not live.any():
+            break
     return pd.concat(rows, ignore_index=True)
 
+
 def expected_scores(
-    drafts:pd.DataFrame, # of one task, all of them
-    answers:pd.DataFrame, # from `eliminate`
-    n:int, # validation items of the task
-    hint:np.ndarray|None=None, # (n_drafts,) as in `score_chances`
-)->pd.DataFrame: # scores, in the form of `preference_scores`; `se` is what is not known yet, 0 where all items were asked
+    drafts: pd.DataFrame,  # of one task, all of them
+    answers: pd.DataFrame,  # from `eliminate`
+    n: int,  # validation items of the task
+    hint: np.ndarray | None = None,  # (n_drafts,) as in `score_chances`
+) -> pd.DataFrame:  # scores, in the form of `preference_scores`; `se` is what is not known yet, 0 where all items were asked
     "Expected scores over all items (Eq. 1, 2), of drafts that were tested on different numbers of them."
     right, asked, failures = _counts(drafts, answers)
-    chances, share = score_chances(right, asked, n, hint), np.arange(n + 1)/n
-    s = chances@share
-    r = drafts[["question_id", "task", "technique"]].assign(level="rationale", id=drafts.draft, s=s, var=chances@share**2 - s**2, n=asked, failures=failures)
+    chances, share = score_chances(right, asked, n, hint), np.arange(n + 1) / n
+    s = chances @ share
+    r = drafts[["question_id", "task", "technique"]].assign(
+        level="rationale",
+        id=drafts.draft,
+        s=s,
+        var=chances @ share**2 - s**2,
+        n=asked,
+        failures=failures,
+    )
     g = r.groupby("question_id", sort=False)
-    q = g.agg(task=("task", "first"), s=("s", "mean"), var=("var", lambda v: v.sum()/len(v)**2), n=("n", "sum"), failures=("failures", "sum")).reset_index()
-    table = pd.concat([r, q.assign(level="question", id=q.question_id, technique="")], ignore_index=True)
-    return table.assign(se=table["var"].clip(0)**.5)[["level", "id", "question_id", "task", "technique", "s", "se", "n", "failures"]]
+    q = g.agg(
+        task=("task", "first"),
+        s=("s", "mean"),
+        var=("var", lambda v: v.sum() / len(v) ** 2),
+        n=("n", "sum"),
+        failures=("failures", "sum"),
+    ).reset_index()
+    table = pd.concat(
+        [r, q.assign(level="question", id=q.question_id, technique="")], ignore_index=True
+    )
+    return table.assign(se=table["var"].clip(0) ** 0.5)[
+        ["level", "id", "question_id", "task", "technique", "s", "se", "n", "failures"]
+    ]
 
 # %% ../nbs/02_prefer.ipynb #de4329e2
 def answer_by_elimination(
-    engine, # the student: anything with `generate`
-    drafts:pd.DataFrame, # draft, question_id, task, technique, question, rationale
-    items:pd.DataFrame, # validation items: item, task, question, answer, kind
-    prefset:pd.DataFrame, # from `arte.irt.top_k`, of all these items: item, rank
-    tasks:dict, # name → `Task`
-    max_tokens:int=256, # recipe.prefer.max_tokens; the paper gives none
-    error:float=.2, # recipe.prefer.error
-)->tuple[pd.DataFrame,pd.DataFrame]: # answers, as from `answer_one_shot`; scores, as from `preference_scores`
+    engine,  # the student: anything with `generate`
+    drafts: pd.DataFrame,  # draft, question_id, task, technique, question, rationale
+    items: pd.DataFrame,  # validation items: item, task, question, answer, kind
+    prefset: pd.DataFrame,  # from `arte.irt.top_k`, of all these items: item, rank
+    tasks: dict,  # name → `Task`
+    max_tokens: int = 256,  # recipe.prefer.max_tokens; the paper gives none
+    error: float = 0.2,  # recipe.prefer.error
+) -> tuple[
+    pd.DataFrame, pd.DataFrame
+]:  # answers, as from `answer_one_shot`; scores, as from `preference_scores`
     "The student's answers that it takes to know the best and the worst rationale of every question, task by task, and the scores they give."
     ask, parts = partial(_answers, engine, tasks=tasks, max_tokens=max_tokens, subset="val"), []
     for task, rows in drafts.groupby("task", sort=False):
@@ -298,27 +440,33 @@ def answer_by_elimination(
 
 # %% ../nbs/02_prefer.ipynb #414c72dd
 def count_words(
-    text:str, # a rationale
-)->int: # pieces between blanks, as Figure 2 counts
+    text: str,  # a rationale
+) -> int:  # pieces between blanks, as Figure 2 counts
     "Number of words."
     return len(text.split())
 
+
 def rank_correlation(
-    x:np.ndarray, # (n,)
-    y:np.ndarray, # (n,)
-    groups:np.ndarray, # (n,) what belongs together: the bootstrap draws whole groups
-    n_boot:int=1000, # bootstrap draws
-    level:float=.95, # of the interval
-    seed:int=0, # of the bootstrap
-)->tuple[float,float,float]: # rho, lo, hi; nan when x or y is constant
+    x: np.ndarray,  # (n,)
+    y: np.ndarray,  # (n,)
+    groups: np.ndarray,  # (n,) what belongs together: the bootstrap draws whole groups
+    n_boot: int = 1000,  # bootstrap draws
+    level: float = 0.95,  # of the interval
+    seed: int = 0,  # of the bootstrap
+) -> tuple[float, float, float]:  # rho, lo, hi; nan when x or y is constant
     "Spearman's rank correlation with a bootstrap interval over groups."
     members = [np.flatnonzero(groups == g) for g in pd.unique(groups)]
     rng = np.random.default_rng(derive_seed(seed, "rank correlation"))
-    draws = [np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))]) for _ in range(n_boot)]
+    draws = [
+        np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
+        for _ in range(n_boot)
+    ]
     rho, drawn = _spearman(x, y), [_spearman(x[d], y[d]) for d in draws]
-    if np.isnan(rho): return rho, rho, rho
-    lo, hi = np.nanquantile([*drawn, rho], [(1-level)/2, (1+level)/2])
+    if np.isnan(rho):
+        return rho, rho, rho
+    lo, hi = np.nanquantile([*drawn, rho], [(1 - level) / 2, (1 + level) / 2])
     return rho, lo, hi
+
 
 def _spearman(x, y):
     x, y = pd.Series(x).rank().to_numpy(), pd.Series(y).rank().to_numpy()
@@ -326,60 +474,124 @@ def _spearman(x, y):
 
 # %% ../nbs/02_prefer.ipynb #0a1ed9f6
 def word_bins(
-    words:np.ndarray, # (n_drafts,) number of words
-    s:np.ndarray, # (n_drafts,) scores, 0–1
-    bins:int=5, # bins of equally many drafts; fewer where word counts repeat
-)->pd.DataFrame: # a row per bin: words and s (means), se (of the mean of s), n
+    words: np.ndarray,  # (n_drafts,) number of words
+    s: np.ndarray,  # (n_drafts,) scores, 0–1
+    bins: int = 5,  # bins of equally many drafts; fewer where word counts repeat
+) -> pd.DataFrame:  # a row per bin: words and s (means), se (of the mean of s), n
     "Mean score in bins of equally many drafts."
     table = pd.DataFrame(dict(words=words, s=s))
     cut = pd.qcut(table.words, min(bins, table.words.nunique()), duplicates="drop")
     g = table.groupby(cut, observed=True)
-    se = g.s.std(ddof=0)/g.size()**.5
-    return pd.DataFrame(dict(words=g.words.mean(), s=g.s.mean(), se=se, n=g.size())).reset_index(drop=True)
+    se = g.s.std(ddof=0) / g.size() ** 0.5
+    return pd.DataFrame(dict(words=g.words.mean(), s=g.s.mean(), se=se, n=g.size())).reset_index(
+        drop=True
+    )
+
 
 def plot_words(
-    drafts:pd.DataFrame, # draft, question_id, task, technique, rationale
-    scores:pd.DataFrame, # from `preference_scores`
-    n_boot:int=1000, # bootstrap draws of the interval
-): # a matplotlib figure, one panel per task
+    drafts: pd.DataFrame,  # draft, question_id, task, technique, rationale
+    scores: pd.DataFrame,  # from `preference_scores`
+    n_boot: int = 1000,  # bootstrap draws of the interval
+):  # a matplotlib figure, one panel per task
     "Words of a rationale against its score, per task, in the manner of Figure 2."
     import matplotlib.pyplot as plt
-    table = drafts.merge(scores[scores.level == "rationale"][["id", "s"]], left_on="draft", right_on="id")
+
+    table = drafts.merge(
+        scores[scores.level == "rationale"][["id", "s"]], left_on="draft", right_on="id"
+    )
     table = table.assign(words=table.rationale.map(count_words))
     names = table.task.unique()
-    size = (max(5, 3.6*len(names)), 3.4)
-    fig, axes = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False, layout="constrained")
-    for ax, name in zip(axes[0], names): _words_panel(ax, name, table[table.task == name], n_boot)
+    size = (max(5, 3.6 * len(names)), 3.4)
+    fig, axes = plt.subplots(
+        1, len(names), figsize=size, sharey=True, squeeze=False, layout="constrained"
+    )
+    for ax, name in zip(axes[0], names):
+        _words_panel(ax, name, table[table.task == name], n_boot)
     axes[0, 0].set(ylabel="one-shot accuracy (%)", ylim=(-4, 104))
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
+    fig.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8
+    )
     return fig
+
 
 def _words_panel(ax, name, t, n_boot):
     colours = technique_colours(t.technique)
     for technique, rows in t.groupby("technique", sort=False):
-        ax.plot(rows.words, 100*rows.s, ".", color=colours[technique], markersize=9, alpha=.7, label=technique)
+        ax.plot(
+            rows.words,
+            100 * rows.s,
+            ".",
+            color=colours[technique],
+            markersize=9,
+            alpha=0.7,
+            label=technique,
+        )
     b = word_bins(t.words.to_numpy(), t.s.to_numpy())
-    ax.errorbar(b.words, 100*b.s, yerr=100*b.se, color="black", marker="s", markersize=4, capsize=2, label="mean of a bin")
-    rho, lo, hi = rank_correlation(t.words.to_numpy(), t.s.to_numpy(), t.question_id.to_numpy(), n_boot)
+    ax.errorbar(
+        b.words,
+        100 * b.s,
+        yerr=100 * b.se,
+        color="black",
+        marker="s",
+        markersize=4,
+        capsize=2,
+        label="mean of a bin",
+    )
+    rho, lo, hi = rank_correlation(
+        t.words.to_numpy(), t.s.to_numpy(), t.question_id.to_numpy(), n_boot
+    )
     known = "all scores equal" if np.isnan(rho) else f"ρ = {rho:.2f} [{lo:.2f}, {hi:.2f}]"
     title = f"{name.replace('_', ' ')}\nn = {len(t)}, {known}"
     ax.set(title=title, xlabel="words of the rationale")
 
 # %% ../nbs/02_prefer.ipynb #337aa344
 def plot_scores(
-    scores:pd.DataFrame, # from `preference_scores`
-): # a matplotlib figure, one panel per task
+    scores: pd.DataFrame,  # from `preference_scores`
+):  # a matplotlib figure, one panel per task
     "Scores of all rationales by task and technique: a dot each, and their mean with two standard errors."
     import matplotlib.pyplot as plt
+
     r = scores[scores.level == "rationale"]
-    tasks, names, colours = r.task.unique(), list(r.technique.unique()), technique_colours(r.technique)
-    fig, axes = plt.subplots(1, len(tasks), figsize=(max(5, 3*len(tasks)), 1.3 + .4*len(names)), sharex=True, sharey=True, squeeze=False, layout="constrained")
+    tasks, names, colours = (
+        r.task.unique(),
+        list(r.technique.unique()),
+        technique_colours(r.technique),
+    )
+    fig, axes = plt.subplots(
+        1,
+        len(tasks),
+        figsize=(max(5, 3 * len(tasks)), 1.3 + 0.4 * len(names)),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
     for ax, task in zip(axes[0], tasks):
         for y, name in enumerate(names):
-            s = 100*np.sort(r[(r.task == task) & (r.technique == name)].s)
-            ax.plot(s, y + np.linspace(.15, -.15, len(s)), ".", color=colours[name], markersize=9, alpha=.7)
-            ax.errorbar(s.mean(), y + .32, xerr=2*s.std()/len(s)**.5, color="black", marker="D", markersize=4, capsize=2)
-        ax.set(title=f"{task.replace('_', ' ')}\nn = {(r.task == task).sum()} rationales", xlabel="score ŝ_r (%)", yticks=range(len(names)), yticklabels=names)
-        ax.grid(axis="x", alpha=.3)
+            s = 100 * np.sort(r[(r.task == task) & (r.technique == name)].s)
+            ax.plot(
+                s,
+                y + np.linspace(0.15, -0.15, len(s)),
+                ".",
+                color=colours[name],
+                markersize=9,
+                alpha=0.7,
+            )
+            ax.errorbar(
+                s.mean(),
+                y + 0.32,
+                xerr=2 * s.std() / len(s) ** 0.5,
+                color="black",
+                marker="D",
+                markersize=4,
+                capsize=2,
+            )
+        ax.set(
+            title=f"{task.replace('_', ' ')}\nn = {(r.task == task).sum()} rationales",
+            xlabel="score ŝ_r (%)",
+            yticks=range(len(names)),
+            yticklabels=names,
+        )
+        ax.grid(axis="x", alpha=0.3)
     axes[0, 0].invert_yaxis()
     return fig

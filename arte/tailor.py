@@ -18,14 +18,14 @@ from .elicit import draw_questions, rouge_l
 
 # %% ../nbs/05_tailor.ipynb #72eb6cba
 def tailored_questions(
-    engine, # the aligned teacher
-    task, # `Task`
-    seeds:list, # `Item`s of the pool from which each prompt's three seeds are drawn
-    elicit, # the recipe's section `elicit`: number of questions, tokens, near-duplicate threshold
-    tailor, # the recipe's section `tailor`: temperature and budget
-    seed:int=0, # the recipe's seed, as for the drafts: it draws the groups of seeds, and the prompts must be those of the pairs
-    exclude=(), # texts of validation and test questions, which may not be drawn
-)->tuple[pd.DataFrame,pd.DataFrame]: # questions, aside
+    engine,  # the aligned teacher
+    task,  # `Task`
+    seeds: list,  # `Item`s of the pool from which each prompt's three seeds are drawn
+    elicit,  # the recipe's section `elicit`: number of questions, tokens, near-duplicate threshold
+    tailor,  # the recipe's section `tailor`: temperature and budget
+    seed: int = 0,  # the recipe's seed, as for the drafts: it draws the groups of seeds, and the prompts must be those of the pairs
+    exclude=(),  # texts of validation and test questions, which may not be drawn
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # questions, aside
     "Distinct questions of the aligned teacher, by the one-question prompt it was aligned on (App. F)."
     settings = replace(elicit, temperature=tailor.question_temperature, budget=tailor.budget)
     questions, aside = draw_questions(engine, task, seeds, settings, seed, exclude, per_prompt=1)
@@ -33,31 +33,37 @@ def tailored_questions(
 
 # %% ../nbs/05_tailor.ipynb #81904e52
 def original_arm(
-    drafts:pd.DataFrame, # table `drafts`
-    scores:pd.DataFrame, # table `scores`; its rows of level "rationale" are used
-    seed:int=0, # breaks ties
-)->pd.DataFrame: # the rows of `drafts` with the highest score of their question, and their `s`
+    drafts: pd.DataFrame,  # table `drafts`
+    scores: pd.DataFrame,  # table `scores`; its rows of level "rationale" are used
+    seed: int = 0,  # breaks ties
+) -> pd.DataFrame:  # the rows of `drafts` with the highest score of their question, and their `s`
     "Each draft question with the rationale the student liked best (§4.1, *Original Teacher*)."
     s = scores[scores.level == "rationale"].set_index("id").s
     missing = set(drafts.draft) - set(s.index)
-    if missing: raise ValueError(f"{len(missing)} of {len(drafts)} drafts have no score, for example {min(missing)!r}: score them with arte.prefer first, or leave them out")
-    rows = drafts.assign(s=drafts.draft.map(s), tie=[derive_seed(seed, "original_arm", d) for d in drafts.draft])
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(drafts)} drafts have no score, for example {min(missing)!r}: score them with arte.prefer first, or leave them out"
+        )
+    rows = drafts.assign(
+        s=drafts.draft.map(s), tie=[derive_seed(seed, "original_arm", d) for d in drafts.draft]
+    )
     best = rows.sort_values(["s", "tie"], ascending=False).drop_duplicates("question_id")
     return best.drop(columns="tie").sort_index().reset_index(drop=True)
 
 # %% ../nbs/05_tailor.ipynb #303c5a60
 def random_arm(
-    drafts:pd.DataFrame, # table `drafts`
-    seed:int=0, # the recipe's seed
-)->pd.DataFrame: # one row of `drafts` per question
+    drafts: pd.DataFrame,  # table `drafts`
+    seed: int = 0,  # the recipe's seed
+) -> pd.DataFrame:  # one row of `drafts` per question
     "Each draft question with one of its rationales, drawn at random (App. C, *Randomly Selected*)."
     order = pd.Series([derive_seed(seed, "random_arm", d) for d in drafts.draft], drafts.index)
     return drafts.loc[sorted(order.groupby(drafts.question_id).idxmin())].reset_index(drop=True)
 
+
 def consistent_arm(
-    drafts:pd.DataFrame, # table `drafts`
-    scores:pd.DataFrame, # table `scores`
-)->pd.DataFrame: # the rows of `drafts` of one technique per task
+    drafts: pd.DataFrame,  # table `drafts`
+    scores: pd.DataFrame,  # table `scores`
+) -> pd.DataFrame:  # the rows of `drafts` of one technique per task
     "Each draft question with its rationale by the technique that the student likes best in the task (App. C, *Task Consistent*)."
     s = scores[scores.level == "rationale"].set_index("id").s
     mean = drafts.assign(s=drafts.draft.map(s)).groupby(["task", "technique"], sort=False).s.mean()
@@ -66,93 +72,156 @@ def consistent_arm(
 
 # %% ../nbs/05_tailor.ipynb #fe560c37
 def make_examples(
-    arm:str, # its name: "original", "rationale", "question", "arte", "random" or "consistent"
-    rows:pd.DataFrame, # columns question_id, task, question, rationale
-    tasks:dict, # task's name → `Task`
-)->pd.DataFrame: # table `examples`: example, arm, task, prompt, completion, question_id
+    arm: str,  # its name: "original", "rationale", "question", "arte", "random" or "consistent"
+    rows: pd.DataFrame,  # columns question_id, task, question, rationale
+    tasks: dict,  # task's name → `Task`
+) -> pd.DataFrame:  # table `examples`: example, arm, task, prompt, completion, question_id
     "The student's training examples of one arm: zero-shot prompt and rationale."
-    return pd.DataFrame(dict(
-        example=[f"{arm}-{q}" for q in rows.question_id], arm=arm, task=list(rows.task),
-        prompt=[student_prompt(tasks[t], [], q) for t, q in zip(rows.task, rows.question)],
-        completion=[" " + r.strip() for r in rows.rationale], question_id=list(rows.question_id)))
+    return pd.DataFrame(
+        dict(
+            example=[f"{arm}-{q}" for q in rows.question_id],
+            arm=arm,
+            task=list(rows.task),
+            prompt=[student_prompt(tasks[t], [], q) for t, q in zip(rows.task, rows.question)],
+            completion=[" " + r.strip() for r in rows.rationale],
+            question_id=list(rows.question_id),
+        )
+    )
 
 # %% ../nbs/05_tailor.ipynb #7b7f7937
 def equalise(
-    examples:pd.DataFrame, # table `examples` with all arms
-    seed:int=0, # the recipe's seed
-)->pd.DataFrame: # `examples` with equally many rows per arm within each task
+    examples: pd.DataFrame,  # table `examples` with all arms
+    seed: int = 0,  # the recipe's seed
+) -> pd.DataFrame:  # `examples` with equally many rows per arm within each task
     "Cut each task's arms to the size of the smallest, by one seeded order of the questions."
     counts = examples.groupby(["task", "arm"]).size().unstack(fill_value=0)
     empty = [f"{arm} of {t}" for t, row in counts.iterrows() for arm, n in row.items() if n == 0]
-    if empty: raise ValueError(f"no example at all for {', '.join(empty)}: draw more questions (tailor.budget) or leave the task out")
+    if empty:
+        raise ValueError(
+            f"no example at all for {', '.join(empty)}: draw more questions (tailor.budget) or leave the task out"
+        )
     order = [derive_seed(seed, "equalise", str(q)) for q in examples.question_id]
     ranked = examples.assign(order=order).sort_values(["arm", "task", "order"])
     place = ranked.groupby(["arm", "task"]).cumcount()
-    return ranked[place < ranked.task.map(counts.min(axis=1))].drop(columns="order").reset_index(drop=True)
+    return (
+        ranked[place < ranked.task.map(counts.min(axis=1))]
+        .drop(columns="order")
+        .reset_index(drop=True)
+    )
 
 # %% ../nbs/05_tailor.ipynb #a7609f25
 def example_counts(
-    examples:pd.DataFrame, # table `examples`
-)->pd.DataFrame: # per arm and task: n, reach (share 0–1 with a complete `<ans>…</ans>`), words (mean)
+    examples: pd.DataFrame,  # table `examples`
+) -> (
+    pd.DataFrame
+):  # per arm and task: n, reach (share 0–1 with a complete `<ans>…</ans>`), words (mean)
     "Size, share with an answer, and mean number of words, of each arm's examples."
-    rows = examples.assign(reach=[extract_answer(c) is not None for c in examples.completion],
-                           words=examples.completion.str.split().str.len())
-    return rows.groupby(["arm", "task"]).agg(n=("reach", "size"), reach=("reach", "mean"), words=("words", "mean")).reset_index()
+    rows = examples.assign(
+        reach=[extract_answer(c) is not None for c in examples.completion],
+        words=examples.completion.str.split().str.len(),
+    )
+    return (
+        rows.groupby(["arm", "task"])
+        .agg(n=("reach", "size"), reach=("reach", "mean"), words=("words", "mean"))
+        .reset_index()
+    )
 
 # %% ../nbs/05_tailor.ipynb #4271f3ce
-LOOKED_AT = 8   # drafts of each technique; a guess needs no more, and ROUGE-L takes its time
+LOOKED_AT = 8  # drafts of each technique; a guess needs no more, and ROUGE-L takes its time
+
 
 def nearest_technique(
-    texts:list[str], # rationales of one task
-    drafts:pd.DataFrame, # of the same task: technique, rationale
-)->list[str]: # the technique of the draft most like each text
+    texts: list[str],  # rationales of one task
+    drafts: pd.DataFrame,  # of the same task: technique, rationale
+) -> list[str]:  # the technique of the draft most like each text
     "Guess by which technique rationales were written, by ROUGE-L with at most eight drafts of each."
     some = list(drafts.groupby("technique", sort=False).head(LOOKED_AT).itertuples())
     return [max(some, key=lambda d: rouge_l(text, d.rationale)).technique for text in texts]
 
+
 def technique_check(
-    drafts:pd.DataFrame, # table `drafts`
-)->float: # share of drafts whose technique is guessed right when their question is left out, 0–1
+    drafts: pd.DataFrame,  # table `drafts`
+) -> float:  # share of drafts whose technique is guessed right when their question is left out, 0–1
     "How far `nearest_technique` can be trusted."
-    right = [guess == d.technique for _, t in drafts.groupby("task") for q, rows in t.groupby("question_id")
-             for guess, d in zip(nearest_technique(rows.rationale, t[t.question_id != q]), rows.itertuples())]
-    return sum(right)/len(right)
+    right = [
+        guess == d.technique
+        for _, t in drafts.groupby("task")
+        for q, rows in t.groupby("question_id")
+        for guess, d in zip(
+            nearest_technique(rows.rationale, t[t.question_id != q]), rows.itertuples()
+        )
+    ]
+    return sum(right) / len(right)
+
 
 def manner(
-    rationales:pd.DataFrame, # phase ("before" or "after" alignment), task, rationale
-    drafts:pd.DataFrame, # table `drafts`
-)->pd.DataFrame: # a row per rationale: phase, task, words, reach (whether it has a complete `<ans>…</ans>`), like (a technique)
+    rationales: pd.DataFrame,  # phase ("before" or "after" alignment), task, rationale
+    drafts: pd.DataFrame,  # table `drafts`
+) -> pd.DataFrame:  # a row per rationale: phase, task, words, reach (whether it has a complete `<ans>…</ans>`), like (a technique)
     "How two teachers write: length, answers reached, technique resembled."
-    like = pd.concat([pd.Series(nearest_technique(r.rationale, drafts[drafts.task == t]), r.index) for t, r in rationales.groupby("task")])
-    return pd.DataFrame(dict(phase=rationales.phase, task=rationales.task, words=rationales.rationale.str.split().str.len(),
-                             reach=[extract_answer(r) is not None for r in rationales.rationale], like=like))
+    like = pd.concat(
+        [
+            pd.Series(nearest_technique(r.rationale, drafts[drafts.task == t]), r.index)
+            for t, r in rationales.groupby("task")
+        ]
+    )
+    return pd.DataFrame(
+        dict(
+            phase=rationales.phase,
+            task=rationales.task,
+            words=rationales.rationale.str.split().str.len(),
+            reach=[extract_answer(r) is not None for r in rationales.rationale],
+            like=like,
+        )
+    )
+
 
 def plot_manner(
-    table:pd.DataFrame, # from `manner`
-): # matplotlib figure
+    table: pd.DataFrame,  # from `manner`
+):  # matplotlib figure
     "Words, answers reached and technique resembled, before and after alignment."
     import matplotlib.pyplot as plt
+
     tasks, phases = list(table.task.unique()), list(PHASE_COLOURS)
-    fig, axes = plt.subplots(1, 3, figsize=(11, 1.6 + .5*len(tasks)), layout="constrained")
+    fig, axes = plt.subplots(1, 3, figsize=(11, 1.6 + 0.5 * len(tasks)), layout="constrained")
     for i, task, phase in [(i, t, p) for i, t in enumerate(tasks) for p in phases]:
         g = table[(table.task == task) & (table.phase == phase)]
-        y, colour, n = i + .3*phases.index(phase), PHASE_COLOURS[phase], len(g)
+        y, colour, n = i + 0.3 * phases.index(phase), PHASE_COLOURS[phase], len(g)
         lo, hi = wilson(g.reach.sum(), n)
-        axes[0].errorbar(g.words.mean(), y, xerr=2*g.words.std(ddof=0)/n**.5, fmt="o", color=colour, capsize=2)
-        axes[1].plot([100*lo, 100*hi], [y, y], color=colour)
-        axes[1].plot(100*g.reach.mean(), y, "o", color=colour, label=phase if task == tasks[0] else None)
-    for ax, xlabel in zip(axes, ("words of a rationale (mean ± 2 s.e.)", "rationales that reach an answer (%)")):
-        ax.set(xlabel=xlabel, ylim=(len(tasks) - .4, -.3), yticks=[i + .15 for i in range(len(tasks))], yticklabels=[t.replace("_", " ") for t in tasks] if ax is axes[0] else [])
+        axes[0].errorbar(
+            g.words.mean(),
+            y,
+            xerr=2 * g.words.std(ddof=0) / n**0.5,
+            fmt="o",
+            color=colour,
+            capsize=2,
+        )
+        axes[1].plot([100 * lo, 100 * hi], [y, y], color=colour)
+        axes[1].plot(
+            100 * g.reach.mean(), y, "o", color=colour, label=phase if task == tasks[0] else None
+        )
+    for ax, xlabel in zip(
+        axes, ("words of a rationale (mean ± 2 s.e.)", "rationales that reach an answer (%)")
+    ):
+        ax.set(
+            xlabel=xlabel,
+            ylim=(len(tasks) - 0.4, -0.3),
+            yticks=[i + 0.15 for i in range(len(tasks))],
+            yticklabels=[t.replace("_", " ") for t in tasks] if ax is axes[0] else [],
+        )
     _technique_bars(axes[2], table, phases)
-    axes[0].set_title("Length"); axes[1].set_title("Answers"); axes[2].set_title("Technique it resembles")
+    axes[0].set_title("Length")
+    axes[1].set_title("Answers")
+    axes[2].set_title("Technique it resembles")
     axes[1].legend(frameon=False, fontsize=8, title="teacher", loc="best")
     return fig
 
+
 def _technique_bars(ax, table, phases):
-    shares = 100*pd.crosstab(table.phase, table.like, normalize="index").reindex(phases)
+    shares = 100 * pd.crosstab(table.phase, table.like, normalize="index").reindex(phases)
     colours, left = technique_colours(shares.columns), 0
     for name in sorted(shares, key=list(colours).index):
         ax.barh(phases, shares[name], left=left, color=colours[name], edgecolor="white", label=name)
         left = left + shares[name]
-    ax.set(xlabel="share of the rationales (%)", ylim=(1.9, -.6))
+    ax.set(xlabel="share of the rationales (%)", ylim=(1.9, -0.6))
     ax.legend(frameon=False, fontsize=8, ncols=2, loc="lower center")

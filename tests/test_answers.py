@@ -1,20 +1,76 @@
 """Random and hostile text through arte.core.answers, and the gold answers of BBH where they are at hand."""
-import re, signal
+
+import re
+import signal
 from contextlib import contextmanager
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from arte.core.answers import (STOP, Tagged, _pieces, cut_answer, extract_answer, grade, normalise, options,
-                               parse_questions, tag_question)
+from arte.core.answers import (
+    STOP,
+    Tagged,
+    _pieces,
+    cut_answer,
+    extract_answer,
+    grade,
+    normalise,
+    options,
+    parse_questions,
+    tag_question,
+)
 from arte.core.tasks import bbh_source, builtin_tasks, load_bbh, load_exemplars
 
 KINDS = ("option", "yesno", "truefalse", "valid", "integer", "number", "brackets", "words", "text")
-SCRAPS = ["<ans>", "</ans>", "<input>", "<input/>", "</input>", "<target>", "<target/>", "</target>", "<question_1>", "</question_1>",
-          "<question_x>", "<QUESTION_2 >", "<question_", "<", ">", "/", "\n", " ", "\nQuestion:", "Options:", "\n(A) one", " (B) two",
-          "yes", "no", "True", "invalid", "(A)", "B.", "7", "-", ",", "=", "or", "seven", "the answer is ", "\0", "\u2028", "İ", "٣", "𝟕", "²"]
+SCRAPS = [
+    "<ans>",
+    "</ans>",
+    "<input>",
+    "<input/>",
+    "</input>",
+    "<target>",
+    "<target/>",
+    "</target>",
+    "<question_1>",
+    "</question_1>",
+    "<question_x>",
+    "<QUESTION_2 >",
+    "<question_",
+    "<",
+    ">",
+    "/",
+    "\n",
+    " ",
+    "\nQuestion:",
+    "Options:",
+    "\n(A) one",
+    " (B) two",
+    "yes",
+    "no",
+    "True",
+    "invalid",
+    "(A)",
+    "B.",
+    "7",
+    "-",
+    ",",
+    "=",
+    "or",
+    "seven",
+    "the answer is ",
+    "\0",
+    "\u2028",
+    "İ",
+    "٣",
+    "𝟕",
+    "²",
+]
 soup = st.lists(st.one_of(st.sampled_from(SCRAPS), st.text(max_size=5)), max_size=40).map("".join)
-plain = st.text(max_size=60).map(str.strip).filter(lambda s: s and not re.search(r"</?(question_|input|target|ans)", s, re.I))
+plain = (
+    st.text(max_size=60)
+    .map(str.strip)
+    .filter(lambda s: s and not re.search(r"</?(question_|input|target|ans)", s, re.I))
+)
 
 
 @settings(max_examples=400, deadline=None)
@@ -25,7 +81,9 @@ def test_nothing_raises(text, gold, kind, question):
     assert normalise(text, kind) is None or normalise(text, kind)
     options(text)
     tagged, left = parse_questions(text)
-    assert all(o.question and o.target for o in tagged) and all(o.text.strip() and o.reason for o in left)
+    assert all(o.question and o.target for o in tagged) and all(
+        o.text.strip() and o.reason for o in left
+    )
 
 
 @settings(max_examples=400, deadline=None)
@@ -58,55 +116,111 @@ def test_last_complete_answer(before, answer, after):
 @given(soup)
 def test_cut(text):
     cut = cut_answer(text)
-    assert text.startswith(cut) and STOP[1] not in cut and cut.count(STOP[0]) <= 1 and cut_answer(cut) == cut
-    assert len(cut) == len(text) or cut.endswith(STOP[0]) or text[len(cut):].startswith(STOP[1])
+    assert (
+        text.startswith(cut)
+        and STOP[1] not in cut
+        and cut.count(STOP[0]) <= 1
+        and cut_answer(cut) == cut
+    )
+    assert len(cut) == len(text) or cut.endswith(STOP[0]) or text[len(cut) :].startswith(STOP[1])
 
 
-@given(st.integers(-10**12, 10**12))
+@given(st.integers(-(10**12), 10**12))
 def test_integers(n):
-    for s in (f"{n}", f"{n:,}", f"{n}.", f"{n}.0", f"2 * x = {n}", f"{n} things", f"**{n}**", f"{n}".replace("-", "−")):
+    for s in (
+        f"{n}",
+        f"{n:,}",
+        f"{n}.",
+        f"{n}.0",
+        f"2 * x = {n}",
+        f"{n} things",
+        f"**{n}**",
+        f"{n}".replace("-", "−"),
+    ):
         assert normalise(s, "integer") == str(n), s
 
 
 @given(st.sampled_from("ABCDEFGHIJKLMNOPQR"))
 def test_letters(c):
-    for s in (f"({c})", c, c.lower(), f"{c}.", f"{c})", f"({c}) words", f"{c}: words", f"Option {c}", f"the answer is ({c})."):
+    for s in (
+        f"({c})",
+        c,
+        c.lower(),
+        f"{c}.",
+        f"{c})",
+        f"({c}) words",
+        f"{c}: words",
+        f"Option {c}",
+        f"the answer is ({c}).",
+    ):
         assert normalise(s, "option") == f"({c})", s
 
 
 @contextmanager
 def not_hanging(seconds=60):
     "Ends with an error what would go on for minutes; seconds are enough for it on any machine."
-    def stop(*_): raise AssertionError(f"still busy after {seconds} seconds")
+
+    def stop(*_):
+        raise AssertionError(f"still busy after {seconds} seconds")
+
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(seconds)
-    try: yield
+    try:
+        yield
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.parametrize("unit", ["<", "<input>", "<question_1>", "<question_1><input>", "<question_1><input>x</input><target>y", "</target>",
-                                  "<ans>", "</ans>", "<ans></ans>", "</ans><ans>", "(A) ", "(A", "\n(A) x", "\n", " ", "Options:", "7,", "777,", "-", "\"", "[", "so the answer is "])
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "<",
+        "<input>",
+        "<question_1>",
+        "<question_1><input>",
+        "<question_1><input>x</input><target>y",
+        "</target>",
+        "<ans>",
+        "</ans>",
+        "<ans></ans>",
+        "</ans><ans>",
+        "(A) ",
+        "(A",
+        "\n(A) x",
+        "\n",
+        " ",
+        "Options:",
+        "7,",
+        "777,",
+        "-",
+        '"',
+        "[",
+        "so the answer is ",
+    ],
+)
 def test_long_noise(unit):
     "A hundred thousand characters that open what they don't close: an expression that tries all ways would take hours."
     noise = unit * (100_000 // len(unit))
     with not_hanging():
         parse_questions(noise)
         cut_answer(noise)
-        for kind in KINDS: grade(f"<ans>{noise}</ans>", noise, kind, "Options:\n(A) one\n(B) two")
+        for kind in KINDS:
+            grade(f"<ans>{noise}</ans>", noise, kind, "Options:\n(A) one\n(B) two")
         options(noise)
 
 
 def test_many_unfinished_questions():
     "Work that grows with the square of their number would take half an hour."
-    with not_hanging(): parse_questions("<question_1><input>x</input> <target>" * 100_000)
+    with not_hanging():
+        parse_questions("<question_1><input>x</input> <target>" * 100_000)
 
 
 @pytest.fixture(scope="module")
 def folder():
     source = bbh_source()
-    if source in (None, "hub"): pytest.skip("needs the BBH files: set ARTE_DATA to a folder that holds them")
+    if source in (None, "hub"):
+        pytest.skip("needs the BBH files: set ARTE_DATA to a folder that holds them")
     return source
 
 
@@ -116,10 +230,14 @@ def test_bbh_gold(folder):
     for task in builtin_tasks():
         items = load_bbh(task, folder)
         for item, other in zip(items, items[1:] + items[:1]):
-            g = grade(f"So the answer is <ans>{item.answer}</ans>.", item.answer, item.kind, item.question)
+            g = grade(
+                f"So the answer is <ans>{item.answer}</ans>.", item.answer, item.kind, item.question
+            )
             assert g.correct and g.parsed, item.item
             if other.answer != item.answer:
-                assert not grade(f"<ans>{other.answer}</ans>", item.answer, item.kind, item.question).correct, item.item
+                assert not grade(
+                    f"<ans>{other.answer}</ans>", item.answer, item.kind, item.question
+                ).correct, item.item
         n += len(items)
     assert n == 6511
 
@@ -133,7 +251,8 @@ def test_bbh_option_words(folder):
             assert item.answer in found or normalise(item.answer, "option") is None, item.item
             for letter, o in found.items():
                 parsed = grade(f"<ans>{o}</ans>", "(A)", "option", item.question).parsed
-                if normalise(o, "option") is None and words.count(normalise(o, "text")) == 1: assert parsed == letter, (item.item, o)
+                if normalise(o, "option") is None and words.count(normalise(o, "text")) == 1:
+                    assert parsed == letter, (item.item, o)
 
 
 def test_bbh_questions_in_tags(folder):
@@ -147,4 +266,8 @@ def test_bbh_exemplars(folder):
     for task, t in builtin_tasks().items():
         for e in load_exemplars(task, folder):
             assert grade(cut_answer(e.rationale), e.answer, t.kind, e.question).correct, task
-            assert "Let's think" not in e.rationale and "\nA:" not in e.question and e.rationale == e.rationale.strip(), task
+            assert (
+                "Let's think" not in e.rationale
+                and "\nA:" not in e.question
+                and e.rationale == e.rationale.strip()
+            ), task

@@ -1,5 +1,8 @@
 """Benchmarks that are hard to get or have changed, and the gold answers of the real files where they are at hand."""
-import json, sys, types
+
+import json
+import sys
+import types
 from pathlib import Path
 
 import datasets
@@ -12,12 +15,30 @@ from arte.data.benchmarks import BENCHMARKS, benchmark_exemplars, benchmark_sour
 from arte.core.tasks import item_id
 
 CHOICES = dict(label=["A", "B", "C"], text=["carrot", "pear", "leek"])
-ROWS = { # a row as the hub has it, and the gold answer; where it is a letter, WORDS stand beside it
-    "piqa": (dict(goal="Loosen a screw.", sol1="Turn it right.", sol2="Turn it left.", label=1), "(B)"),
-    "csqa": (dict(id="1", question="A fruit?", question_concept="fruit", choices=CHOICES, answerKey="B"), "(B)"),
+ROWS = {  # a row as the hub has it, and the gold answer; where it is a letter, WORDS stand beside it
+    "piqa": (
+        dict(goal="Loosen a screw.", sol1="Turn it right.", sol2="Turn it left.", label=1),
+        "(B)",
+    ),
+    "csqa": (
+        dict(id="1", question="A fruit?", question_concept="fruit", choices=CHOICES, answerKey="B"),
+        "(B)",
+    ),
     "arc_easy": (dict(id="1", question="A fruit?", choices=CHOICES, answerKey="B"), "(B)"),
-    "arc_challenge": (dict(id="1", question="A fruit?", choices=dict(label=["1", "2", "3", "4"], text=["leek", "carrot", "pear", "kale"]), answerKey="3"), "(C)"),
-    "gsm8k": (dict(question="What is 2 * 620?", answer="2 * 620 = <<2*620=1240>>1240\n#### 1,240"), "1240")}
+    "arc_challenge": (
+        dict(
+            id="1",
+            question="A fruit?",
+            choices=dict(label=["1", "2", "3", "4"], text=["leek", "carrot", "pear", "kale"]),
+            answerKey="3",
+        ),
+        "(C)",
+    ),
+    "gsm8k": (
+        dict(question="What is 2 * 620?", answer="2 * 620 = <<2*620=1240>>1240\n#### 1,240"),
+        "1240",
+    ),
+}
 
 WORDS = dict(piqa="Turn it left.", csqa="pear", arc_easy="pear", arc_challenge="pear")
 
@@ -25,24 +46,27 @@ WORDS = dict(piqa="Turn it left.", csqa="pear", arc_easy="pear", arc_challenge="
 @pytest.fixture
 def nowhere(no_hub, tmp_path):
     "No folder above the temporary one either."
-    (tmp_path/"project").mkdir()
-    no_hub.chdir(tmp_path/"project")
+    (tmp_path / "project").mkdir()
+    no_hub.chdir(tmp_path / "project")
     return no_hub
 
 
 def hub(monkeypatch, rows=None, error=None):
     "A hub that gives these rows, or fails; returns what it was asked for."
     asked = []
+
     def load_dataset(*a, **k):
         asked.append((a, k))
-        if error: raise error
+        if error:
+            raise error
         return rows
+
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     return asked
 
 
 def put(folder, name, *rows):
-    file = Path(folder)/BENCHMARKS[name].file
+    file = Path(folder) / BENCHMARKS[name].file
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(r) + "\n" for r in rows))
     return file
@@ -53,7 +77,9 @@ def test_hub_rows(nowhere, name):
     row, gold = ROWS[name]
     asked = hub(nowhere, [row, row])
     task, items = load_benchmark(name, "hub")
-    assert [(o.answer, o.task, o.split, o.kind) for o in items] == [(gold, name, "test", task.kind)]   # twice the same counts once
+    assert [(o.answer, o.task, o.split, o.kind) for o in items] == [
+        (gold, name, "test", task.kind)
+    ]  # twice the same counts once
     assert asked == [(BENCHMARKS[name].hub, dict(split=BENCHMARKS[name].split))]
     assert grade(f"<ans>{gold}</ans>", gold, task.kind, items[0].question).correct
     assert options(items[0].question).get(gold) == WORDS.get(name)
@@ -63,10 +89,14 @@ def test_hub_rows(nowhere, name):
 def test_the_real_library(tmp_path, monkeypatch, name):
     "`datasets` gives the rows of a Parquet file like the hub's in the form we expect."
     row, gold = ROWS[name]
-    (tmp_path/"hub").mkdir()
-    pd.DataFrame([row]).to_parquet(tmp_path/"hub"/f"{BENCHMARKS[name].split}.parquet")
+    (tmp_path / "hub").mkdir()
+    pd.DataFrame([row]).to_parquet(tmp_path / "hub" / f"{BENCHMARKS[name].split}.parquet")
     real = datasets.load_dataset
-    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: real(str(tmp_path/"hub"), cache_dir=str(tmp_path/"cache"), **k))
+    monkeypatch.setattr(
+        datasets,
+        "load_dataset",
+        lambda *a, **k: real(str(tmp_path / "hub"), cache_dir=str(tmp_path / "cache"), **k),
+    )
     assert [o.answer for o in load_benchmark(name, "hub")[1]] == [gold]
 
 
@@ -80,48 +110,91 @@ def test_local_rows_of_the_hubs_form(nowhere, tmp_path, name):
 @pytest.mark.parametrize("name", ["csqa", "arc_easy", "arc_challenge"])
 def test_original_form(tmp_path, name):
     hubs, gold = ROWS[name]
-    nested = dict(stem=hubs["question"], choices=[dict(label=l, text=t) for l, t in zip(hubs["choices"]["label"], hubs["choices"]["text"])])
+    nested = dict(
+        stem=hubs["question"],
+        choices=[
+            dict(label=l, text=t) for l, t in zip(hubs["choices"]["label"], hubs["choices"]["text"])
+        ],
+    )
     put(tmp_path, name, dict(id="1", question=nested, answerKey=hubs["answerKey"]))
-    item, = load_benchmark(name, tmp_path)[1]
+    (item,) = load_benchmark(name, tmp_path)[1]
     put(tmp_path, name, hubs)
     assert load_benchmark(name, tmp_path)[1] == [item] and item.answer == gold
 
 
-@pytest.mark.parametrize("name, column", [(name, c) for name, (row, _) in ROWS.items() for c in row if c not in ("id", "question_concept")])
+@pytest.mark.parametrize(
+    "name, column",
+    [
+        (name, c)
+        for name, (row, _) in ROWS.items()
+        for c in row
+        if c not in ("id", "question_concept")
+    ],
+)
 def test_a_column_is_gone(nowhere, name, column):
     row = dict(ROWS[name][0])
     row["renamed"] = row.pop(column)
     hub(nowhere, [ROWS[name][0], row])
-    with pytest.raises(ValueError, match=rf"{name} from hub, row 2: expected the column '{column}', .*got only .*'renamed'.*the data set has changed"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{name} from hub, row 2: expected the column '{column}', .*got only .*'renamed'.*the data set has changed",
+    ):
         load_benchmark(name, "hub")
 
 
-@pytest.mark.parametrize("name, column, value", [("piqa", "label", 2), ("piqa", "label", "A"), ("piqa", "sol1", None), ("csqa", "choices", ["carrot", "pear"]),
-                                                 ("arc_easy", "choices", dict(label=["A"], text="carrot")), ("gsm8k", "answer", 1240)])
+@pytest.mark.parametrize(
+    "name, column, value",
+    [
+        ("piqa", "label", 2),
+        ("piqa", "label", "A"),
+        ("piqa", "sol1", None),
+        ("csqa", "choices", ["carrot", "pear"]),
+        ("arc_easy", "choices", dict(label=["A"], text="carrot")),
+        ("gsm8k", "answer", 1240),
+    ],
+)
 def test_a_column_holds_something_else(nowhere, name, column, value):
     hub(nowhere, [ROWS[name][0] | {column: value}])
-    with pytest.raises(ValueError, match=rf"{name} from hub, row 1.*expected .*in the column '.*got .*the data set has changed"): load_benchmark(name, "hub")
+    with pytest.raises(
+        ValueError,
+        match=rf"{name} from hub, row 1.*expected .*in the column '.*got .*the data set has changed",
+    ):
+        load_benchmark(name, "hub")
 
 
 def test_labels_that_no_option_has(nowhere):
     hub(nowhere, [ROWS["arc_easy"][0] | dict(answerKey="D")])
-    with pytest.raises(ValueError, match="arc_easy from hub, row 1: the answerKey 'D' is none of the options' labels A, B, C"): load_benchmark("arc_easy", "hub")
+    with pytest.raises(
+        ValueError,
+        match="arc_easy from hub, row 1: the answerKey 'D' is none of the options' labels A, B, C",
+    ):
+        load_benchmark("arc_easy", "hub")
 
 
 @pytest.mark.parametrize("answer", ["2 * 620 = 1240", "2 * 620 = 1240\n####", "#### 1240 plums"])
 def test_gsm8k_without_its_number(nowhere, answer):
     hub(nowhere, [ROWS["gsm8k"][0] | dict(answer=answer)])
-    with pytest.raises(ValueError, match="gsm8k from hub, row 1: expected an answer that ends '#### ' and a number, got"): load_benchmark("gsm8k", "hub")
+    with pytest.raises(
+        ValueError,
+        match="gsm8k from hub, row 1: expected an answer that ends '#### ' and a number, got",
+    ):
+        load_benchmark("gsm8k", "hub")
 
 
 def test_piqas_labels(tmp_path):
     row = {k: v for k, v in ROWS["piqa"][0].items() if k != "label"}
     file = put(tmp_path, "piqa", row, row | dict(goal="Tighten it."))
-    with pytest.raises(FileNotFoundError, match="valid-labels.lst does not exist"): load_benchmark("piqa", tmp_path)
+    with pytest.raises(FileNotFoundError, match="valid-labels.lst does not exist"):
+        load_benchmark("piqa", tmp_path)
     labels = file.with_name("valid-labels.lst")
-    for text, problem in [("1\n", "2 questions and valid-labels.lst 1 labels"), ("1\n0\n1\n", "2 questions and valid-labels.lst 3 labels"), ("1\n-1\n", "row 2: expected 0 or 1 in the column 'label', got '-1'")]:
+    for text, problem in [
+        ("1\n", "2 questions and valid-labels.lst 1 labels"),
+        ("1\n0\n1\n", "2 questions and valid-labels.lst 3 labels"),
+        ("1\n-1\n", "row 2: expected 0 or 1 in the column 'label', got '-1'"),
+    ]:
         labels.write_text(text)
-        with pytest.raises(ValueError, match=problem): load_benchmark("piqa", tmp_path)
+        with pytest.raises(ValueError, match=problem):
+            load_benchmark("piqa", tmp_path)
     labels.write_text("1\n0\n")
     assert [o.answer for o in load_benchmark("piqa", tmp_path)[1]] == ["(B)", "(A)"]
 
@@ -129,16 +202,23 @@ def test_piqas_labels(tmp_path):
 def test_a_file_that_is_cut_short(tmp_path):
     file = put(tmp_path, "csqa", ROWS["csqa"][0], ROWS["csqa"][0])
     file.write_text(file.read_text()[:-20])
-    with pytest.raises(ValueError, match="dev_rand_split.jsonl, line 2 is cut short or no JSON"): load_benchmark("csqa", tmp_path)
+    with pytest.raises(ValueError, match="dev_rand_split.jsonl, line 2 is cut short or no JSON"):
+        load_benchmark("csqa", tmp_path)
     file.write_text("")
-    with pytest.raises(ValueError, match="csqa from .*expected 1221 rows, got none"): load_benchmark("csqa", tmp_path)
+    with pytest.raises(ValueError, match="csqa from .*expected 1221 rows, got none"):
+        load_benchmark("csqa", tmp_path)
     file.write_text('"a text"\n')
-    with pytest.raises(ValueError, match="row 1: expected a row with the column"): load_benchmark("csqa", tmp_path)
+    with pytest.raises(ValueError, match="row 1: expected a row with the column"):
+        load_benchmark("csqa", tmp_path)
 
 
 def test_out_of_reach(nowhere):
     assert benchmark_source("gsm8k") is None
-    with pytest.raises(FileNotFoundError, match="gsm8k is not here and the hub cannot be reached. To go on offline: put gsm8k/test.jsonl into a folder and set ARTE_BENCHMARKS"): load_benchmark("gsm8k")
+    with pytest.raises(
+        FileNotFoundError,
+        match="gsm8k is not here and the hub cannot be reached. To go on offline: put gsm8k/test.jsonl into a folder and set ARTE_BENCHMARKS",
+    ):
+        load_benchmark("gsm8k")
 
 
 def test_offline_does_not_ask(nowhere):
@@ -150,23 +230,30 @@ def test_offline_does_not_ask(nowhere):
 @pytest.mark.parametrize("place", ["hf/hub/datasets--openai--gsm8k", "hf/datasets/openai___gsm8k"])
 def test_in_the_cache(nowhere, tmp_path, place):
     nowhere.setenv("HF_HUB_OFFLINE", "1")
-    (tmp_path/place).mkdir(parents=True)
+    (tmp_path / place).mkdir(parents=True)
     assert benchmark_source("gsm8k") == "hub" and benchmark_source("piqa") is None
 
 
 def test_hub_fails(nowhere):
     hub(nowhere, error=OSError("name or service not known"))
-    with pytest.raises(ConnectionError, match="openai/gsm8k, split test, could not be loaded from the hub .*name or service not known.*set ARTE_BENCHMARKS"): load_benchmark("gsm8k", "hub")
+    with pytest.raises(
+        ConnectionError,
+        match="openai/gsm8k, split test, could not be loaded from the hub .*name or service not known.*set ARTE_BENCHMARKS",
+    ):
+        load_benchmark("gsm8k", "hub")
 
 
 def test_folders(nowhere, tmp_path):
-    nowhere.setenv("ARTE_BENCHMARKS", str(tmp_path/"mine"))
-    with pytest.raises(FileNotFoundError, match="holds no gsm8k/test.jsonl"): benchmark_source("gsm8k")
-    put(tmp_path/"mine", "gsm8k", ROWS["gsm8k"][0])
-    assert benchmark_source("gsm8k") == tmp_path/"mine"
+    nowhere.setenv("ARTE_BENCHMARKS", str(tmp_path / "mine"))
+    with pytest.raises(FileNotFoundError, match="holds no gsm8k/test.jsonl"):
+        benchmark_source("gsm8k")
+    put(tmp_path / "mine", "gsm8k", ROWS["gsm8k"][0])
+    assert benchmark_source("gsm8k") == tmp_path / "mine"
     nowhere.delenv("ARTE_BENCHMARKS")
-    put(tmp_path/"shared/data", "csqa", ROWS["csqa"][0])
-    assert benchmark_source("csqa") == tmp_path/"shared/data" and benchmark_source("gsm8k") is None
+    put(tmp_path / "shared/data", "csqa", ROWS["csqa"][0])
+    assert (
+        benchmark_source("csqa") == tmp_path / "shared/data" and benchmark_source("gsm8k") is None
+    )
 
 
 def test_draw(tmp_path):
@@ -175,30 +262,67 @@ def test_draw(tmp_path):
     assert [o.answer for o in everything] == [str(i + 1) for i in range(50)]
     drawn = load_benchmark("gsm8k", tmp_path, n=10, seed=1)[1]
     assert len({o.item for o in drawn}) == 10 and set(drawn) <= set(everything)
-    assert drawn == load_benchmark("gsm8k", tmp_path, n=10, seed=1)[1] != load_benchmark("gsm8k", tmp_path, n=10, seed=2)[1]
-    with pytest.raises(ValueError, match="51 items asked for"): load_benchmark("gsm8k", tmp_path, n=51)
+    assert (
+        drawn
+        == load_benchmark("gsm8k", tmp_path, n=10, seed=1)[1]
+        != load_benchmark("gsm8k", tmp_path, n=10, seed=2)[1]
+    )
+    with pytest.raises(ValueError, match="51 items asked for"):
+        load_benchmark("gsm8k", tmp_path, n=51)
 
 
 def forms(answer, kind, listed):
     "Ways to write one answer."
     if kind == "option":
         l, words = answer[1], listed[answer]
-        return [answer, l, l.lower(), f"{l}.", f"{answer.lower()}", f"Option {answer}", f"**{answer}**", f"The answer is {answer}.", words, words.upper()]
+        return [
+            answer,
+            l,
+            l.lower(),
+            f"{l}.",
+            f"{answer.lower()}",
+            f"Option {answer}",
+            f"**{answer}**",
+            f"The answer is {answer}.",
+            words,
+            words.upper(),
+        ]
     whole = f"{int(answer):,}"
-    return [answer, whole, f"${whole}", f"{whole}.00", f"{answer}.", f"{whole} dollars", f"**{answer}**", f"The answer is ${whole}.", f"{whole}%", f"0 + {answer} = {whole}"]
+    return [
+        answer,
+        whole,
+        f"${whole}",
+        f"{whole}.00",
+        f"{answer}.",
+        f"{whole} dollars",
+        f"**{answer}**",
+        f"The answer is ${whole}.",
+        f"{whole}%",
+        f"0 + {answer} = {whole}",
+    ]
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_the_real_files(name):
     "Every gold answer is read and right in ten forms, another answer is wrong; the worked examples are none of the items."
     source = benchmark_source(name)
-    if not isinstance(source, Path): pytest.skip(f"{name} is not at hand")
+    if not isinstance(source, Path):
+        pytest.skip(f"{name} is not at hand")
     task, items = load_benchmark(name, source)
     assert len(items) == BENCHMARKS[name].n
     for o in items:
         listed = options(o.question)
         assert normalise(o.answer, task.kind) == o.answer and (not listed or o.answer in listed)
-        for form in forms(o.answer, task.kind, listed): assert grade(f"So it is <ans>{form}</ans>.", o.answer, task.kind, o.question).correct, (o.item, form)
+        for form in forms(o.answer, task.kind, listed):
+            assert grade(f"So it is <ans>{form}</ans>.", o.answer, task.kind, o.question).correct, (
+                o.item,
+                form,
+            )
         other = next(a for a in listed if a != o.answer) if listed else str(int(o.answer) + 1)
-        for form in forms(other, task.kind, listed): assert not grade(f"So it is <ans>{form}</ans>.", o.answer, task.kind, o.question).correct, (o.item, form)
-    assert not {item_id(name, e.question) for e in benchmark_exemplars(name)} & {o.item for o in items}
+        for form in forms(other, task.kind, listed):
+            assert not grade(
+                f"So it is <ans>{form}</ans>.", o.answer, task.kind, o.question
+            ).correct, (o.item, form)
+    assert not {item_id(name, e.question) for e in benchmark_exemplars(name)} & {
+        o.item for o in items
+    }

@@ -1,15 +1,32 @@
 """No validation item is a test item, however it is written; and BIG-bench when it is cut short, changed or out of reach."""
-import io, json, random, re, subprocess, sys, tarfile, types
+
+import io
+import json
+import random
+import re
+import subprocess
+import sys
+import tarfile
+import types
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from arte.core import bigbench, tasks
+from arte.core import tasks
+from arte.data import bigbench
 from arte.core.answers import options
 from arte.data.bigbench import (
-    PROGRAMMATIC, bigbench_name, bigbench_source, distinct, load_bigbench, stem, unpack_archive,
-    validation_counts, validation_pool, validation_table,
+    PROGRAMMATIC,
+    bigbench_name,
+    bigbench_source,
+    distinct,
+    load_bigbench,
+    stem,
+    unpack_archive,
+    validation_counts,
+    validation_pool,
+    validation_table,
 )
 from arte.core.tasks import bbh_source, builtin_tasks, load_bbh
 
@@ -20,27 +37,55 @@ WITH_FILES = [t for t in TASKS if t not in PROGRAMMATIC]
 @pytest.fixture(scope="module")
 def data():
     "Both collections in folders."
-    if not (isinstance(bbh_source(), Path) and isinstance(bigbench_source(), Path)): pytest.skip("no folders with BBH and BIG-bench (ARTE_DATA, ARTE_BIGBENCH)")
+    if not (isinstance(bbh_source(), Path) and isinstance(bigbench_source(), Path)):
+        pytest.skip("no folders with BBH and BIG-bench (ARTE_DATA, ARTE_BIGBENCH)")
 
 
 # Other ways to write a question. Each keeps what it says.
+
 
 def shuffled(question, rng):
     "Options in another order under new letters."
     body, _, tail = question.partition("\nOptions:\n")
     words = list(options(question).values())
-    if not words: return question
+    if not words:
+        return question
     rng.shuffle(words)
-    return "\n".join([body, "Options:", *(f"({'ABCDEFGHIJKLMNOPQRSTUVWXYZ'[i]}) {w}" for i, w in enumerate(words))])
+    return "\n".join(
+        [
+            body,
+            "Options:",
+            *(f"({'ABCDEFGHIJKLMNOPQRSTUVWXYZ'[i]}) {w}" for i, w in enumerate(words)),
+        ]
+    )
 
-def in_one_line(question, rng): return " ".join(shuffled(question, rng).split())
-def louder(question, rng): return question.upper()
-def spaced(question, rng): return "  " + re.sub(r"\s", lambda m: m[0]*rng.randint(1, 3), question) + "\n"
-def unpunctuated(question, rng): return re.sub(r"""[.?!'"](?!\d)""", "", question)
-def bullets(question, rng): return re.sub(r"^\([A-Z]\) ", "- ", shuffled(question, rng), flags=re.M)
-def lower_letters(question, rng): return re.sub(r"^\(([A-Z])\) ", lambda m: f"{m[1].lower()}) ", question, flags=re.M)
+
+def in_one_line(question, rng):
+    return " ".join(shuffled(question, rng).split())
+
+
+def louder(question, rng):
+    return question.upper()
+
+
+def spaced(question, rng):
+    return "  " + re.sub(r"\s", lambda m: m[0] * rng.randint(1, 3), question) + "\n"
+
+
+def unpunctuated(question, rng):
+    return re.sub(r"""[.?!'"](?!\d)""", "", question)
+
+
+def bullets(question, rng):
+    return re.sub(r"^\([A-Z]\) ", "- ", shuffled(question, rng), flags=re.M)
+
+
+def lower_letters(question, rng):
+    return re.sub(r"^\(([A-Z])\) ", lambda m: f"{m[1].lower()}) ", question, flags=re.M)
+
 
 REFORMATS = (shuffled, in_one_line, louder, spaced, unpunctuated, bullets, lower_letters)
+
 
 def plain(question):
     "What a question says, worked out in another way than `stem` does: letters, digits and brackets of the lines, which are sorted after the first."
@@ -68,7 +113,10 @@ def test_a_test_item_in_another_dress_is_found(data, task):
     "The other way round: rewritten BBH items do not get past `distinct`, and different ones are told apart."
     bbh, rng = load_bbh(task), random.Random(task)
     for reformat in REFORMATS:
-        rewritten = [tasks.Item("another id", task, "val", reformat(o.question, rng), o.answer, o.kind) for o in bbh]
+        rewritten = [
+            tasks.Item("another id", task, "val", reformat(o.question, rng), o.answer, o.kind)
+            for o in bbh
+        ]
         assert distinct(rewritten, bbh) == [], reformat.__name__
     assert len(distinct(bbh)) == len({plain(o.question) for o in bbh})
 
@@ -77,7 +125,13 @@ def test_a_test_item_in_another_dress_is_found(data, task):
 def test_source_column(data, task):
     bbh = {o.item for o in load_bbh(task)}
     for row in validation_table(task, 100, seed=3).itertuples():
-        assert row.source == ("bbh held out" if row.item in bbh else "generated" if task in PROGRAMMATIC else "bigbench")
+        assert row.source == (
+            "bbh held out"
+            if row.item in bbh
+            else "generated"
+            if task in PROGRAMMATIC
+            else "bigbench"
+        )
         assert (row.task, row.split, row.kind) == (task, "val", builtin_tasks()[task].kind)
 
 
@@ -88,13 +142,19 @@ def test_written_as_bbh_writes_it(data, task):
     theirs = {stem(o.question): o for o in bbh}
     for o in load_bigbench(task):
         b = theirs.get(stem(o.question))
-        if b is None: continue
+        if b is None:
+            continue
         shared += 1
         ours, bbhs = options(o.question), options(b.question)
         assert o.question.partition("\nOptions:")[0] == b.question.partition("\nOptions:")[0]
-        if o.question != b.question: assert sorted(", ".join(ours.values()).split(", ")) == sorted(", ".join(bbhs.values()).split(", "))
+        if o.question != b.question:
+            assert sorted(", ".join(ours.values()).split(", ")) == sorted(
+                ", ".join(bbhs.values()).split(", ")
+            )
         right, theirs_right = ours.get(o.answer, o.answer), bbhs.get(b.answer, b.answer)
-        both = len({x.answer for x in bbh if x.question == b.question}) == 2    # two questions of causal judgement, each with both answers
+        both = (
+            len({x.answer for x in bbh if x.question == b.question}) == 2
+        )  # two questions of causal judgement, each with both answers
         assert both or right.split(",")[0] == theirs_right.split(",")[0]
     assert shared
 
@@ -102,36 +162,71 @@ def test_written_as_bbh_writes_it(data, task):
 @pytest.mark.parametrize("task", WITH_FILES)
 def test_all_examples_have_the_form(data, task):
     "Every converted example, also those BBH has not: lines, kinds of options and kinds of answers as in BBH."
-    def answer(o): return "letter" if o.answer in options(o.question) else o.answer if o.kind in ("yesno", "valid") else o.kind
-    def form(o): return o.question.partition("\nOptions:")[2].count("\n- "), bool(options(o.question)), answer(o)
+
+    def answer(o):
+        return (
+            "letter"
+            if o.answer in options(o.question)
+            else o.answer
+            if o.kind in ("yesno", "valid")
+            else o.kind
+        )
+
+    def form(o):
+        return (
+            o.question.partition("\nOptions:")[2].count("\n- "),
+            bool(options(o.question)),
+            answer(o),
+        )
+
     forms, items = {form(o) for o in load_bbh(task)}, load_bigbench(task)
     for o in items:
         assert form(o) in forms and "\n\n" not in o.question and o.question == o.question.strip()
-        if o.kind == "option": assert o.answer in options(o.question)
-    if items[0].kind in ("option", "yesno", "valid"): assert max(Counter(o.answer for o in items).values()) < .7*len(items)   # no answer is right most of the time
+        if o.kind == "option":
+            assert o.answer in options(o.question)
+    if items[0].kind in ("option", "yesno", "valid"):
+        assert max(Counter(o.answer for o in items).values()) < 0.7 * len(
+            items
+        )  # no answer is right most of the time
 
 
 def test_counts(data):
     c = validation_counts()
     assert list(c.index) == list(TASKS) and c.loc[list(PROGRAMMATIC), "generated"].eq(100).all()
-    assert (c.bigbench == c.in_bbh + c.repeated + c.left).all() and (c.bbh - c.held_out == c.test).all() and (c.test > 0).all()
-    for task in ("causal_judgement", "penguins_in_a_table", "snarks"): assert c.held_out[task] > 90
+    assert (
+        (c.bigbench == c.in_bbh + c.repeated + c.left).all()
+        and (c.bbh - c.held_out == c.test).all()
+        and (c.test > 0).all()
+    )
+    for task in ("causal_judgement", "penguins_in_a_table", "snarks"):
+        assert c.held_out[task] > 90
 
 
 def test_seeds(data):
     for task in ("navigate", "snarks", "web_of_lies"):
-        a, b, c = ({o.item for o in validation_pool(task, n, seed)} for n, seed in ((50, 1), (60, 1), (50, 2)))
+        a, b, c = (
+            {o.item for o in validation_pool(task, n, seed)}
+            for n, seed in ((50, 1), (60, 1), (50, 2))
+        )
         assert validation_table(task, 50, seed=1).equals(validation_table(task, 50, seed=1))
-        assert a < b and a != c                                                          # asking for more changes none
+        assert a < b and a != c  # asking for more changes none
 
 
 # Files that are not as they should be
 
-GOOD = {"task_prefix": "Walk as you are told. Are you back at the starting point?",
-        "examples": [{"input": "Take 2 steps. Turn around. Take 2 steps.", "target_scores": {"True": 1, "False": 0}}]}
+GOOD = {
+    "task_prefix": "Walk as you are told. Are you back at the starting point?",
+    "examples": [
+        {
+            "input": "Take 2 steps. Turn around. Take 2 steps.",
+            "target_scores": {"True": 1, "False": 0},
+        }
+    ],
+}
+
 
 def put(folder, content, name="navigate.json"):
-    path = folder/name
+    path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     return path
@@ -139,77 +234,132 @@ def put(folder, content, name="navigate.json"):
 
 def test_truncated_file(tmp_path):
     put(tmp_path, json.dumps(GOOD)[:-30])
-    with pytest.raises(ValueError, match=r"navigate.json is cut short or no task.json .*JSONDecodeError.*fetch it again"): load_bigbench("navigate", tmp_path)
+    with pytest.raises(
+        ValueError,
+        match=r"navigate.json is cut short or no task.json .*JSONDecodeError.*fetch it again",
+    ):
+        load_bigbench("navigate", tmp_path)
 
 
 def test_truncated_bbh_file(tmp_path):
     put(tmp_path, '{"examples": [{"input": "not True is", "tar', "boolean_expressions.json")
-    with pytest.raises(ValueError, match="boolean_expressions.json is cut short"): load_bbh("boolean_expressions", tmp_path)
+    with pytest.raises(ValueError, match="boolean_expressions.json is cut short"):
+        load_bbh("boolean_expressions", tmp_path)
 
 
 def test_missing_file(tmp_path):
     put(tmp_path, GOOD)
-    with pytest.raises(FileNotFoundError, match=r"no formal_fallacies_syllogisms_negation.json .*Set ARTE_BIGBENCH"): load_bigbench("formal_fallacies", tmp_path)
-    with pytest.raises(FileNotFoundError, match="logical_deduction/five_objects/task.json"): load_bigbench("logical_deduction_five_objects", tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match=r"no formal_fallacies_syllogisms_negation.json .*Set ARTE_BIGBENCH"
+    ):
+        load_bigbench("formal_fallacies", tmp_path)
+    with pytest.raises(FileNotFoundError, match="logical_deduction/five_objects/task.json"):
+        load_bigbench("logical_deduction_five_objects", tmp_path)
 
 
-@pytest.mark.parametrize("change, says", [
-    (dict(examples=None), "cut short or no task.json"),
-    (dict(task_prefix=""), "example 0: no instruction that ends in 'starting point\\?'"),
-    (dict(examples=[{"question": "Take 2 steps.", "target_scores": {"True": 1}}]), r"example 0: expected a text `input`, got \['question', 'target_scores'\]"),
-    (dict(examples=["Take 2 steps."]), "example 0: expected a text `input`, got 'Take 2 steps.'"),
-    (dict(examples=GOOD["examples"] + [{"input": "Take 2 steps."}]), "example 1: expected `target_scores`, or a text or texts as `target`"),
-    (dict(examples=[{"input": "Take 2 steps.", "target_scores": ["True"]}]), "expected `target_scores` from choices to numbers"),
-    (dict(examples=[{"input": "Take 2 steps.", "target_scores": {"True": None}}]), "expected `target_scores` from choices to numbers"),
-    (dict(examples=[{"input": "Take 2 steps.", "target": [7]}]), "a text or texts as `target`"),
-    (dict(examples=[{"input": "Take 2 steps.", "target": "maybe"}]), "the answer 'maybe' is none of True, False")])
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (dict(examples=None), "cut short or no task.json"),
+        (dict(task_prefix=""), "example 0: no instruction that ends in 'starting point\\?'"),
+        (
+            dict(examples=[{"question": "Take 2 steps.", "target_scores": {"True": 1}}]),
+            r"example 0: expected a text `input`, got \['question', 'target_scores'\]",
+        ),
+        (
+            dict(examples=["Take 2 steps."]),
+            "example 0: expected a text `input`, got 'Take 2 steps.'",
+        ),
+        (
+            dict(examples=GOOD["examples"] + [{"input": "Take 2 steps."}]),
+            "example 1: expected `target_scores`, or a text or texts as `target`",
+        ),
+        (
+            dict(examples=[{"input": "Take 2 steps.", "target_scores": ["True"]}]),
+            "expected `target_scores` from choices to numbers",
+        ),
+        (
+            dict(examples=[{"input": "Take 2 steps.", "target_scores": {"True": None}}]),
+            "expected `target_scores` from choices to numbers",
+        ),
+        (dict(examples=[{"input": "Take 2 steps.", "target": [7]}]), "a text or texts as `target`"),
+        (
+            dict(examples=[{"input": "Take 2 steps.", "target": "maybe"}]),
+            "the answer 'maybe' is none of True, False",
+        ),
+    ],
+)
 def test_wrong_schema(tmp_path, change, says):
     put(tmp_path, GOOD | change)
-    with pytest.raises(ValueError, match=says): load_bigbench("navigate", tmp_path)
+    with pytest.raises(ValueError, match=says):
+        load_bigbench("navigate", tmp_path)
 
 
 def test_a_list_is_no_task(tmp_path):
     put(tmp_path, [GOOD])
-    with pytest.raises(ValueError, match="cut short or no task.json of BIG-bench"): load_bigbench("navigate", tmp_path)
+    with pytest.raises(ValueError, match="cut short or no task.json of BIG-bench"):
+        load_bigbench("navigate", tmp_path)
 
 
 def test_choices_that_cannot_be(tmp_path):
     scores = {f"u{i}": int(i == 1) for i in range(27)}
-    put(tmp_path, {"examples": [{"input": "Which one?", "target_scores": scores}]}, "ruin_names.json")
-    with pytest.raises(ValueError, match="got 27 choices, expected 2 to 26"): load_bigbench("ruin_names", tmp_path)
-    put(tmp_path, {"examples": [{"input": "Which one? (a) This. (b) That.", "target_scores": {"(a)": 1, "(b)": 0, "(c)": 0}}]}, "snarks.json")
-    with pytest.raises(ValueError, match="no two choices"): load_bigbench("snarks", tmp_path)
+    put(
+        tmp_path,
+        {"examples": [{"input": "Which one?", "target_scores": scores}]},
+        "ruin_names.json",
+    )
+    with pytest.raises(ValueError, match="got 27 choices, expected 2 to 26"):
+        load_bigbench("ruin_names", tmp_path)
+    put(
+        tmp_path,
+        {
+            "examples": [
+                {
+                    "input": "Which one? (a) This. (b) That.",
+                    "target_scores": {"(a)": 1, "(b)": 0, "(c)": 0},
+                }
+            ]
+        },
+        "snarks.json",
+    )
+    with pytest.raises(ValueError, match="no two choices"):
+        load_bigbench("snarks", tmp_path)
 
 
 # Sources
+
 
 @pytest.fixture
 def nowhere(tmp_path, monkeypatch):
     "No folder, an empty cache, no hub, no package index."
     seen = bigbench._has_files
-    monkeypatch.setattr(bigbench, "_has_files", lambda folder: folder.is_relative_to(tmp_path) and seen(folder))
+    monkeypatch.setattr(
+        bigbench, "_has_files", lambda folder: folder.is_relative_to(tmp_path) and seen(folder)
+    )
     monkeypatch.setattr(bigbench, "_hub_reachable", lambda: False)
-    for o in ("ARTE_BIGBENCH", "HF_HUB_OFFLINE"): monkeypatch.delenv(o, raising=False)
-    monkeypatch.setenv("ARTE_CACHE", str(tmp_path/"cache"))
+    for o in ("ARTE_BIGBENCH", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(o, raising=False)
+    monkeypatch.setenv("ARTE_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return monkeypatch
 
 
 def test_folders(nowhere, tmp_path):
-    clone = tmp_path/"BIG-bench"
+    clone = tmp_path / "BIG-bench"
     clone.mkdir()
     nowhere.setenv("ARTE_BIGBENCH", str(clone))
-    with pytest.raises(FileNotFoundError, match="holds no file of BIG-bench.*correct or unset it"): bigbench_source()
+    with pytest.raises(FileNotFoundError, match="holds no file of BIG-bench.*correct or unset it"):
+        bigbench_source()
     put(clone, GOOD, "bigbench/benchmark_tasks/navigate/task.json")
     assert bigbench_source() == clone and len(load_bigbench("navigate")) == 1
-    assert len(load_bigbench("navigate", clone/"bigbench/benchmark_tasks")) == 1
+    assert len(load_bigbench("navigate", clone / "bigbench/benchmark_tasks")) == 1
 
 
 def test_shared_folder_above(nowhere, tmp_path):
-    put(tmp_path/"shared/data/bigbench", GOOD)
-    (tmp_path/"project/nbs").mkdir(parents=True)
-    nowhere.chdir(tmp_path/"project/nbs")
-    assert bigbench_source() == tmp_path/"shared/data/bigbench"
+    put(tmp_path / "shared/data/bigbench", GOOD)
+    (tmp_path / "project/nbs").mkdir(parents=True)
+    nowhere.chdir(tmp_path / "project/nbs")
+    assert bigbench_source() == tmp_path / "shared/data/bigbench"
 
 
 def test_hub_or_index(nowhere):
@@ -223,21 +373,41 @@ def test_hub_or_index(nowhere):
 
 def hub(monkeypatch, rows, asked=None):
     def load(*a, **k):
-        if asked is not None: asked.append((a, k))
-        if isinstance(rows, Exception): raise rows
+        if asked is not None:
+            asked.append((a, k))
+        if isinstance(rows, Exception):
+            raise rows
         return {"train": rows[1:], "validation": rows[:1]}
+
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load))
 
 
 def hub_rows(head, examples):
     "Rows as the hub has them: what a model was shown, without the spaces around it."
+
     def row(i, e):
         scores = e.get("target_scores", {})
-        choices = "".join(f"\n  choice: {o}" for o in sorted(scores)) if head.get("append_choices_to_input", True) else ""
-        text = head.get("task_prefix", "") + head.get("example_input_prefix", "\nQ: ") + e["input"] + choices + head.get("example_output_prefix", "\nA: ")
+        choices = (
+            "".join(f"\n  choice: {o}" for o in sorted(scores))
+            if head.get("append_choices_to_input", True)
+            else ""
+        )
+        text = (
+            head.get("task_prefix", "")
+            + head.get("example_input_prefix", "\nQ: ")
+            + e["input"]
+            + choices
+            + head.get("example_output_prefix", "\nA: ")
+        )
         target = e.get("target", [o for o, s in scores.items() if s == max(scores.values())][:1])
-        return dict(idx=i, inputs=text.strip(), targets=[target] if isinstance(target, str) else target,
-                    multiple_choice_targets=list(scores), multiple_choice_scores=list(scores.values()))
+        return dict(
+            idx=i,
+            inputs=text.strip(),
+            targets=[target] if isinstance(target, str) else target,
+            multiple_choice_targets=list(scores),
+            multiple_choice_scores=list(scores.values()),
+        )
+
     return [row(i, e) for i, e in enumerate(examples)]
 
 
@@ -248,27 +418,44 @@ def test_hub_rows_give_the_same_items(data, monkeypatch, task):
     asked = []
     hub(monkeypatch, hub_rows(head, head["examples"]), asked)
     assert sorted(o.item for o in load_bigbench(task, "hub")) == sorted(o.item for o in from_folder)
-    assert {o.item: o.answer for o in load_bigbench(task, "hub")} == {o.item: o.answer for o in from_folder}
+    assert {o.item: o.answer for o in load_bigbench(task, "hub")} == {
+        o.item: o.answer for o in from_folder
+    }
     assert asked[0] == (("tasksource/bigbench", bigbench_name(task).partition("/")[0]), {})
 
 
 def test_hub_has_all_sizes_in_one(monkeypatch):
-    rows = [dict(idx=n, inputs=f"There are {n} birds within each paragraph. The owl is first.", targets=[],
-                 multiple_choice_targets=[f"The bird {i} is first." for i in range(n)], multiple_choice_scores=[1] + [0]*(n-1)) for n in (3, 5, 7)]
+    rows = [
+        dict(
+            idx=n,
+            inputs=f"There are {n} birds within each paragraph. The owl is first.",
+            targets=[],
+            multiple_choice_targets=[f"The bird {i} is first." for i in range(n)],
+            multiple_choice_scores=[1] + [0] * (n - 1),
+        )
+        for n in (3, 5, 7)
+    ]
     hub(monkeypatch, rows)
     for size, n in zip(("three", "five", "seven"), (3, 5, 7)):
-        item, = load_bigbench(f"logical_deduction_{size}_objects", "hub")
+        (item,) = load_bigbench(f"logical_deduction_{size}_objects", "hub")
         assert len(options(item.question)) == n and item.answer == "(A)"
 
 
 def test_hub_unreachable(monkeypatch):
     hub(monkeypatch, OSError("name or service not known"))
-    with pytest.raises(ConnectionError, match="tasksource/bigbench, configuration navigate.*name or service not known.*Set ARTE_BIGBENCH"): load_bigbench("navigate", "hub")
+    with pytest.raises(
+        ConnectionError,
+        match="tasksource/bigbench, configuration navigate.*name or service not known.*Set ARTE_BIGBENCH",
+    ):
+        load_bigbench("navigate", "hub")
 
 
 def test_hub_changed_its_columns(monkeypatch):
     hub(monkeypatch, [{"inputs": "Take 2 steps.", "answers": ["True"]}])
-    with pytest.raises(ValueError, match="expected the columns inputs, multiple_choice_scores, .*got answers, inputs; the data set has changed"):
+    with pytest.raises(
+        ValueError,
+        match="expected the columns inputs, multiple_choice_scores, .*got answers, inputs; the data set has changed",
+    ):
         load_bigbench("navigate", "hub")
 
 
@@ -283,31 +470,53 @@ def archive(path, files):
 
 def pip(monkeypatch, files=None, error=""):
     "A stand-in for `pip download`, which brings these files in an archive."
+
     def run(command, **k):
-        assert command[:4] == [sys.executable, "-m", "pip", "download"] and command[-1] == "bigbench==1.0.0"
-        if files is not None: archive(Path(command[command.index("--dest") + 1])/"bigbench-1.0.0.tar.gz", files)
+        assert (
+            command[:4] == [sys.executable, "-m", "pip", "download"]
+            and command[-1] == "bigbench==1.0.0"
+        )
+        if files is not None:
+            archive(Path(command[command.index("--dest") + 1]) / "bigbench-1.0.0.tar.gz", files)
         return subprocess.CompletedProcess(command, int(files is None), "", error)
+
     monkeypatch.setattr(bigbench.subprocess, "run", run)
 
 
 def test_archive(nowhere, tmp_path):
     top = "bigbench-1.0.0/bigbench/benchmark_tasks"
-    pip(nowhere, {f"{top}/navigate/task.json": json.dumps(GOOD).encode(), f"{top}/logical_deduction/five_objects/task.json": b"{}",
-                  f"{top}/other/task.json": b"{}", "bigbench-1.0.0/setup.py": b"raise SystemExit", f"{top}/navigate/../../../../out.json": b"{}"})
-    item, = load_bigbench("navigate")
+    pip(
+        nowhere,
+        {
+            f"{top}/navigate/task.json": json.dumps(GOOD).encode(),
+            f"{top}/logical_deduction/five_objects/task.json": b"{}",
+            f"{top}/other/task.json": b"{}",
+            "bigbench-1.0.0/setup.py": b"raise SystemExit",
+            f"{top}/navigate/../../../../out.json": b"{}",
+        },
+    )
+    (item,) = load_bigbench("navigate")
     assert item.answer == "Yes"
-    assert sorted(o.name for o in (tmp_path/"cache/bigbench").iterdir()) == ["logical_deduction_five_objects.json", "navigate.json"]
+    assert sorted(o.name for o in (tmp_path / "cache/bigbench").iterdir()) == [
+        "logical_deduction_five_objects.json",
+        "navigate.json",
+    ]
     nowhere.setattr(bigbench.subprocess, "run", lambda *a, **k: pytest.fail("fetched twice"))
-    assert bigbench_source() == tmp_path/"cache/bigbench" and load_bigbench("navigate") == [item]
+    assert bigbench_source() == tmp_path / "cache/bigbench" and load_bigbench("navigate") == [item]
 
 
 def test_archive_out_of_reach(nowhere, tmp_path):
     pip(nowhere, error="ERROR: No matching distribution found for bigbench==1.0.0")
-    with pytest.raises(ConnectionError, match="could not be fetched from the package index.*No matching distribution.*Set ARTE_BIGBENCH"): load_bigbench("navigate")
-    assert not (tmp_path/"cache/bigbench").exists()
+    with pytest.raises(
+        ConnectionError,
+        match="could not be fetched from the package index.*No matching distribution.*Set ARTE_BIGBENCH",
+    ):
+        load_bigbench("navigate")
+    assert not (tmp_path / "cache/bigbench").exists()
 
 
 def test_archive_of_something_else(tmp_path):
-    path = archive(tmp_path/"bigbench-1.0.0.tar.gz", {"bigbench-1.0.0/README.md": b"hello"})
-    with pytest.raises(ValueError, match="holds no bigbench/benchmark_tasks"): unpack_archive(path, tmp_path/"files")
-    assert not (tmp_path/"files").exists()
+    path = archive(tmp_path / "bigbench-1.0.0.tar.gz", {"bigbench-1.0.0/README.md": b"hello"})
+    with pytest.raises(ValueError, match="holds no bigbench/benchmark_tasks"):
+        unpack_archive(path, tmp_path / "files")
+    assert not (tmp_path / "files").exists()

@@ -1,6 +1,7 @@
 """One setting is changed, and the run made anew `--from` the first: only what depends on the setting is generated and trained again.
 
 On scripts (see `world`); `test_run` has the same with real training. With ARTE_SLOW=1 each run is also made from nothing, and the tables must be the same."""
+
 import os
 from dataclasses import fields, is_dataclass
 from types import UnionType
@@ -10,8 +11,8 @@ import pytest
 
 from arte.core.settings import Recipe
 from arte.prefer import balanced_order
-from test_run import TASKS, tiny_model  # noqa: F401  (a fixture)
-from world import SCHOOL, UNSEEN, World, tables
+from support.tiny import TASKS
+from support.world import SCHOOL, UNSEEN, World, tables
 
 # What a change sets off: stages that generate, and models that are trained
 STUDENTS = "student-original student-arte eval"
@@ -20,18 +21,45 @@ SCORES = f"prefer student-original {ALIGNED}"
 DRAFTS = f"elicit {SCORES}"
 ALL = f"irt {DRAFTS}"
 SOME_UNSEEN = "unseen student-sports_understanding-original student-sports_understanding-arte"
-NEEDS = {"teacher.school.": SCHOOL, "unseen.examples": UNSEEN, "prefer.error": {"prefer.rule": "elimination"}}   # settings without which a field means nothing
+NEEDS = {
+    "teacher.school.": SCHOOL,
+    "unseen.examples": UNSEEN,
+    "prefer.error": {"prefer.rule": "elimination"},
+}  # settings without which a field means nothing
 
 # Fields without a say in what comes out: which engine and how many processes are the machine's business, and NUTS's draws are irt.method = nuts' own
-INERT = {"name": "another", "trust_remote_code": True, "report_to": [], "accelerate": "fsdp-8", "irt.draws": 500, "irt.tune": 500, "irt.chains": 2,
-         "engine.kind": "server", "engine.dtype": "float32", "engine.url": "http://localhost:8000/v1", "engine.model": "student", "engine.concurrency": 2, "engine.timeout": 10., "engine.retries": 1}
-REPLICAS = {"engine.kind": "ray", "engine.replicas": 2, "engine.per_replica.gpus": 4, "engine.per_replica.tensor_parallel": 2, "engine.per_replica.pipeline_parallel": 2}
+INERT = {
+    "name": "another",
+    "trust_remote_code": True,
+    "report_to": [],
+    "accelerate": "fsdp-8",
+    "irt.draws": 500,
+    "irt.tune": 500,
+    "irt.chains": 2,
+    "engine.kind": "server",
+    "engine.dtype": "float32",
+    "engine.url": "http://localhost:8000/v1",
+    "engine.model": "student",
+    "engine.concurrency": 2,
+    "engine.timeout": 10.0,
+    "engine.retries": 1,
+}
+REPLICAS = {
+    "engine.kind": "ray",
+    "engine.replicas": 2,
+    "engine.per_replica.gpus": 4,
+    "engine.per_replica.tensor_parallel": 2,
+    "engine.per_replica.pipeline_parallel": 2,
+}
 
 # field: (another value, the new work, further work if that comes to other scores)
 CHANGES = {
     "tasks": (TASKS, ALL),
     "teacher.model": ("other", DRAFTS),
-    "teacher.school": (dict(rationales=4, questions=2, checkpoints=2, vocabulary=300), f"teacher {ALL}"),
+    "teacher.school": (
+        dict(rationales=4, questions=2, checkpoints=2, vocabulary=300),
+        f"teacher {ALL}",
+    ),
     "teacher.school.rationales": (5, f"teacher {ALL}"),
     "teacher.school.questions": (3, f"teacher {ALL}"),
     "teacher.school.lr": (1e-3, f"teacher {ALL}"),
@@ -54,10 +82,10 @@ CHANGES = {
     "elicit.techniques": (4, DRAFTS),
     "elicit.prompts": (2, DRAFTS),
     "elicit.budget": (1, "student-original", SCORES),
-    "elicit.temperature": (.5, DRAFTS),
+    "elicit.temperature": (0.5, DRAFTS),
     "elicit.question_tokens": (300, "elicit tailor"),
     "elicit.rationale_tokens": (150, "elicit heldout tailor"),
-    "elicit.max_rouge": (.6, DRAFTS),
+    "elicit.max_rouge": (0.6, DRAFTS),
     "elicit.cot": (2, DRAFTS),
     "irt.method": ("mle", "", SCORES),
     "irt.k": (6, "prefer heldout", SCORES),
@@ -67,29 +95,29 @@ CHANGES = {
     "prefer.max_tokens": (90, "irt prefer heldout"),
     "prefer.agreement_questions": (2, "prefer"),
     "prefer.rule": ("elimination", "", SCORES),
-    "prefer.error": (.01, "", SCORES),
+    "prefer.error": (0.01, "", SCORES),
     "prefer.signal": ("likelihood", SCORES),
     "pairs.questions": ("extremes", ALIGNED),
     "pairs.question_pairs": (0, ALIGNED),
-    "pairs.min_margin": (.4, ALIGNED),
+    "pairs.min_margin": (0.4, ALIGNED),
     "align.lr": (1e-3, ALIGNED),
     "align.batch": (2, ALIGNED),
     "align.epochs": (3, ALIGNED),
-    "align.warmup": (.2, ALIGNED),
+    "align.warmup": (0.2, ALIGNED),
     "align.schedule": ("linear", ALIGNED),
-    "align.beta": (.2, ALIGNED),
+    "align.beta": (0.2, ALIGNED),
     "align.lora_r": (8, ALIGNED),
     "align.max_length": (500, ALIGNED),
     "align.held_out": (2, "heldout"),
-    "tailor.question_temperature": (.5, "tailor student-arte eval"),
-    "tailor.budget": (4, STUDENTS),                 # fewer questions; every arm is cut to the smallest
+    "tailor.question_temperature": (0.5, "tailor student-arte eval"),
+    "tailor.budget": (4, STUDENTS),  # fewer questions; every arm is cut to the smallest
     "tailor.drop_contradictions": (True, STUDENTS),
-    "tailor.drop_overlaps": (True, ""),             # there are none
+    "tailor.drop_overlaps": (True, ""),  # there are none
     "distill.arms": (["original", "random", "arte"], "student-random eval"),
     "distill.lr": (1e-3, STUDENTS),
     "distill.epochs": (3, STUDENTS),
     "distill.batch": (2, STUDENTS),
-    "distill.warmup": (.2, STUDENTS),
+    "distill.warmup": (0.2, STUDENTS),
     "distill.schedule": ("cosine", STUDENTS),
     "distill.max_length": (500, STUDENTS),
     "eval.shots": ([0, 1], "eval"),
@@ -105,16 +133,23 @@ def setting_names(cls=Recipe, above=""):
     "Dotted names of every field; a section that may be absent is one too."
     for f in fields(cls):
         section = next((o for o in (f.type, *get_args(f.type)) if is_dataclass(o)), None)
-        if section is None or isinstance(f.type, UnionType): yield above + f.name
-        if section: yield from setting_names(section, f"{above}{f.name}.")
+        if section is None or isinstance(f.type, UnionType):
+            yield above + f.name
+        if section:
+            yield from setting_names(section, f"{above}{f.name}.")
 
 
 @pytest.fixture(scope="module")
 def world(tiny_model, tmp_path_factory):  # noqa: F811
-    with pytest.MonkeyPatch.context() as patch: yield World(patch, tiny_model, tmp_path_factory.mktemp("world"))
+    with pytest.MonkeyPatch.context() as patch:
+        yield World(patch, tiny_model, tmp_path_factory.mktemp("world"))
 
 
-def test_every_field_is_here(): assert set(CHANGES) | {*INERT, *REPLICAS} == set(setting_names()) and not set(CHANGES) & {*INERT, *REPLICAS}
+def test_every_field_is_here():
+    assert set(CHANGES) | {*INERT, *REPLICAS} == set(setting_names()) and not set(CHANGES) & {
+        *INERT,
+        *REPLICAS,
+    }
 
 
 @pytest.mark.parametrize("field", CHANGES)
@@ -123,7 +158,8 @@ def test_only_what_depends_on_it_is_done_again(world, field):
     settings = next((v for k, v in NEEDS.items() if field.startswith(k)), {})
     changed, done = world.run(settings | {field: value}, world.first(settings).folder)
     assert set(must.split()) <= done <= set(f"{must} {may}".split())
-    if os.environ.get("ARTE_SLOW"): assert tables(changed) == tables(world.run(settings | {field: value})[0])
+    if os.environ.get("ARTE_SLOW"):
+        assert tables(changed) == tables(world.run(settings | {field: value})[0])
 
 
 @pytest.mark.parametrize("settings", [INERT, REPLICAS])
@@ -134,25 +170,33 @@ def test_nothing_depends_on_these(world, settings):
 
 def test_balanced_preference_sets(world):
     "The same fits, other choices: as many items, their gold answers in turn."
-    plain = world.first({"irt.k": 3})     # three items that are all answered True, as it happens
+    plain = world.first({"irt.k": 3})  # three items that are all answered True, as it happens
     balanced = world.run({"irt.k": 3, "irt.balance": True}, plain.folder)[0]
     a, b, items = plain.table("prefset"), balanced.table("prefset"), plain.table("items")
     for task, rows in a.groupby("task"):
         order = balanced_order(items[items.item.isin(rows.item)], rows)
-        assert set(b[b.chosen & (b.task == task)].item) == set(order.item[:rows.chosen.sum()])
-    assert a.drop(columns="chosen").equals(b.drop(columns="chosen")) and (a.chosen != b.chosen).any()
+        assert set(b[b.chosen & (b.task == task)].item) == set(order.item[: rows.chosen.sum()])
+    assert (
+        a.drop(columns="chosen").equals(b.drop(columns="chosen")) and (a.chosen != b.chosen).any()
+    )
 
 
 def test_elimination_scores_every_draft(world):
-    run = world.run({"prefer.rule": "elimination", "prefer.error": .4}, world.first({}).folder)[0]
+    run = world.run({"prefer.rule": "elimination", "prefer.error": 0.4}, world.first({}).folder)[0]
     answers, scores = run.table("answers"), run.table("scores")
     assert set(answers["set"]) == {"val"} and not answers.duplicated(["draft", "item"]).any()
     r = scores[scores.level == "rationale"]
-    assert set(r.id) == set(run.table("drafts").draft) and r.n.sum() == len(answers) < len(r)*run.recipe.data.n_val
+    assert (
+        set(r.id) == set(run.table("drafts").draft)
+        and r.n.sum() == len(answers) < len(r) * run.recipe.data.n_val
+    )
 
 
 def test_schooling_does_not_depend_on_distillation(world, monkeypatch):
     first = world.first(SCHOOL)
-    monkeypatch.setenv("ARTE_CACHE", str(world.folder/"another cache"))
-    changed, done = world.run(SCHOOL | {"distill.schedule": "cosine", "distill.warmup": .2})
-    assert "teacher" in done and changed.models["teacher"]["fingerprint"] == first.models["teacher"]["fingerprint"]
+    monkeypatch.setenv("ARTE_CACHE", str(world.folder / "another cache"))
+    changed, done = world.run(SCHOOL | {"distill.schedule": "cosine", "distill.warmup": 0.2})
+    assert (
+        "teacher" in done
+        and changed.models["teacher"]["fingerprint"] == first.models["teacher"]["fingerprint"]
+    )

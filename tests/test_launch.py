@@ -1,4 +1,5 @@
 "Two processes on the processor train as one does: the same losses, and weights that are saved whole."
+
 import pandas as pd
 import pytest
 
@@ -7,7 +8,6 @@ from arte.models.launch import launch, launch_config
 from arte.models.folders import load_model
 from arte.core.settings import Align, Distill
 from arte.distill import distill
-from test_run import tiny_model  # noqa: F401  (a fixture)
 
 TWO = """
 compute_environment: LOCAL_MACHINE
@@ -29,7 +29,7 @@ fsdp_config:
 
 def two(folder, kind):
     "Two processes: each with the whole model (MULTI_GPU), or with half of its weights (FSDP)."
-    file = folder/"two.yaml"
+    file = folder / "two.yaml"
     file.write_text(TWO.format(kind=kind) + (SHARDED if kind == "FSDP" else ""))
     return str(file)
 
@@ -38,41 +38,83 @@ def apart(a, b):
     "Mean distance of two models' weights."
     a, b = (load_model(folder).state_dict() for folder in (a, b))
     assert set(a) == set(b)
-    return sum((a[k] - b[k]).abs().sum().item() for k in a)/sum(x.numel() for x in a.values())
+    return sum((a[k] - b[k]).abs().sum().item() for k in a) / sum(x.numel() for x in a.values())
 
 
 def check_same_change(start, one, two):
     "Both moved away from the start, and much farther than they are from one another."
-    assert apart(one, two) < .1*apart(start, one)
+    assert apart(one, two) < 0.1 * apart(start, one)
 
 
 @pytest.mark.parametrize("kind", ["MULTI_GPU", "FSDP"])
 def test_distill(tiny_model, tmp_path, kind):  # noqa: F811
-    examples = pd.DataFrame([dict(arm="arte", prompt=f"Question: {'True and '*(i % 5)}False is\nAnswer:", completion=f" So the answer is <ans>{i % 3}</ans>") for i in range(16)])
+    examples = pd.DataFrame(
+        [
+            dict(
+                arm="arte",
+                prompt=f"Question: {'True and ' * (i % 5)}False is\nAnswer:",
+                completion=f" So the answer is <ans>{i % 3}</ans>",
+            )
+            for i in range(16)
+        ]
+    )
     settings = Distill(lr=1e-3, batch=4, epochs=1, max_length=256)
-    logs = [launch(config, distill, tiny_model, examples, "arte", tmp_path/name, settings) for name, config in (("one", None), ("two", two(tmp_path, kind)))]
+    logs = [
+        launch(config, distill, tiny_model, examples, "arte", tmp_path / name, settings)
+        for name, config in (("one", None), ("two", two(tmp_path, kind)))
+    ]
     assert len(logs[0]) == len(logs[1]) == 4
-    assert logs[0].loss.iloc[-1] < logs[0].loss.iloc[0] - .01, "nothing was learned"
+    assert logs[0].loss.iloc[-1] < logs[0].loss.iloc[0] - 0.01, "nothing was learned"
     assert logs[1].loss.tolist() == pytest.approx(logs[0].loss.tolist(), abs=1e-3)
-    check_same_change(tiny_model, tmp_path/"one", tmp_path/"two")
+    check_same_change(tiny_model, tmp_path / "one", tmp_path / "two")
 
 
 def test_align(tiny_model, tmp_path):  # noqa: F811
-    pairs = pd.DataFrame([dict(pair=i, prompt=f"Question: {'not '*(i % 4)}True is\nAnswer:", chosen=f" <ans>{i % 3}</ans>", rejected=f" step by step {i}") for i in range(8)])
+    pairs = pd.DataFrame(
+        [
+            dict(
+                pair=i,
+                prompt=f"Question: {'not ' * (i % 4)}True is\nAnswer:",
+                chosen=f" <ans>{i % 3}</ans>",
+                rejected=f" step by step {i}",
+            )
+            for i in range(8)
+        ]
+    )
     settings = Align(lr=1e-2, batch=4, epochs=2, max_length=256)
-    logs = [launch(config, align, tiny_model, pairs, tmp_path/f"{name}-adapter", tmp_path/name, settings) for name, config in (("one", None), ("two", two(tmp_path, "FSDP")))]
+    logs = [
+        launch(
+            config,
+            align,
+            tiny_model,
+            pairs,
+            tmp_path / f"{name}-adapter",
+            tmp_path / name,
+            settings,
+        )
+        for name, config in (("one", None), ("two", two(tmp_path, "FSDP")))
+    ]
     assert len(logs[0]) == len(logs[1]) == 4
-    assert logs[0].loss.iloc[-1] < logs[0].loss.iloc[0] - .01, "nothing was learned"
+    assert logs[0].loss.iloc[-1] < logs[0].loss.iloc[0] - 0.01, "nothing was learned"
     assert logs[1].loss.tolist() == pytest.approx(logs[0].loss.tolist(), abs=1e-3)
-    check_same_change(tiny_model, tmp_path/"one", tmp_path/"two")
+    check_same_change(tiny_model, tmp_path / "one", tmp_path / "two")
 
 
 def test_batch_that_cannot_be_shared_out(tiny_model, tmp_path, capfd):  # noqa: F811
-    examples = pd.DataFrame([dict(arm="arte", prompt="Question:", completion=" one")]*3)
+    examples = pd.DataFrame([dict(arm="arte", prompt="Question:", completion=" one")] * 3)
     with pytest.raises(ChildProcessError, match="distill in several processes"):
-        launch(two(tmp_path, "MULTI_GPU"), distill, tiny_model, examples, "arte", tmp_path/"out", Distill(batch=3, max_length=256))
+        launch(
+            two(tmp_path, "MULTI_GPU"),
+            distill,
+            tiny_model,
+            examples,
+            "arte",
+            tmp_path / "out",
+            Distill(batch=3, max_length=256),
+        )
     assert "a multiple of 2" in capfd.readouterr().err
 
 
 def test_unknown_configuration():
-    with pytest.raises(FileNotFoundError, match="fsdp-8"): launch_config("fsdp-9")
+    with pytest.raises(FileNotFoundError, match="fsdp-8"):
+        launch_config("fsdp-9")

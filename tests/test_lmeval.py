@@ -1,4 +1,5 @@
 "An export in lm-evaluation-harness itself, on the real SmolLM2: item by item what `arte.eval` finds."
+
 import json
 import os
 import subprocess
@@ -19,11 +20,20 @@ from arte.run.lmeval import UNTIL, export_lm_eval, process_results, read_test
 from arte.run.stages import tasks_of
 
 HERE = Path(__file__).parent
-PYTHON = sys.executable if find_spec("lm_eval") else HERE.parent/".venv"/"lmeval"/"bin"/"python"    # `make lmeval`
+PYTHON = (
+    sys.executable if find_spec("lm_eval") else HERE.parent / ".venv" / "lmeval" / "bin" / "python"
+)  # `make lmeval`
 harness = pytest.mark.skipif(not Path(PYTHON).exists(), reason="lm-eval isn't here: make lmeval")
-slow = pytest.mark.skipif(not os.environ.get("ARTE_SLOW"), reason="minutes of generation: ARTE_SLOW=1")
+slow = pytest.mark.skipif(
+    not os.environ.get("ARTE_SLOW"), reason="minutes of generation: ARTE_SLOW=1"
+)
 GENERATED = "base: nano\nname: test\ntasks: [boolean_expressions, sports_understanding]\ndata: {test: generated, n_val: 8, n_test: 4}\nirt: {k: 4}\neval: {max_tokens: 32}\n"
-pieces = st.lists(st.sampled_from(["<ans>", "</ans>", "\nQuestion:", "\nQ", "7", "8", " so ", "<ans>7</ans>", "."]), max_size=12).map("".join)
+pieces = st.lists(
+    st.sampled_from(
+        ["<ans>", "</ans>", "\nQuestion:", "\nQ", "7", "8", " so ", "<ans>7</ans>", "."]
+    ),
+    max_size=12,
+).map("".join)
 
 
 @given(pieces)
@@ -32,19 +42,32 @@ def test_same_grade_with_the_harness_s_stops(text):
     "Our engines keep the stop string, the harness takes it away."
     ours = grade(cut_at_stop(text, STOP) or text, "7", "integer")
     left = text
-    for stop in UNTIL: left = left.split(stop)[0]
-    assert process_results(dict(answer="7", kind="integer", question=""), [left]) == dict(acc=float(ours.correct), unreadable=float(ours.parsed is None))
+    for stop in UNTIL:
+        left = left.split(stop)[0]
+    assert process_results(dict(answer="7", kind="integer", question=""), [left]) == dict(
+        acc=float(ours.correct), unreadable=float(ours.parsed is None)
+    )
 
 
 def start_harness(tmp_path, recipe):
     "The export of a recipe, and the harness at work on it."
-    file = tmp_path/"recipe.yaml"
+    file = tmp_path / "recipe.yaml"
     file.write_text(recipe)
-    export_lm_eval(file, tmp_path/"tasks")
-    (tmp_path/"tasks").rename(tmp_path/"moved")      # the folder works wherever it is
+    export_lm_eval(file, tmp_path / "tasks")
+    (tmp_path / "tasks").rename(tmp_path / "moved")  # the folder works wherever it is
     offline = dict(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", PYTHONPATH=str(HERE.parent))
-    return file, subprocess.Popen([PYTHON, HERE/"harness.py", tmp_path/"moved", resolve_model("nano-student"), tmp_path/"out.json"],
-                                  env=os.environ | offline, stdout=subprocess.DEVNULL, stderr=(tmp_path/"log").open("w"))
+    return file, subprocess.Popen(
+        [
+            PYTHON,
+            HERE / "support" / "harness.py",
+            tmp_path / "moved",
+            resolve_model("nano-student"),
+            tmp_path / "out.json",
+        ],
+        env=os.environ | offline,
+        stdout=subprocess.DEVNULL,
+        stderr=(tmp_path / "log").open("w"),
+    )
 
 
 def ours(file):
@@ -52,35 +75,58 @@ def ours(file):
     recipe, items, shown, _ = read_test(file)
     engine, written = TransformersEngine(resolve_model("nano-student"), "float32"), {}
     generate = engine.generate
+
     def noted(prompts, sampling):
         done = generate(prompts, sampling)
         written.update({p: c[0] for p, c in zip(prompts, done)})
         return done
+
     engine.generate = noted
-    return pd.concat([evaluate(engine, "vanilla", k, items, shown, tasks_of(recipe), recipe.eval.max_tokens) for k in recipe.eval.shots]), written
+    return pd.concat(
+        [
+            evaluate(engine, "vanilla", k, items, shown, tasks_of(recipe), recipe.eval.max_tokens)
+            for k in recipe.eval.shots
+        ]
+    ), written
 
 
 def check_harness(tmp_path, recipe):
     "Same prompts, same grade of every item, same averages; gives our results and how often the texts were the same."
     file, process = start_harness(tmp_path, recipe)
-    try: results, written = ours(file)
-    except BaseException: process.kill(); raise
-    assert process.wait(3600) == 0, (tmp_path/"log").read_text()[-3000:]
-    found = json.loads((tmp_path/"out.json").read_text())
+    try:
+        results, written = ours(file)
+    except BaseException:
+        process.kill()
+        raise
+    assert process.wait(3600) == 0, (tmp_path / "log").read_text()[-3000:]
+    found = json.loads((tmp_path / "out.json").read_text())
     theirs = {(a["task"], a["item"]): a for a in found["answers"]}
     assert len(theirs) == len(results) and {a["prompt"] for a in found["answers"]} == set(written)
     for r in results.itertuples():
         a = theirs[f"arte_bbh_{r.shots}shot_{r.task}", r.item]
-        assert (bool(a["acc"]), bool(a["unreadable"])) == (r.correct, pd.isna(r.parsed)), f"{r.item} at {r.shots} shots: the harness has {a['text']!r}, we have {written[a['prompt']]}"
+        assert (bool(a["acc"]), bool(a["unreadable"])) == (r.correct, pd.isna(r.parsed)), (
+            f"{r.item} at {r.shots} shots: the harness has {a['text']!r}, we have {written[a['prompt']]}"
+        )
     for shots, g in results.groupby("shots"):
-        assert found["results"][f"arte_bbh_{shots}shot"]["acc,none"] == pytest.approx(g.groupby("task").correct.mean().mean(), abs=1e-9)
-    return results, sum(a["text"].startswith(written[a["prompt"]].text.removesuffix(STOP[1])) for a in found["answers"]), [c.finish for c in written.values()]
+        assert found["results"][f"arte_bbh_{shots}shot"]["acc,none"] == pytest.approx(
+            g.groupby("task").correct.mean().mean(), abs=1e-9
+        )
+    return (
+        results,
+        sum(
+            a["text"].startswith(written[a["prompt"]].text.removesuffix(STOP[1]))
+            for a in found["answers"]
+        ),
+        [c.finish for c in written.values()],
+    )
 
 
 @harness
 def test_harness_agrees(tmp_path):
     results, _, _ = check_harness(tmp_path, GENERATED)
-    assert results.correct.any() and results.parsed.notna().any() and results.parsed.isna().any(), "an easy agreement: nothing was answered, or everything"
+    assert results.correct.any() and results.parsed.notna().any() and results.parsed.isna().any(), (
+        "an easy agreement: nothing was answered, or everything"
+    )
 
 
 @slow
@@ -88,10 +134,20 @@ def test_harness_agrees(tmp_path):
 @pytest.mark.parametrize("recipe", ["generated", "bbh"])
 def test_harness_agrees_on_more(tmp_path, recipe):
     if recipe == "generated":
-        text = GENERATED.replace("sports_understanding]", "sports_understanding, object_counting, date_understanding]").replace("n_test: 4", "n_test: 12").replace("max_tokens: 32", "max_tokens: 128")
+        text = (
+            GENERATED.replace(
+                "sports_understanding]",
+                "sports_understanding, object_counting, date_understanding]",
+            )
+            .replace("n_test: 4", "n_test: 12")
+            .replace("max_tokens: 32", "max_tokens: 128")
+        )
     else:
-        if not isinstance(bbh_source(), Path): pytest.skip("BBH's files are not here")
+        if not isinstance(bbh_source(), Path):
+            pytest.skip("BBH's files are not here")
         text = f"base: paper\nname: test\ntasks: [{', '.join(builtin_tasks())}]\ndata: {{items: bbh, n_val: 4, n_test: 2}}\nirt: {{k: 4}}\neval: {{max_tokens: 96}}\n"
     results, same, finish = check_harness(tmp_path, text)
-    print(f"\n{recipe}: {len(results)} answers of {results.task.nunique()} tasks, {results.correct.sum()} right, {results.parsed.isna().sum()} unreadable, "
-          f"{finish.count('repeat')} ended as loops by us; {same} texts the same up to our end")
+    print(
+        f"\n{recipe}: {len(results)} answers of {results.task.nunique()} tasks, {results.correct.sum()} right, {results.parsed.isna().sum()} unreadable, "
+        f"{finish.count('repeat')} ended as loops by us; {same} texts the same up to our end"
+    )

@@ -1,15 +1,28 @@
 """The nano world at size: three computations agree, nothing of BBH comes up, and no text makes a reader fall over."""
-import os, re, subprocess, sys
+
+import os
+import re
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
-from arte.core import nano
+from arte.models import school as nano
 from arte.core.answers import grade, parse_questions
 from arte.models.school import (
-    ACTIONS, ATHLETES, NANO_TASKS, TECHNIQUES, THINGS, make_items, nano_exemplars,
-    school_examples, school_items, solve, write_rationale,
+    ACTIONS,
+    ATHLETES,
+    NANO_TASKS,
+    TECHNIQUES,
+    THINGS,
+    make_items,
+    nano_exemplars,
+    school_examples,
+    school_items,
+    solve,
+    write_rationale,
 )
 from arte.core.tasks import bbh_source, get_task, load_bbh, load_exemplars
 
@@ -43,45 +56,65 @@ def test_items_have_the_form_of_bbh(task):
 
 @tasks
 def test_the_form_is_that_of_bbh_itself(task):
-    if bbh_source() is None: pytest.skip("BBH is not reachable (set ARTE_DATA)")
-    form = FORMS[task].replace("{5,6}", "{3,6}").replace("[^\\n]+\\.", "[^\\n]+")  # a few BBH hints end without a period
+    if bbh_source() is None:
+        pytest.skip("BBH is not reachable (set ARTE_DATA)")
+    form = (
+        FORMS[task].replace("{5,6}", "{3,6}").replace("[^\\n]+\\.", "[^\\n]+")
+    )  # a few BBH hints end without a period
     assert sum(bool(re.fullmatch(form, i.question)) for i in load_bbh(task)) >= 240
 
 
 @tasks
 def test_no_item_of_bbh_comes_up(task):
     source = bbh_source()
-    if source is None: pytest.skip("BBH is not reachable (set ARTE_DATA)")
+    if source is None:
+        pytest.skip("BBH is not reachable (set ARTE_DATA)")
     known = [i.question for i in load_bbh(task, source)]
-    if source != "hub": known += [e.question for e in load_exemplars(task, source)]
+    if source != "hub":
+        known += [e.question for e in load_exemplars(task, source)]
     plain = lambda q: " ".join(q.split())
     known = {plain(q) for q in known}
     ours = [i.question for i in make_items(task, 2000, seed=5)]
-    ours += [t.question for e in school_examples(task, 8, 20, seed=5) for t in parse_questions(e["prompt"] + e["completion"])[0]]
+    ours += [
+        t.question
+        for e in school_examples(task, 8, 20, seed=5)
+        for t in parse_questions(e["prompt"] + e["completion"])[0]
+    ]
     assert not known & {plain(q) for q in ours}
 
 
 def test_collections_keep_away_from_bbh():
-    if bbh_source() is None: pytest.skip("BBH is not reachable (set ARTE_DATA)")
+    if bbh_source() is None:
+        pytest.skip("BBH is not reachable (set ARTE_DATA)")
     sentences = " ".join(i.question for i in load_bbh("sports_understanding"))
     assert [a for names in ATHLETES.values() for a in names if a in sentences] == []
     lists = " ".join(i.question for i in load_bbh("object_counting"))
-    assert [w for _, ours in THINGS.values() for pair in ours for w in pair if re.search(rf"\b{w}\b", lists)] == []
-    assert {len(i.question.split()) for i in load_bbh("boolean_expressions")} == {9}  # eight tokens and "is"
+    assert [
+        w
+        for _, ours in THINGS.values()
+        for pair in ours
+        for w in pair
+        if re.search(rf"\b{w}\b", lists)
+    ] == []
+    assert {len(i.question.split()) for i in load_bbh("boolean_expressions")} == {
+        9
+    }  # eight tokens and "is"
 
 
 def test_names_are_told_apart():
     for table in (ATHLETES, ACTIONS):
         names = [(n, sport) for sport, ns in table.items() for n in ns]
         assert [(a, b) for a, s in names for b, t in names if s != t and a in b] == []
-    words = Counter(w for halves in THINGS.values() for half in halves for pair in half for w in set(pair))
+    words = Counter(
+        w for halves in THINGS.values() for half in halves for pair in half for w in set(pair)
+    )
     assert max(words.values()) == 1
 
 
 @tasks
 def test_answers_are_balanced(task):
     share = Counter(i.answer for i in make_items(task, 1000, seed=2)).most_common(1)[0][1] / 1000
-    assert share < {"date_understanding": .25, "object_counting": .2}.get(task, .6)
+    assert share < {"date_understanding": 0.25, "object_counting": 0.2}.get(task, 0.6)
 
 
 def test_dates_have_different_options_of_which_one_is_right():
@@ -92,18 +125,34 @@ def test_dates_have_different_options_of_which_one_is_right():
 
 @tasks
 def test_the_same_in_another_process(task):
-    code = (f"from arte.models.school import *; from hashlib import sha1\n"
-            f"print(sha1(repr((make_items({task!r}, 60, 4), school_examples({task!r}, 8, 4, 4), nano_exemplars({task!r}, 4))).encode()).hexdigest())")
-    out = {subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": h}, capture_output=True, text=True, check=True).stdout for h in ("1", "2")}
+    code = (
+        f"from arte.models.school import *; from hashlib import sha1\n"
+        f"print(sha1(repr((make_items({task!r}, 60, 4), school_examples({task!r}, 8, 4, 4), nano_exemplars({task!r}, 4))).encode()).hexdigest())"
+    )
+    out = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": h},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for h in ("1", "2")
+    }
     assert len(out) == 1 and len(out.pop()) == 41
 
 
 def test_what_cannot_be_made_is_refused(monkeypatch):
     with monkeypatch.context() as m:
-        m.setattr(nano, "LENGTHS", (3,))  # two each of 'not not …' and '( … )', eight of 'and' and 'or'
-        with pytest.raises(ValueError, match="asked for 19 .* after 12 nothing new"): make_items("boolean_expressions", 19)
-    with pytest.raises(ValueError, match="no generator for task 'snarks'"): make_items("snarks", 1)
-    with pytest.raises(ValueError, match="no technique"): write_rationale("True is", "boolean_expressions", "guess")
+        m.setattr(
+            nano, "LENGTHS", (3,)
+        )  # two each of 'not not …' and '( … )', eight of 'and' and 'or'
+        with pytest.raises(ValueError, match="asked for 19 .* after 12 nothing new"):
+            make_items("boolean_expressions", 19)
+    with pytest.raises(ValueError, match="no generator for task 'snarks'"):
+        make_items("snarks", 1)
+    with pytest.raises(ValueError, match="no technique"):
+        write_rationale("True is", "boolean_expressions", "guess")
     assert make_items("object_counting", 0) == []
 
 
@@ -113,8 +162,16 @@ def test_school_examples(task):
     assert Counter(e["kind"] for e in examples) == {"technique": 60, "naive": 20, "question": 10}
     asked = [e for e in examples if e["kind"] == "question"]
     assert Counter(e["completion"].count("<question_") for e in asked) == {5: 5, 1: 5}
-    seen = [t.question for e in asked for t in parse_questions(e["prompt"].partition("unique.")[2] + e["completion"])[0]]
-    seen += [e["prompt"].partition("Question: ")[2].rpartition("\nAnswer:")[0] for e in examples if e["kind"] != "question"]
+    seen = [
+        t.question
+        for e in asked
+        for t in parse_questions(e["prompt"].partition("unique.")[2] + e["completion"])[0]
+    ]
+    seen += [
+        e["prompt"].partition("Question: ")[2].rpartition("\nAnswer:")[0]
+        for e in examples
+        if e["kind"] != "question"
+    ]
     assert len(seen) == len(set(seen)) == 80 + 5 * 8 + 5 * 4
     assert set(seen) == {i.question for i in school_items(task, 80, 10, seed=1)}
     for e in asked:
@@ -122,8 +179,13 @@ def test_school_examples(task):
         found, left = parse_questions(e["completion"])
         assert not left and [solve(task, t.question) for t in found] == [t.target for t in found]
     for e in examples:
-        if e["kind"] == "question": continue
-        assert not e["prompt"][-1].isspace() and e["completion"].startswith(" ") and e["completion"].endswith("</ans>.")
+        if e["kind"] == "question":
+            continue
+        assert (
+            not e["prompt"][-1].isspace()
+            and e["completion"].startswith(" ")
+            and e["completion"].endswith("</ans>.")
+        )
 
 
 @tasks
@@ -131,7 +193,8 @@ def test_each_technique_prompt_has_its_own_manner(task):
     prompts = {t.name: t.prompt for t in get_task(task).techniques}
     assert set(prompts) == set(TECHNIQUES)
     for e in school_examples(task, 80, 0, seed=3):
-        if e["kind"] == "naive": continue
+        if e["kind"] == "naive":
+            continue
         technique = next(n for n, p in prompts.items() if e["prompt"].startswith(p))
         question = e["prompt"].partition("Question: ")[2].rpartition("\nAnswer:")[0]
         assert e["completion"] == " " + write_rationale(question, task, technique)
@@ -143,8 +206,17 @@ def test_manners_differ_and_stay_short(task):
     text = {t: [write_rationale(i, task, t) for i in items] for t in TECHNIQUES}
     assert all(len({text[t][k] for t in TECHNIQUES}) == 4 for k in range(200))
     mean = {t: sum(len(r.split()) for r in rs) / 200 for t, rs in text.items()}
-    assert mean["plain"] < 12 and mean["expert"] < 45 and mean["eliminate"] < 60 and 30 < mean["recall"] < 90
-    assert all(r == r.strip() and "  " not in r and "\n" not in r and r.endswith("</ans>.") for rs in text.values() for r in rs)
+    assert (
+        mean["plain"] < 12
+        and mean["expert"] < 45
+        and mean["eliminate"] < 60
+        and 30 < mean["recall"] < 90
+    )
+    assert all(
+        r == r.strip() and "  " not in r and "\n" not in r and r.endswith("</ans>.")
+        for rs in text.values()
+        for r in rs
+    )
 
 
 @tasks
@@ -156,32 +228,64 @@ def test_exemplars(task):
 
 def readable(task, question):
     "The answer by solver and writers, None where the text cannot be read; anything but ValueError escapes."
+
     def attempt(f):
-        try: return f()
-        except ValueError as e: assert str(e); return None
-    return attempt(lambda: solve(task, question)), {attempt(lambda t=t: write_rationale(question, task, t)) for t in TECHNIQUES}
+        try:
+            return f()
+        except ValueError as e:
+            assert str(e)
+            return None
+
+    return attempt(lambda: solve(task, question)), {
+        attempt(lambda t=t: write_rationale(question, task, t)) for t in TECHNIQUES
+    }
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from(NANO_TASKS), st.one_of(st.text(max_size=200), st.text(alphabet="TrueFalse notandor()is", max_size=60)))
+@given(
+    st.sampled_from(NANO_TASKS),
+    st.one_of(st.text(max_size=200), st.text(alphabet="TrueFalse notandor()is", max_size=60)),
+)
 @example("boolean_expressions", "(" * 5000 + "True")
 @example("boolean_expressions", "not " * 90 + "True is")
 @example("boolean_expressions", "True ( False ) is")
-@example("date_understanding", "Today is Foo 3, 1999. What is the date today in MM/DD/YYYY?\nOptions:\n(A) 01/01/1999")
-@example("date_understanding", "The exam is on Mar 2, 1988, which is 99999999999 days from now. What is the date today in MM/DD/YYYY?\nOptions:\n(A) 02/28/1988")
-@example("date_understanding", "Nora was born on 2/29/2000 and turns 9 today. What is the date today in MM/DD/YYYY?\nOptions:\n(A) 02/28/2009")
+@example(
+    "date_understanding",
+    "Today is Foo 3, 1999. What is the date today in MM/DD/YYYY?\nOptions:\n(A) 01/01/1999",
+)
+@example(
+    "date_understanding",
+    "The exam is on Mar 2, 1988, which is 99999999999 days from now. What is the date today in MM/DD/YYYY?\nOptions:\n(A) 02/28/1988",
+)
+@example(
+    "date_understanding",
+    "Nora was born on 2/29/2000 and turns 9 today. What is the date today in MM/DD/YYYY?\nOptions:\n(A) 02/28/2009",
+)
 @example("sports_understanding", 'Is the following sentence plausible? "."')
 @example("object_counting", "I have . How many objects do I have?")
-def test_any_text_is_read_or_refused(task, question): readable(task, question)
+def test_any_text_is_read_or_refused(task, question):
+    readable(task, question)
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from(NANO_TASKS), st.integers(0, 49), st.integers(0, 200), st.integers(0, 12), st.text(alphabet="abT(1/,. \n", max_size=3))
+@given(
+    st.sampled_from(NANO_TASKS),
+    st.integers(0, 49),
+    st.integers(0, 200),
+    st.integers(0, 12),
+    st.text(alphabet="abT(1/,. \n", max_size=3),
+)
 def test_damaged_questions_are_read_or_refused(task, k, at, cut, put):
     q = make_items(task, 50, seed=8)[k].question
-    readable(task, q[:at] + put + q[at + cut:])
+    readable(task, q[:at] + put + q[at + cut :])
 
 
 def test_nothing_is_executed():
-    for bad in ("__import__('os').system('true') is", "True if False else True is", "not True == False is", "9**9**9 is"):
-        with pytest.raises(ValueError): solve("boolean_expressions", bad)
+    for bad in (
+        "__import__('os').system('true') is",
+        "True if False else True is",
+        "not True == False is",
+        "9**9**9 is",
+    ):
+        with pytest.raises(ValueError):
+            solve("boolean_expressions", bad)

@@ -1,23 +1,31 @@
 """Two replicas of a model on the cores of this machine: what they say, and what is left when one of them, or all, are killed.
 
 A tiny model here; the real SmolLM2 over vLLM, and kills of more kinds, with ARTE_SLOW=1 (`make slow`)."""
-import os, signal, subprocess, sys, time
+
+import os
+import signal
+import subprocess
+import sys
+import time
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
-from arte.core import replicas
+from arte.engines import ray as replicas
 from arte.engines.protocol import Sampling, TransformersEngine, make_engine
 from arte.engines.journal import Journal, Journaled
 from arte.core.settings import PerReplica, RecipeError
 from arte.engines.ray import RayEngine
 from arte.run.rundir import RunDir
-from test_run import tiny_model  # noqa: F401  (a fixture)
-from tiny import tiny_recipe
+from support.tiny import tiny_recipe
 
 SLOW, ON_CPU = bool(os.environ.get("ARTE_SLOW")), PerReplica(gpus=0)
-PROMPTS = [f"Task Description: {t}\n\nQuestion: {q}\nAnswer:" for t in ("True", "False", "Let's think") for q in range(40)]
+PROMPTS = [
+    f"Task Description: {t}\n\nQuestion: {q}\nAnswer:"
+    for t in ("True", "False", "Let's think")
+    for q in range(40)
+]
 SAMPLING = Sampling(max_tokens=40, stop=("</ans>",))
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray isn't installed")
@@ -25,7 +33,8 @@ needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM isn't in
 slow = pytest.mark.skipif(not SLOW, reason="takes minutes: ARTE_SLOW=1")
 
 
-def open_two(folder, kind="transformers", **settings): return RayEngine(folder, 2, ON_CPU, kind=kind, dtype="float32", **settings)
+def open_two(folder, kind="transformers", **settings):
+    return RayEngine(folder, 2, ON_CPU, kind=kind, dtype="float32", **settings)
 
 
 def below():
@@ -36,6 +45,7 @@ def below():
 
 def all_gone(processes, seconds=20):
     import psutil
+
     return not psutil.wait_procs(processes, timeout=seconds)[1]
 
 
@@ -59,35 +69,52 @@ def alone(tiny_model):  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def expected(alone): return alone.generate(PROMPTS, SAMPLING)
+def expected(alone):
+    return alone.generate(PROMPTS, SAMPLING)
 
 
-def entries(journal): return sorted(journal.db.execute("SELECT key, prompt, text, tokens, prompt_tokens, finish FROM completions"))
+def entries(journal):
+    return sorted(
+        journal.db.execute(
+            "SELECT key, prompt, text, tokens, prompt_tokens, finish FROM completions"
+        )
+    )
 
 
 @needs_ray
 def test_a_model_that_does_not_open(tiny_model, tmp_path):  # noqa: F811
     "On a cluster that was there before, and stays."
-    import ray, shutil
-    folder = tmp_path/"damaged"
+    import ray
+    import shutil
+
+    folder = tmp_path / "damaged"
     shutil.copytree(tiny_model, folder)
-    (folder/"model.safetensors").write_bytes(b"half a file")
+    (folder / "model.safetensors").write_bytes(b"half a file")
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
-        with pytest.raises(ChildProcessError, match=r"A replica could not open .*damaged \(\w+: .*") as e: RayEngine(folder, 1, ON_CPU, kind="transformers")
+        with pytest.raises(
+            ChildProcessError, match=r"A replica could not open .*damaged \(\w+: .*"
+        ) as e:
+            RayEngine(folder, 1, ON_CPU, kind="transformers")
         assert "logs" in str(e.value) and len(str(e.value)) < 600
         assert ray.is_initialized(), "Ray was ended by an engine that had not started it"
-    finally: ray.shutdown()
+    finally:
+        ray.shutdown()
 
 
 @needs_ray
 def test_same_as_one_engine(engine, alone, expected):
     assert engine.generate(PROMPTS, SAMPLING) == expected
-    drawn = Sampling(1., max_tokens=8, n=5, seed=3)
+    drawn = Sampling(1.0, max_tokens=8, n=5, seed=3)
     assert engine.generate(PROMPTS[:3], drawn) == alone.generate(PROMPTS[:3], drawn)
-    texts = [" <ans>True</ans>", " False"]*3
-    for a, b in zip(engine.logprobs(PROMPTS[:6], texts), alone.logprobs(PROMPTS[:6], texts), strict=True): np.testing.assert_allclose(a, b, atol=1e-4)
-    for a, b in zip(engine.first_tokens(PROMPTS[:3], 4), alone.first_tokens(PROMPTS[:3], 4), strict=True):
+    texts = [" <ans>True</ans>", " False"] * 3
+    for a, b in zip(
+        engine.logprobs(PROMPTS[:6], texts), alone.logprobs(PROMPTS[:6], texts), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    for a, b in zip(
+        engine.first_tokens(PROMPTS[:3], 4), alone.first_tokens(PROMPTS[:3], 4), strict=True
+    ):
         assert [(t.text, t.joins) for t in a] == [(t.text, t.joins) for t in b]
     assert engine.generate([], SAMPLING) == []
 
@@ -95,15 +122,20 @@ def test_same_as_one_engine(engine, alone, expected):
 def killed_in_the_middle(engine, path, prompts, sampling):
     "A journal that is filled while a replica is killed; the positions, in the order in which they came."
     arriving, came = engine.arriving, []
+
     def and_kill(some, sampling):
         for i, answer in arriving(some, sampling):
             came.append(i)
             yield i, answer
-            if len(came) == 10: os.kill(engine.pids[0], signal.SIGKILL)
+            if len(came) == 10:
+                os.kill(engine.pids[0], signal.SIGKILL)
+
     engine.arriving = and_kill
     journaled = Journaled(Journal(path), engine.fingerprint, lambda: engine, chunk=4)
-    try: answers = journaled.generate(prompts, sampling)
-    finally: del engine.arriving
+    try:
+        answers = journaled.generate(prompts, sampling)
+    finally:
+        del engine.arriving
     assert journaled.misses == len(prompts)
     return journaled.journal, answers, came
 
@@ -111,65 +143,109 @@ def killed_in_the_middle(engine, path, prompts, sampling):
 @needs_ray
 def test_a_replica_is_killed(engine, alone, expected, tmp_path, capfd):
     "All answers are there, none came or was written twice, and they are those of one engine."
-    journal, answers, came = killed_in_the_middle(engine, tmp_path/"journal.db", PROMPTS, SAMPLING)
+    journal, answers, came = killed_in_the_middle(
+        engine, tmp_path / "journal.db", PROMPTS, SAMPLING
+    )
     assert answers == expected
     assert sorted(came) == list(range(len(PROMPTS)))
-    one = Journaled(Journal(tmp_path/"one.db"), alone.fingerprint, lambda: alone)
+    one = Journaled(Journal(tmp_path / "one.db"), alone.fingerprint, lambda: alone)
     one.generate(PROMPTS, SAMPLING)
     assert entries(journal) == entries(one.journal)
-    assert not os.path.exists(f"/proc/{engine.pids[0]}") or "ray" not in open(f"/proc/{engine.pids[0]}/cmdline").read()
+    assert (
+        not os.path.exists(f"/proc/{engine.pids[0]}")
+        or "ray" not in open(f"/proc/{engine.pids[0]}/cmdline").read()
+    )
     assert "Traceback" not in capfd.readouterr().err
 
 
 @needs_ray
 def test_an_error_in_a_replica(engine, tmp_path):
     "It ends the call with its own message; what came before it is in the journal, and replicas go on working."
-    journaled = Journaled(Journal(tmp_path/"journal.db"), engine.fingerprint, lambda: engine, chunk=4)
-    with pytest.raises(ValueError, match="Use fewer or shorter examples"): journaled.generate(PROMPTS + ["Z" + " True"*3000], SAMPLING)
+    journaled = Journaled(
+        Journal(tmp_path / "journal.db"), engine.fingerprint, lambda: engine, chunk=4
+    )
+    with pytest.raises(ValueError, match="Use fewer or shorter examples"):
+        journaled.generate(PROMPTS + ["Z" + " True" * 3000], SAMPLING)
     assert 0 < len(journaled.journal) < len(PROMPTS)
     assert len(engine.generate(PROMPTS[:2], SAMPLING)) == 2
 
 
 @needs_ray
 def test_no_room(engine, tiny_model):  # noqa: F811
-    with pytest.raises(ValueError, match="gpus: 0 to use CPU cores"): RayEngine(tiny_model, 2, PerReplica(gpus=1))
-    with pytest.raises(ValueError, match="Lower engine.replicas"): RayEngine(tiny_model, 10_000, ON_CPU)
+    with pytest.raises(ValueError, match="gpus: 0 to use CPU cores"):
+        RayEngine(tiny_model, 2, PerReplica(gpus=1))
+    with pytest.raises(ValueError, match="Lower engine.replicas"):
+        RayEngine(tiny_model, 10_000, ON_CPU)
 
 
 @needs_ray
 def test_room_that_is_taken(engine, tiny_model, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(replicas, "PATIENCE", .5)
-    with pytest.raises(TimeoutError, match="0 of the cluster's .* are free: something else runs on it"): RayEngine(tiny_model, 1, ON_CPU)
+    monkeypatch.setattr(replicas, "PATIENCE", 0.5)
+    with pytest.raises(
+        TimeoutError, match="0 of the cluster's .* are free: something else runs on it"
+    ):
+        RayEngine(tiny_model, 1, ON_CPU)
 
 
 def test_without_ray(tiny_model, monkeypatch):  # noqa: F811
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "arte-distill\[ray\]"'): RayEngine(tiny_model)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "arte-distill\[ray\]"'):
+        RayEngine(tiny_model)
 
 
-@pytest.mark.parametrize("engine, field, mend", [
-    (dict(kind="ray", replicas=4, per_replica=dict(gpus=2)), "engine.per_replica.gpus", "tensor_parallel: 2"),
-    (dict(kind="ray", per_replica=dict(gpus=2, tensor_parallel=2, pipeline_parallel=2)), "engine.per_replica.gpus", "gpus: 4"),
-    (dict(kind="vllm", replicas=2), "engine.replicas", "kind: ray"),
-    (dict(kind="transformers", per_replica=dict(gpus=2, tensor_parallel=2)), "engine.per_replica", "kind: vllm"),
-    (dict(kind="ray", per_replica=dict(gpu=2)), "engine.per_replica.gpu", "gpus"),
-    (dict(kind="ray", replicas=0), "engine.replicas", "at least 1"),
-])
+@pytest.mark.parametrize(
+    "engine, field, mend",
+    [
+        (
+            dict(kind="ray", replicas=4, per_replica=dict(gpus=2)),
+            "engine.per_replica.gpus",
+            "tensor_parallel: 2",
+        ),
+        (
+            dict(kind="ray", per_replica=dict(gpus=2, tensor_parallel=2, pipeline_parallel=2)),
+            "engine.per_replica.gpus",
+            "gpus: 4",
+        ),
+        (dict(kind="vllm", replicas=2), "engine.replicas", "kind: ray"),
+        (
+            dict(kind="transformers", per_replica=dict(gpus=2, tensor_parallel=2)),
+            "engine.per_replica",
+            "kind: vllm",
+        ),
+        (dict(kind="ray", per_replica=dict(gpu=2)), "engine.per_replica.gpu", "gpus"),
+        (dict(kind="ray", replicas=0), "engine.replicas", "at least 1"),
+    ],
+)
 def test_refused_recipes(engine, field, mend):
-    with pytest.raises(RecipeError) as e: tiny_recipe(engine=engine)
+    with pytest.raises(RecipeError) as e:
+        tiny_recipe(engine=engine)
     assert e.value.field == field and mend in str(e.value)
 
 
 def test_the_recipe_reaches_the_engine(tiny_model, tmp_path, monkeypatch):  # noqa: F811
     "The teacher gets the replicas of the recipe, a student one GPU each and as many replicas as there are GPUs; vLLM alone gets the same."
-    from arte.core import engine
+    from arte.engines import protocol as engine
+
     opened = []
-    monkeypatch.setattr(replicas, "RayEngine", lambda folder, n, each, **more: opened.append((n, each, more)))
-    monkeypatch.setattr(engine, "make_engine", lambda folder, kind, dtype, trust, *devices: opened.append((kind, devices)))
+    monkeypatch.setattr(
+        replicas, "RayEngine", lambda folder, n, each, **more: opened.append((n, each, more))
+    )
+    monkeypatch.setattr(
+        engine,
+        "make_engine",
+        lambda folder, kind, dtype, trust, *devices: opened.append((kind, devices)),
+    )
     each = PerReplica(gpus=4, tensor_parallel=2, pipeline_parallel=2)
     for kind, n in (("ray", 2), ("vllm", 1)):
-        with RunDir(tmp_path/kind, tiny_recipe(engine=dict(kind=kind, replicas=n, per_replica=each, dtype="float16"), trust_remote_code=True)) as run:
-            for role in ("teacher", "aligned-2", "student-arte"): run._open(role, tiny_model)
+        with RunDir(
+            tmp_path / kind,
+            tiny_recipe(
+                engine=dict(kind=kind, replicas=n, per_replica=each, dtype="float16"),
+                trust_remote_code=True,
+            ),
+        ) as run:
+            for role in ("teacher", "aligned-2", "student-arte"):
+                run._open(role, tiny_model)
     more = dict(dtype="float16", trust_remote_code=True)
     assert opened[:3] == [(2, each, more), (2, each, more), (8, PerReplica(), more)]
     assert opened[3:] == [("vllm", (2, 2)), ("vllm", (2, 2)), ("vllm", (1, 1))]
@@ -177,14 +253,19 @@ def test_the_recipe_reaches_the_engine(tiny_model, tmp_path, monkeypatch):  # no
 
 class Bomb:
     "Ends the process that unpickles it."
-    def __reduce__(self): return os._exit, (1,)
+
+    def __reduce__(self):
+        return os._exit, (1,)
 
 
 @slow
 @needs_ray
 def test_a_replica_that_always_dies(engine, expected):
     "After some tries the same prompts are given up, in one sentence; the engine works on."
-    with pytest.raises(ChildProcessError, match="4 times over the same prompts .*run the same command again"): list(engine._arriving("generate", [(0, (Bomb(),))], [(SAMPLING,)], 1))
+    with pytest.raises(
+        ChildProcessError, match="4 times over the same prompts .*run the same command again"
+    ):
+        list(engine._arriving("generate", [(0, (Bomb(),))], [(SAMPLING,)], 1))
     assert engine.generate(PROMPTS, SAMPLING) == expected
 
 
@@ -212,18 +293,31 @@ engine.close()
 def test_the_driver_is_killed(tiny_model, tmp_path, sign, alone):  # noqa: F811
     "Ray ends with it, what was committed is used, and the rest is generated once."
     psutil = pytest.importorskip("psutil")
-    command = [sys.executable, "-c", RUN % alone.fingerprint, str(tiny_model), str(tmp_path/"journal.db")]
-    p = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    command = [
+        sys.executable,
+        "-c",
+        RUN % alone.fingerprint,
+        str(tiny_model),
+        str(tmp_path / "journal.db"),
+    ]
+    p = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     p.stdout.readline()
-    while (kept := len(Journal(tmp_path/"journal.db"))) < 40 and p.poll() is None: time.sleep(.05)
+    while (kept := len(Journal(tmp_path / "journal.db"))) < 40 and p.poll() is None:
+        time.sleep(0.05)
     begun = psutil.Process(p.pid).children(recursive=True)
-    os.killpg(p.pid, sign) if sign == signal.SIGINT else p.send_signal(sign)      # a terminal's Ctrl-C goes to all of them
+    os.killpg(p.pid, sign) if sign == signal.SIGINT else p.send_signal(
+        sign
+    )  # a terminal's Ctrl-C goes to all of them
     p.wait(60)
     assert all_gone(begun, 60), "Ray outlived the process that had started it"
-    kept = len(Journal(tmp_path/"journal.db"))
+    kept = len(Journal(tmp_path / "journal.db"))
     assert 40 <= kept < 400
     done = subprocess.run(command, capture_output=True, text=True)
-    assert f"misses {400 - kept}" in done.stdout and len(Journal(tmp_path/"journal.db")) == 400, done.stderr[-2000:]
+    assert f"misses {400 - kept}" in done.stdout and len(Journal(tmp_path / "journal.db")) == 400, (
+        done.stderr[-2000:]
+    )
     assert not done.stderr, "noise"
 
 
@@ -234,19 +328,23 @@ def test_real_model_over_vllm(tmp_path):
     "SmolLM2 in two replicas of vLLM, one of them killed, against one vLLM in this process."
     from arte.models.folders import resolve_model
     from test_engine import FAMILIES, PROMPTS as REAL, STOP
+
     student, sampling = resolve_model("nano-student"), Sampling(max_tokens=48, stop=STOP)
     prompts = REAL + FAMILIES
     engine = open_two(student, "vllm", batch=3)
     start = time.monotonic()
-    journal, answers, came = killed_in_the_middle(engine, tmp_path/"journal.db", prompts, sampling)
+    journal, answers, came = killed_in_the_middle(
+        engine, tmp_path / "journal.db", prompts, sampling
+    )
     print(f"vLLM, 2 replicas, one killed: {time.monotonic() - start:.0f} s")
-    draws = engine.generate(prompts[:4], Sampling(1., max_tokens=8, n=4))
-    scores = engine.logprobs(prompts[:4], [" The answer"]*4)
+    draws = engine.generate(prompts[:4], Sampling(1.0, max_tokens=8, n=4))
+    scores = engine.logprobs(prompts[:4], [" The answer"] * 4)
     engine.close()
     one = make_engine(student, "vllm", "float32")
     assert answers == one.generate(prompts, sampling) and sorted(came) == list(range(len(prompts)))
-    assert draws == one.generate(prompts[:4], Sampling(1., max_tokens=8, n=4))
-    for a, b in zip(scores, one.logprobs(prompts[:4], [" The answer"]*4), strict=True): np.testing.assert_allclose(a, b, atol=1e-3)
+    assert draws == one.generate(prompts[:4], Sampling(1.0, max_tokens=8, n=4))
+    for a, b in zip(scores, one.logprobs(prompts[:4], [" The answer"] * 4), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)
     one.close()
 
 
@@ -257,9 +355,12 @@ def test_tensor_parallel_replica():
     "One replica whose vLLM shares each layer between two processes; nothing is left of them."
     from arte.models.folders import resolve_model
     from test_engine import PROMPTS as REAL, STOP
+
     student, sampling = resolve_model("nano-student"), Sampling(max_tokens=24, stop=STOP)
     before = {p.pid for p in below()}
-    engine = RayEngine(student, 1, PerReplica(gpus=0, tensor_parallel=2), kind="vllm", dtype="float32")
+    engine = RayEngine(
+        student, 1, PerReplica(gpus=0, tensor_parallel=2), kind="vllm", dtype="float32"
+    )
     begun = [p for p in below() if p.pid not in before]
     answers = engine.generate(REAL, sampling)
     engine.close()

@@ -1,5 +1,7 @@
 """A whole run: the real stages, tables, training and report, with scripts where the language models would generate."""
-import io, json
+
+import io
+import json
 from contextlib import redirect_stdout
 from dataclasses import replace
 from types import SimpleNamespace
@@ -8,39 +10,12 @@ import pandas as pd
 import pytest
 
 from arte.core.settings import Transfer, Unseen
-from arte.core.recipes import load_recipe
 from arte.run.rundir import RunDir
 from arte.elicit import NoQuestions
 from arte.run.pipeline import STAGES, run, status
 from arte.run.report import write_report
-from scripted import student, teacher, use_scripts
-
-TASKS = ["boolean_expressions", "object_counting"]
-SMALL = {"tasks": TASKS, "teacher.school": None, "data.test": "generated", "data.n_test": 12, "data.n_val": 12, "irt.k": 6, "irt.method": "map", "irt.shots": [0, 1],
-         "elicit.questions": 8, "align.held_out": 3, "prefer.agreement_questions": 2, "pairs.question_pairs": 2, "align.epochs": 1, "distill.epochs": 1, "align.max_length": 400, "distill.max_length": 400}
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory):
-    "A random Llama of two layers with a word-level tokenizer: trains in seconds, knows nothing."
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-    words = Tokenizer(models.BPE(unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    words.train_from_iterator(["Task Description: Question: Answer: Let's think step by step. So the answer is <ans>True</ans> False"] * 4,
-                              trainers.BpeTrainer(vocab_size=400, special_tokens=["<unk>", "<s>", "</s>", "<pad>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>")
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-                                         max_position_embeddings=2048, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.bos_token_id))
-    folder = tmp_path_factory.mktemp("tiny")
-    model.save_pretrained(folder); tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def recipe(tiny_model): return load_recipe("nano", **SMALL | {"teacher.model": str(tiny_model), "student.model": str(tiny_model)})
+from support.scripted import student, teacher, use_scripts
+from support.tiny import TASKS
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +24,7 @@ def first(recipe, tmp_path_factory):
     generated, told = [], io.StringIO()
     with pytest.MonkeyPatch.context() as m, redirect_stdout(told):
         use_scripts(m, TASKS, generated)
-        done = run(recipe, tmp_path_factory.mktemp("first")/"run")
+        done = run(recipe, tmp_path_factory.mktemp("first") / "run")
     return SimpleNamespace(run=done, generated=generated, told=told.getvalue())
 
 
@@ -60,8 +35,13 @@ def test_a_whole_run_then_nothing_to_do(first, recipe, monkeypatch, capsys):
     drafts, pairs, results = (done.table(t) for t in ("drafts", "pairs", "results"))
     assert drafts.groupby("question_id").size().eq(4).all() and drafts.question_id.nunique() == 16
     held = done.table("questions").query("held_out")
-    assert len(held) == 6 and not set(held.question_id) & (set(drafts.question_id) | set(pairs.chosen_id))
-    assert (pairs.s_chosen > pairs.s_rejected).all() and set(pairs.kind) == {"rationale", "question"}
+    assert len(held) == 6 and not set(held.question_id) & (
+        set(drafts.question_id) | set(pairs.chosen_id)
+    )
+    assert (pairs.s_chosen > pairs.s_rejected).all() and set(pairs.kind) == {
+        "rationale",
+        "question",
+    }
     assert results.groupby(["arm", "shots"]).size().eq(24).all() and results.arm.nunique() == 5
     examples = done.table("examples")
     assert examples.groupby("arm").size().nunique() == 1
@@ -79,8 +59,18 @@ def test_a_whole_run_then_nothing_to_do(first, recipe, monkeypatch, capsys):
 
 def test_same_recipe_same_tables(first, recipe, tmp_path, monkeypatch):
     use_scripts(monkeypatch, TASKS)
-    one, two = first.run, run(recipe, tmp_path/"again")
-    for name in ("items", "questions", "drafts", "responses", "prefset", "scores", "pairs", "examples", "results"):
+    one, two = first.run, run(recipe, tmp_path / "again")
+    for name in (
+        "items",
+        "questions",
+        "drafts",
+        "responses",
+        "prefset",
+        "scores",
+        "pairs",
+        "examples",
+        "results",
+    ):
         pd.testing.assert_frame_equal(one.table(name), two.table(name))
 
 
@@ -88,55 +78,85 @@ def test_interrupted_in_any_stage_then_resumed(first, recipe, tmp_path, monkeypa
     "Stopped once in every stage that generates; nothing is generated twice and the tables are those of an uninterrupted run."
     use_scripts(monkeypatch, TASKS, generated := [])
     import arte.run.stages as stages
+
     for name in ("elicit", "irt", "prefer", "heldout", "tailor", "eval"):
         with monkeypatch.context() as m:
-            m.setattr(stages, "save_tables", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt()))
-            with pytest.raises(KeyboardInterrupt): run(recipe, tmp_path/"cut")
-        assert name not in RunDir(tmp_path/"cut").stages
-        with monkeypatch.context() as m:      # let this stage end, and stop in the next that generates
+            m.setattr(
+                stages, "save_tables", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt())
+            )
+            with pytest.raises(KeyboardInterrupt):
+                run(recipe, tmp_path / "cut")
+        assert name not in RunDir(tmp_path / "cut").stages
+        with monkeypatch.context() as m:  # let this stage end, and stop in the next that generates
             real, calls = stages.save_tables, []
+
             def once(*a, **k):
-                if calls and calls[0] != tuple(k): raise KeyboardInterrupt()
+                if calls and calls[0] != tuple(k):
+                    raise KeyboardInterrupt()
                 calls.append(tuple(k))
                 return real(*a, **k)
+
             m.setattr(stages, "save_tables", once)
-            try: run(recipe, tmp_path/"cut")
-            except KeyboardInterrupt: pass
-    got = run(recipe, tmp_path/"cut")
+            try:
+                run(recipe, tmp_path / "cut")
+            except KeyboardInterrupt:
+                pass
+    got = run(recipe, tmp_path / "cut")
     assert sorted(generated) == sorted(first.generated)
-    for name in ("drafts", "scores", "pairs", "examples", "results"): pd.testing.assert_frame_equal(got.table(name), first.run.table(name))
+    for name in ("drafts", "scores", "pairs", "examples", "results"):
+        pd.testing.assert_frame_equal(got.table(name), first.run.table(name))
 
 
 def test_teacher_without_questions_stops_and_keeps_its_outputs(recipe, tmp_path, monkeypatch):
-    use_scripts(monkeypatch, TASKS, teacher=lambda prompt, sampling, draw: "Certainly! Here are some questions.")
-    with pytest.raises(NoQuestions, match="Certainly! Here are some questions"): run(recipe, tmp_path/"run")
-    aside = RunDir(tmp_path/"run").table("aside")
+    use_scripts(
+        monkeypatch,
+        TASKS,
+        teacher=lambda prompt, sampling, draw: "Certainly! Here are some questions.",
+    )
+    with pytest.raises(NoQuestions, match="Certainly! Here are some questions"):
+        run(recipe, tmp_path / "run")
+    aside = RunDir(tmp_path / "run").table("aside")
     assert len(aside) and aside.text.str.contains("Certainly").any()
 
 
-def test_student_that_never_answers_is_refused_before_anything_is_scored(recipe, tmp_path, monkeypatch):
+def test_student_that_never_answers_is_refused_before_anything_is_scored(
+    recipe, tmp_path, monkeypatch
+):
     looping = lambda prompt, sampling, draw: " and so on and so on"
     use_scripts(monkeypatch, TASKS, student=looping)
-    with pytest.raises(ValueError, match="answered alike by all"): run(recipe, tmp_path/"run")
+    with pytest.raises(ValueError, match="answered alike by all"):
+        run(recipe, tmp_path / "run")
 
 
 def test_another_recipe_is_refused_by_the_first_difference(recipe, tmp_path, monkeypatch):
     use_scripts(monkeypatch, TASKS)
-    RunDir(tmp_path/"run", recipe).close()
-    with pytest.raises(ValueError, match="seed"): run(replace(recipe, seed=recipe.seed + 1), tmp_path/"run")
+    RunDir(tmp_path / "run", recipe).close()
+    with pytest.raises(ValueError, match="seed"):
+        run(replace(recipe, seed=recipe.seed + 1), tmp_path / "run")
 
 
 def test_another_recipe_takes_over_what_is_the_same(first, recipe, tmp_path, monkeypatch):
     import arte.run.stages as stages
+
     generated, learnt, distill, one = [], [], stages.distill, first.run
     use_scripts(monkeypatch, TASKS, generated)
     monkeypatch.setattr(stages, "align", lambda *a: pytest.fail("aligned again"))
     monkeypatch.setattr(stages, "distill", lambda *a, **k: learnt.append(a[2]) or distill(*a, **k))
-    two = run(replace(recipe, distill=replace(recipe.distill, arms=("original", "random", "consistent", "arte"))), tmp_path/"two", one.folder)
+    two = run(
+        replace(
+            recipe,
+            distill=replace(recipe.distill, arms=("original", "random", "consistent", "arte")),
+        ),
+        tmp_path / "two",
+        one.folder,
+    )
     assert learnt == ["random", "consistent"]
     assert {role for role, *_ in generated} == {"student-random", "student-consistent"}
     for arm in ("vanilla", "original", "arte"):
-        a, b = (t[t.arm == arm].reset_index(drop=True) for t in (one.table("results"), two.table("results")))
+        a, b = (
+            t[t.arm == arm].reset_index(drop=True)
+            for t in (one.table("results"), two.table("results"))
+        )
         pd.testing.assert_frame_equal(a, b)
     questions = two.table("examples").groupby("arm").question_id.agg(set)
     assert questions["random"] == questions["consistent"] == questions["original"]
@@ -144,40 +164,89 @@ def test_another_recipe_takes_over_what_is_the_same(first, recipe, tmp_path, mon
 
 def test_unseen_tasks_and_other_students(first, recipe, tmp_path, monkeypatch):
     use_scripts(monkeypatch, [*TASKS, "sports_understanding"])
-    more = replace(recipe, unseen=Unseen(("sports_understanding",), 6), transfer=Transfer((recipe.student.model,)), distill=replace(recipe.distill, arms=("original", "arte")))
-    done = run(more, tmp_path/"run", first.run.folder)
+    more = replace(
+        recipe,
+        unseen=Unseen(("sports_understanding",), 6),
+        transfer=Transfer((recipe.student.model,)),
+        distill=replace(recipe.distill, arms=("original", "arte")),
+    )
+    done = run(more, tmp_path / "run", first.run.folder)
     unseen, transfer, scores = (done.table(t) for t in ("unseen", "transfer", "transfer_scores"))
-    assert unseen.groupby(["arm", "shots"]).size().to_dict() == {(a, s): 12 for a in ("arte", "original") for s in (0, 3)} and set(unseen.task) == {"sports_understanding"}
+    assert unseen.groupby(["arm", "shots"]).size().to_dict() == {
+        (a, s): 12 for a in ("arte", "original") for s in (0, 3)
+    } and set(unseen.task) == {"sports_understanding"}
     assert not set(done.table("pairs").task) & set(unseen.task)
     examples = done.table("unseen_examples")
     assert examples.groupby("arm").size().nunique() == 1
-    assert set(transfer.arm) == {"vanilla", "original", "arte"} and set(transfer.item) == set(done.table("results").item)
+    assert set(transfer.arm) == {"vanilla", "original", "arte"} and set(transfer.item) == set(
+        done.table("results").item
+    )
     assert set(scores[scores.level == "rationale"].id) == set(done.table("drafts").draft)
 
 
 def test_second_round_starts_from_the_aligned_teacher(first, recipe, tmp_path, monkeypatch):
     generated = []
     use_scripts(monkeypatch, TASKS, generated, **{"aligned-2": teacher(TASKS, skew=1)})
-    done = run(replace(recipe, rounds=2), tmp_path/"run", first.run.folder)
+    done = run(replace(recipe, rounds=2), tmp_path / "run", first.run.folder)
     assert len(set(generated)) == len(generated), "something was generated twice"
     first, second = done.table("drafts"), done.table("drafts-2")
     held = done.table("questions").query("held_out")
-    assert len(second) == len(first) and not set(second.question_id) & set(held.question_id) and not set(second.draft) <= set(first.draft)
-    assert set(done.table("pairs-2").chosen_id) <= set(second.draft) | set(second.question_id) and done.table("align_log-2").step.is_monotonic_increasing
-    assert {"aligned", "aligned-2"} <= set(done.models) and done.models["aligned"]["fingerprint"] != done.models["aligned-2"]["fingerprint"]
+    assert (
+        len(second) == len(first)
+        and not set(second.question_id) & set(held.question_id)
+        and not set(second.draft) <= set(first.draft)
+    )
+    assert (
+        set(done.table("pairs-2").chosen_id) <= set(second.draft) | set(second.question_id)
+        and done.table("align_log-2").step.is_monotonic_increasing
+    )
+    assert {"aligned", "aligned-2"} <= set(done.models) and done.models["aligned"][
+        "fingerprint"
+    ] != done.models["aligned-2"]["fingerprint"]
     assert set(done.table("heldout").phase) == {"before", "round 1", "after"}
     asked = {role for role, *_ in generated}
-    assert "aligned-2" in asked and any("example questions" in prompt for role, prompt, *_ in generated if role == "aligned")
+    assert "aligned-2" in asked and any(
+        "example questions" in prompt for role, prompt, *_ in generated if role == "aligned"
+    )
 
 
 def test_benchmarks_of_a_folder(first, recipe, tmp_path, monkeypatch):
-    rows = [dict(question=f"Ann has {i} pens and gets {i} more. How many has she?", answer=f"She has {i} + {i} = {2*i}.\n#### {2*i}") for i in range(1, 21)]
-    (tmp_path/"gsm8k").mkdir()
-    (tmp_path/"gsm8k"/"test.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    rows = [
+        dict(
+            question=f"Ann has {i} pens and gets {i} more. How many has she?",
+            answer=f"She has {i} + {i} = {2 * i}.\n#### {2 * i}",
+        )
+        for i in range(1, 21)
+    ]
+    (tmp_path / "gsm8k").mkdir()
+    (tmp_path / "gsm8k" / "test.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     monkeypatch.setenv("ARTE_BENCHMARKS", str(tmp_path))
-    pens = lambda prompt, sampling, draw: f" So the answer is <ans>{2*int(prompt.rsplit('Ann has ', 1)[1].split()[0])}</ans>"
+    pens = lambda prompt, sampling, draw: (
+        f" So the answer is <ans>{2 * int(prompt.rsplit('Ann has ', 1)[1].split()[0])}</ans>"
+    )
     scripted = student(TASKS)
-    use_scripts(monkeypatch, TASKS, **{"student-arte": lambda prompt, *how: (pens if "Ann has" in prompt else scripted)(prompt, *how),
-                                       "student": lambda prompt, *how: " no idea" if "Ann has" in prompt else scripted(prompt, *how)})
-    done = run(replace(recipe, distill=replace(recipe.distill, arms=("arte",)), eval=replace(recipe.eval, benchmarks=("gsm8k",))), tmp_path/"run", first.run.folder)
-    assert done.table("benchmarks").groupby("arm").correct.mean().to_dict() == {"arte": 1, "vanilla": 0}
+    use_scripts(
+        monkeypatch,
+        TASKS,
+        **{
+            "student-arte": lambda prompt, *how: (pens if "Ann has" in prompt else scripted)(
+                prompt, *how
+            ),
+            "student": lambda prompt, *how: (
+                " no idea" if "Ann has" in prompt else scripted(prompt, *how)
+            ),
+        },
+    )
+    done = run(
+        replace(
+            recipe,
+            distill=replace(recipe.distill, arms=("arte",)),
+            eval=replace(recipe.eval, benchmarks=("gsm8k",)),
+        ),
+        tmp_path / "run",
+        first.run.folder,
+    )
+    assert done.table("benchmarks").groupby("arm").correct.mean().to_dict() == {
+        "arte": 1,
+        "vanilla": 0,
+    }

@@ -1,5 +1,16 @@
 "The server engine: against a real `vllm serve`, and against a server with bad days."
-import json, os, random, signal, socket, subprocess, sys, threading, time, traceback, urllib.request
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import urllib.request
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
@@ -20,53 +31,103 @@ from arte.run.rundir import RunDir
 from arte.engines.server import ServerEngine
 from arte.core.tasks import get_task
 from arte.run.report import write_report
-from test_run import tiny_model  # noqa: F401  (a fixture)
-from world import World, answer
+from support.world import World, answer
 
 STOP = Sampling(stop=("</ans>",), max_tokens=24)
-PROMPTS = [student_prompt(get_task(t), [], i.question) for t in ("boolean_expressions", "object_counting") for i in make_items(t, 6, seed=1)]
+PROMPTS = [
+    student_prompt(get_task(t), [], i.question)
+    for t in ("boolean_expressions", "object_counting")
+    for i in make_items(t, 6, seed=1)
+]
 FAULTS = (429, 500, "slow", "half", "empty")
 
 
 class Unreliable(BaseHTTPRequestHandler):
     "Answers with the prompt's last token; three of ten requests go wrong."
-    def log_message(self, *_): pass
+
+    def log_message(self, *_):
+        pass
 
     def say(self, body, status=200, **headers):
         self.send_response(status)
-        for k, v in (dict(Content_Type="application/json", Content_Length=str(len(body))) | headers).items(): self.send_header(k.replace("_", "-"), v)
+        for k, v in (
+            dict(Content_Type="application/json", Content_Length=str(len(body))) | headers
+        ).items():
+            self.send_header(k.replace("_", "-"), v)
         self.end_headers()
         self.wfile.write(body)
 
-    def do_GET(self): self.say(json.dumps(dict(object="list", data=[dict(id=self.server.model, object="model", created=0, owned_by="x")])).encode())
+    def do_GET(self):
+        self.say(
+            json.dumps(
+                dict(
+                    object="list",
+                    data=[dict(id=self.server.model, object="model", created=0, owned_by="x")],
+                )
+            ).encode()
+        )
 
     def do_POST(self):
         ids = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["prompt"]
         with self.server.lock:
-            fault = self.server.chance.choice(self.server.faults) if self.server.chance.random() < .3 else None
+            fault = (
+                self.server.chance.choice(self.server.faults)
+                if self.server.chance.random() < 0.3
+                else None
+            )
             self.server.seen.append(fault)
             self.server.authorization.add(self.headers["Authorization"])
-        if fault == "slow": time.sleep(5)   # the client has given up by then
-        if fault == "half": return self.say(b'{"id": "x", "choices": [{"text": "ha')
-        if isinstance(fault, int): return self.say(b"{}", fault, Retry_After="0.1")
-        choices = [] if fault == "empty" else [dict(index=0, text=self.server.answer(ids), finish_reason="stop", logprobs=None)]
-        try: self.say(json.dumps(dict(id="x", object="text_completion", created=0, model="m", choices=choices, usage=dict(prompt_tokens=1, completion_tokens=3, total_tokens=4))).encode())
-        except BrokenPipeError: pass
+        if fault == "slow":
+            time.sleep(5)  # the client has given up by then
+        if fault == "half":
+            return self.say(b'{"id": "x", "choices": [{"text": "ha')
+        if isinstance(fault, int):
+            return self.say(b"{}", fault, Retry_After="0.1")
+        choices = (
+            []
+            if fault == "empty"
+            else [dict(index=0, text=self.server.answer(ids), finish_reason="stop", logprobs=None)]
+        )
+        try:
+            self.say(
+                json.dumps(
+                    dict(
+                        id="x",
+                        object="text_completion",
+                        created=0,
+                        model="m",
+                        choices=choices,
+                        usage=dict(prompt_tokens=1, completion_tokens=3, total_tokens=4),
+                    )
+                ).encode()
+            )
+        except BrokenPipeError:
+            pass
 
 
 @contextmanager
 def unreliable():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Unreliable)
-    server.chance, server.lock, server.seen, server.authorization, server.answer = random.Random(0), threading.Lock(), [], set(), lambda ids: f" <ans>{ids[-1]}</ans>"
+    server.chance, server.lock, server.seen, server.authorization, server.answer = (
+        random.Random(0),
+        threading.Lock(),
+        [],
+        set(),
+        lambda ids: f" <ans>{ids[-1]}</ans>",
+    )
     server.model, server.faults = "m", FAULTS
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    try: yield server, f"http://127.0.0.1:{server.server_port}/v1"
-    finally: server.shutdown(); server.server_close()
+    try:
+        yield server, f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.fixture(scope="module")
-def folder(): return resolve_model("nano-student")
+def folder():
+    return resolve_model("nano-student")
 
 
 def test_bad_days(folder, tmp_path, monkeypatch):
@@ -75,13 +136,18 @@ def test_bad_days(folder, tmp_path, monkeypatch):
     prompts = [f"Question {i}" for i in range(150)]
     with unreliable() as (server, url):
         make = lambda: ServerEngine(folder, url, "m", concurrency=16, timeout=3, retries=8)
-        engine = Journaled(Journal(tmp_path/"journal.db"), ServerEngine(folder, url, "m").fingerprint, make, chunk=40)
+        engine = Journaled(
+            Journal(tmp_path / "journal.db"),
+            ServerEngine(folder, url, "m").fingerprint,
+            make,
+            chunk=40,
+        )
         answers = engine.generate(prompts, STOP)
         last = [x[-1] for x in engine.inner.tokenizer(prompts).input_ids]
         assert [a[0].text for a in answers] == [f" <ans>{t}</ans>" for t in last]
         asked = len(server.seen)
         assert set(server.seen) == {None, *FAULTS}
-        assert server.seen.count(None) == len(prompts)      # no whole answer was asked for twice
+        assert server.seen.count(None) == len(prompts)  # no whole answer was asked for twice
         assert engine.generate(prompts, STOP) == answers and len(server.seen) == asked
         assert server.authorization == {f"Bearer {key}"}
         engine.journal.close()
@@ -91,52 +157,85 @@ def test_bad_days(folder, tmp_path, monkeypatch):
 def test_dead_server(folder, tmp_path, monkeypatch):
     "Every answer that the server gave before it died is in the journal, and the message says what to do."
     answer, given = Unreliable.do_POST, []
+
     def dies_after_25(self):
-        with self.server.lock: given.append(len(given) < 25)
-        if given[-1]: answer(self)
-        else: self.say(b"{}", 500)
+        with self.server.lock:
+            given.append(len(given) < 25)
+        if given[-1]:
+            answer(self)
+        else:
+            self.say(b"{}", 500)
+
     monkeypatch.setattr(Unreliable, "do_POST", dies_after_25)
     with unreliable() as (server, url):
-        server.chance.random = lambda: 1.     # until then it has no bad days
-        engine = Journaled(Journal(tmp_path/"journal.db"), ServerEngine(folder, url, "m").fingerprint, lambda: ServerEngine(folder, url, "m", concurrency=1, retries=0), chunk=10)
-        with pytest.raises(ConnectionError, match="run the same command again"): engine.generate([f"Question {i}" for i in range(40)], STOP)
+        server.chance.random = lambda: 1.0  # until then it has no bad days
+        engine = Journaled(
+            Journal(tmp_path / "journal.db"),
+            ServerEngine(folder, url, "m").fingerprint,
+            lambda: ServerEngine(folder, url, "m", concurrency=1, retries=0),
+            chunk=10,
+        )
+        with pytest.raises(ConnectionError, match="run the same command again"):
+            engine.generate([f"Question {i}" for i in range(40)], STOP)
     assert len(engine.journal) == 25
 
 
 def test_bad_key(folder, monkeypatch):
     monkeypatch.setattr(Unreliable, "do_GET", lambda self: self.say(b"{}", 401))
-    with unreliable() as (_, url), pytest.raises(PermissionError, match="OPENAI_API_KEY"): ServerEngine(folder, url, "m")
+    with unreliable() as (_, url), pytest.raises(PermissionError, match="OPENAI_API_KEY"):
+        ServerEngine(folder, url, "m")
 
 
 def test_retry_after(folder, monkeypatch):
     "A server that asks for patience gets it: neither sooner nor, as the client would by itself, later."
     answer, asked = Unreliable.do_POST, []
+
     def busy(self):
-        with self.server.lock: asked.append(time.monotonic())
-        if len(asked) in (1, 3): self.say(b"{}", 429, Retry_After="1.5" if len(asked) == 1 else "0.05")
-        else: answer(self)
+        with self.server.lock:
+            asked.append(time.monotonic())
+        if len(asked) in (1, 3):
+            self.say(b"{}", 429, Retry_After="1.5" if len(asked) == 1 else "0.05")
+        else:
+            answer(self)
+
     monkeypatch.setattr(Unreliable, "do_POST", busy)
     with unreliable() as (server, url):
-        server.chance.random = lambda: 1.
+        server.chance.random = lambda: 1.0
         engine = ServerEngine(folder, url, "m", concurrency=1)
-        for i in range(2): engine.generate([f"Question {i}"], STOP)
-    assert 1.5 <= asked[1] - asked[0] < 5 and .05 <= asked[3] - asked[2] < .4
+        for i in range(2):
+            engine.generate([f"Question {i}"], STOP)
+    assert 1.5 <= asked[1] - asked[0] < 5 and 0.05 <= asked[3] - asked[2] < 0.4
 
 
 def test_no_server_at_all(folder):
-    with pytest.raises(ConnectionError, match="http://127.0.0.1:9/v1 gives no answer after 1 tries .*run the same command again"): ServerEngine(folder, "http://127.0.0.1:9/v1", "m", retries=0)
+    with pytest.raises(
+        ConnectionError,
+        match="http://127.0.0.1:9/v1 gives no answer after 1 tries .*run the same command again",
+    ):
+        ServerEngine(folder, "http://127.0.0.1:9/v1", "m", retries=0)
 
 
 def test_key_in_the_address():
-    with pytest.raises(RecipeError, match="engine.url: .*OPENAI_API_KEY") as e: load_recipe("nano", **{"engine.url": "https://me:sk-never-to-be-seen@example.com/v1"})
+    with pytest.raises(RecipeError, match="engine.url: .*OPENAI_API_KEY") as e:
+        load_recipe("nano", **{"engine.url": "https://me:sk-never-to-be-seen@example.com/v1"})
     assert "never" not in str(e.value)
 
 
 @pytest.mark.parametrize("status", [400, 500])
 def test_a_server_that_sends_the_key_back(folder, monkeypatch, status):
     monkeypatch.setenv("OPENAI_API_KEY", key := "sk-never-to-be-seen")
-    monkeypatch.setattr(Unreliable, "do_POST", lambda self: self.say(json.dumps(dict(error=dict(message=f"who is {self.headers['Authorization']}?"))).encode(), status))
-    with unreliable() as (_, url), pytest.raises((ValueError, ConnectionError)) as e: ServerEngine(folder, url, "m", retries=0).generate(["a"], STOP)
+    monkeypatch.setattr(
+        Unreliable,
+        "do_POST",
+        lambda self: self.say(
+            json.dumps(
+                dict(error=dict(message=f"who is {self.headers['Authorization']}?"))
+            ).encode(),
+            status,
+        ),
+    )
+    with unreliable() as (_, url), pytest.raises((ValueError, ConnectionError)) as e:
+        ServerEngine(folder, url, "m", retries=0).generate(["a"], STOP)
     told = "".join(traceback.format_exception(e.value))
     assert "who is Bearer (the key)?" in told and key not in told
 
@@ -149,18 +248,44 @@ def test_whole_run(tiny_model, tmp_path, monkeypatch, capfd, caplog):  # noqa: F
     scripted, _ = world.run({})
     tokenizer, name = load_tokenizer(world.models["student"]), fingerprint(world.models["student"])
     scripts = RunDir._open
-    monkeypatch.setattr(RunDir, "_open", lambda run, role, folder: (opened if role == "student" else scripts)(run, role, folder))
+    monkeypatch.setattr(
+        RunDir,
+        "_open",
+        lambda run, role, folder: (opened if role == "student" else scripts)(run, role, folder),
+    )
     with unreliable() as (server, url):
-        server.model, server.answer = str(world.models["student"]), lambda ids: answer(name, ByteLevel().decode(tokenizer.convert_ids_to_tokens(ids)), None, 0)
-        server.faults = [f for f in FAULTS if f != "slow"]      # waiting is tested above
-        done, _ = world.run({"engine.kind": "server", "engine.url": url, "engine.model": "student", "engine.concurrency": 16, "engine.timeout": 60., "engine.retries": 8})
+        server.model, server.answer = (
+            str(world.models["student"]),
+            lambda ids: answer(
+                name, ByteLevel().decode(tokenizer.convert_ids_to_tokens(ids)), None, 0
+            ),
+        )
+        server.faults = [f for f in FAULTS if f != "slow"]  # waiting is tested above
+        done, _ = world.run(
+            {
+                "engine.kind": "server",
+                "engine.url": url,
+                "engine.model": "student",
+                "engine.concurrency": 16,
+                "engine.timeout": 60.0,
+                "engine.retries": 8,
+            }
+        )
         write_report(done.folder)
-        assert {*server.faults, None} == set(server.seen) and server.authorization == {f"Bearer {key}"}
+        assert {*server.faults, None} == set(server.seen) and server.authorization == {
+            f"Bearer {key}"
+        }
     for table in ("responses", "scores", "heldout", "results"):
-        a, b = (run.table(table).drop(columns="tokens", errors="ignore") for run in (scripted, done))    # the two count tokens differently
+        a, b = (
+            run.table(table).drop(columns="tokens", errors="ignore") for run in (scripted, done)
+        )  # the two count tokens differently
         pd.testing.assert_frame_equal(a, b)
-    engines = dict(done.journal.db.execute("SELECT model || ' ' || engine, count(*) FROM completions GROUP BY 1").fetchall())
-    assert engines[f"{name} ServerEngine"] == server.seen.count(None)     # each once
+    engines = dict(
+        done.journal.db.execute(
+            "SELECT model || ' ' || engine, count(*) FROM completions GROUP BY 1"
+        ).fetchall()
+    )
+    assert engines[f"{name} ServerEngine"] == server.seen.count(None)  # each once
     out, err = capfd.readouterr()
     assert "HTTP Request" in caplog.text and key not in out + err + caplog.text
     assert not [f for f in tmp_path.rglob("*") if f.is_file() and key.encode() in f.read_bytes()]
@@ -169,36 +294,82 @@ def test_whole_run(tiny_model, tmp_path, monkeypatch, capfd, caplog):  # noqa: F
 @pytest.fixture(scope="module")
 def served(folder):
     "A real vLLM server with SmolLM2, in fp32."
-    if not find_spec("vllm"): pytest.skip("vLLM isn't installed")
-    with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
+    if not find_spec("vllm"):
+        pytest.skip("vLLM isn't installed")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
     cpus = sorted(os.sched_getaffinity(0))
-    env = os.environ | dict(VLLM_CPU_KVCACHE_SPACE="1", OMP_NUM_THREADS=str(len(cpus)), VLLM_CPU_OMP_THREADS_BIND=",".join(map(str, cpus)), VLLM_NO_USAGE_STATS="1")
+    env = os.environ | dict(
+        VLLM_CPU_KVCACHE_SPACE="1",
+        OMP_NUM_THREADS=str(len(cpus)),
+        VLLM_CPU_OMP_THREADS_BIND=",".join(map(str, cpus)),
+        VLLM_NO_USAGE_STATS="1",
+    )
     # `vllm serve` asks for a distribution named vllm, and here it is vllm-cpu: the module behind it does not
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--served-model-name", "nano-student", "--dtype", "float32",
-               "--max-model-len", "2048", "--enforce-eager", "--host", "127.0.0.1", "--port", str(port)]
-    server = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    command = [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(folder),
+        "--served-model-name",
+        "nano-student",
+        "--dtype",
+        "float32",
+        "--max-model-len",
+        "2048",
+        "--enforce-eager",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    server = subprocess.Popen(
+        command,
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     try:
         for _ in range(300):
-            if server.poll() is not None: pytest.fail(f"vllm serve ended with {server.returncode}")
-            try: urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1); break
-            except OSError: time.sleep(1)
-        else: pytest.fail("vllm serve did not come up")
-        yield ServerEngine(folder, f"http://127.0.0.1:{port}/v1", "nano-student", max_model_len=2048)
+            if server.poll() is not None:
+                pytest.fail(f"vllm serve ended with {server.returncode}")
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
+                break
+            except OSError:
+                time.sleep(1)
+        else:
+            pytest.fail("vllm serve did not come up")
+        yield ServerEngine(
+            folder, f"http://127.0.0.1:{port}/v1", "nano-student", max_model_len=2048
+        )
     finally:
-        if server.poll() is None: os.killpg(server.pid, signal.SIGTERM)
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
 
 
 def test_same_as_in_process(served, folder):
     "Greedy answers, draws, log-probabilities and first tokens of the server are those of the engine in the process."
-    answers, draws = served.generate(PROMPTS, STOP), served.generate(PROMPTS[:3], Sampling(temperature=1, n=2, max_tokens=12))
-    scores, firsts = served.logprobs(PROMPTS, [" <ans>True</ans>"]*len(PROMPTS)), served.first_tokens(PROMPTS[:4], 5)
+    answers, draws = (
+        served.generate(PROMPTS, STOP),
+        served.generate(PROMPTS[:3], Sampling(temperature=1, n=2, max_tokens=12)),
+    )
+    scores, firsts = (
+        served.logprobs(PROMPTS, [" <ans>True</ans>"] * len(PROMPTS)),
+        served.first_tokens(PROMPTS[:4], 5),
+    )
     local = VllmEngine(folder, "float32", max_model_len=2048)
     try:
         assert answers == local.generate(PROMPTS, STOP)
         assert draws == local.generate(PROMPTS[:3], Sampling(temperature=1, n=2, max_tokens=12))
-        for a, b in zip(scores, local.logprobs(PROMPTS, [" <ans>True</ans>"]*len(PROMPTS))): np.testing.assert_allclose(a, b, atol=1e-3)
+        for a, b in zip(scores, local.logprobs(PROMPTS, [" <ans>True</ans>"] * len(PROMPTS))):
+            np.testing.assert_allclose(a, b, atol=1e-3)
         for a, b in zip(firsts, local.first_tokens(PROMPTS[:4], 5)):
             assert [(x.text, x.joins) for x in a] == [(x.text, x.joins) for x in b]
             np.testing.assert_allclose([x.logprob for x in a], [x.logprob for x in b], atol=1e-3)
-    finally: local.close()
+    finally:
+        local.close()

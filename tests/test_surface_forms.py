@@ -1,4 +1,5 @@
 """Each gold answer of BBH in ten ways to write it is right, and another item's answer is wrong."""
+
 from pathlib import Path
 
 import pytest
@@ -12,38 +13,108 @@ NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve t
 
 @pytest.fixture(scope="module")
 def bbh():
-    if not isinstance(bbh_source(), Path): pytest.skip("no folder with BBH's files (ARTE_DATA)")
+    if not isinstance(bbh_source(), Path):
+        pytest.skip("no folder with BBH's files (ARTE_DATA)")
     return load_bbh
 
 
 def dressed(gold):
     "What may stand around any answer."
-    return [gold, f" {gold} ", f"\n{gold}\n", f"{gold}.", f'"{gold}"', f"'{gold}'", f"`{gold}`", f"**{gold}**", f"The answer is {gold}.", f"The answer is: {gold}"]
+    return [
+        gold,
+        f" {gold} ",
+        f"\n{gold}\n",
+        f"{gold}.",
+        f'"{gold}"',
+        f"'{gold}'",
+        f"`{gold}`",
+        f"**{gold}**",
+        f"The answer is {gold}.",
+        f"The answer is: {gold}",
+    ]
+
 
 def option_forms(gold, question):
     letter, listed = gold[1], options(question)
-    words, twins = listed[gold], [w for w in listed.values() if normalise(w, "text") == normalise(listed[gold], "text")]
-    forms = [letter, gold.lower(), letter.lower(), f"{letter}.", f"{letter})", f"Option {letter}", f"{gold} {words}"]
-    return dressed(gold) + forms + (dressed(words) + [words.upper(), words.lower()] if len(twins) == 1 else [])   # options with the same words are told apart by letters only
+    words, twins = (
+        listed[gold],
+        [w for w in listed.values() if normalise(w, "text") == normalise(listed[gold], "text")],
+    )
+    forms = [
+        letter,
+        gold.lower(),
+        letter.lower(),
+        f"{letter}.",
+        f"{letter})",
+        f"Option {letter}",
+        f"{gold} {words}",
+    ]
+    return (
+        dressed(gold)
+        + forms
+        + (dressed(words) + [words.upper(), words.lower()] if len(twins) == 1 else [])
+    )  # options with the same words are told apart by letters only
 
-def word_forms(gold, question): return dressed(gold) + [gold.lower(), gold.upper(), gold.capitalize(), f"{gold}!", f"{gold}, it is", f"{gold.upper()}."]
+
+def word_forms(gold, question):
+    return dressed(gold) + [
+        gold.lower(),
+        gold.upper(),
+        gold.capitalize(),
+        f"{gold}!",
+        f"{gold}, it is",
+        f"{gold.upper()}.",
+    ]
+
 
 def integer_forms(gold, question):
     n = int(gold)
     signed = [f"−{-n}", f"- {-n}"] if n < 0 else [f"+{gold}", f"0{gold}"]
-    return dressed(gold) + signed + [f"{gold}.0", f"= {gold}", f"2 + 2 = {gold}", f"{n:,}", f"{gold} things"] + ([NUMBERS[n], NUMBERS[n].capitalize()] if 0 <= n <= 20 else [])
+    return (
+        dressed(gold)
+        + signed
+        + [f"{gold}.0", f"= {gold}", f"2 + 2 = {gold}", f"{n:,}", f"{gold} things"]
+        + ([NUMBERS[n], NUMBERS[n].capitalize()] if 0 <= n <= 20 else [])
+    )
+
 
 def bracket_forms(gold, question):
     parts = gold.split()
-    return dressed(gold) + ["".join(parts), "  ".join(parts), "\n".join(parts), ", ".join(parts), "".join(parts) + "."]
+    return dressed(gold) + [
+        "".join(parts),
+        "  ".join(parts),
+        "\n".join(parts),
+        ", ".join(parts),
+        "".join(parts) + ".",
+    ]
+
 
 def list_forms(gold, question):
     parts = gold.split()
-    return dressed(gold) + [gold.upper(), gold.title(), "  ".join(parts), ", ".join(parts), ",".join(parts), "; ".join(parts), "\n".join(parts)]
+    return dressed(gold) + [
+        gold.upper(),
+        gold.title(),
+        "  ".join(parts),
+        ", ".join(parts),
+        ",".join(parts),
+        "; ".join(parts),
+        "\n".join(parts),
+    ]
 
-def text_forms(gold, question): return dressed(gold) + [gold.lower(), gold.upper(), gold.title(), gold.replace(" ", "  ")]
 
-FORMS = dict(option=option_forms, yesno=word_forms, truefalse=word_forms, valid=word_forms, integer=integer_forms, brackets=bracket_forms, words=list_forms)
+def text_forms(gold, question):
+    return dressed(gold) + [gold.lower(), gold.upper(), gold.title(), gold.replace(" ", "  ")]
+
+
+FORMS = dict(
+    option=option_forms,
+    yesno=word_forms,
+    truefalse=word_forms,
+    valid=word_forms,
+    integer=integer_forms,
+    brackets=bracket_forms,
+    words=list_forms,
+)
 
 
 def forms(item):
@@ -55,7 +126,11 @@ def forms(item):
 def another(item, items):
     "The first different answer among the items that follow."
     i = items.index(item)
-    return next(o for o in items[i+1:] + items[:i] if o.answer != item.answer and normalise(o.answer, item.kind) is not None)
+    return next(
+        o
+        for o in items[i + 1 :] + items[:i]
+        if o.answer != item.answer and normalise(o.answer, item.kind) is not None
+    )
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -63,7 +138,16 @@ def test_right_in_every_form(bbh, task):
     for item in bbh(task):
         ways = list(dict.fromkeys(forms(item)))
         assert len(ways) >= 10
-        wrong = [w for w in ways if not grade(f"It follows. So the answer is <ans>{w}</ans>.", item.answer, item.kind, item.question).correct]
+        wrong = [
+            w
+            for w in ways
+            if not grade(
+                f"It follows. So the answer is <ans>{w}</ans>.",
+                item.answer,
+                item.kind,
+                item.question,
+            ).correct
+        ]
         assert wrong == [], item.item
 
 
@@ -73,17 +157,38 @@ def test_another_answer_is_wrong(bbh, task):
     for item in items:
         other = another(item, items)
         ways = list(FORMS[item.kind](other.answer, other.question))
-        if item.kind == "option":       # its letter in every form, and the words of this question's other options
-            letters = dressed(other.answer) + [other.answer[1], other.answer.lower(), f"{other.answer[1]})", f"Option {other.answer[1]}"]
-            ways = letters + [words for letter, words in options(item.question).items() if letter != item.answer]
-        right = [w for w in dict.fromkeys(ways) if grade(f"So the answer is <ans>{w}</ans>.", item.answer, item.kind, item.question).correct]
+        if (
+            item.kind == "option"
+        ):  # its letter in every form, and the words of this question's other options
+            letters = dressed(other.answer) + [
+                other.answer[1],
+                other.answer.lower(),
+                f"{other.answer[1]})",
+                f"Option {other.answer[1]}",
+            ]
+            ways = letters + [
+                words for letter, words in options(item.question).items() if letter != item.answer
+            ]
+        right = [
+            w
+            for w in dict.fromkeys(ways)
+            if grade(
+                f"So the answer is <ans>{w}</ans>.", item.answer, item.kind, item.question
+            ).correct
+        ]
         assert right == [], item.item
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_without_tag_or_answer_is_wrong(bbh, task):
     for item in bbh(task):
-        for text in (item.answer, f"So the answer is {item.answer}.", f"<ans>{item.answer}", "<ans></ans>", f"<ans>{item.answer}</ans> or <ans>none of these</ans>"):
+        for text in (
+            item.answer,
+            f"So the answer is {item.answer}.",
+            f"<ans>{item.answer}",
+            "<ans></ans>",
+            f"<ans>{item.answer}</ans> or <ans>none of these</ans>",
+        ):
             g = grade(text, item.answer, item.kind, item.question)
             assert not g.correct, item.item
 

@@ -1,4 +1,5 @@
 """Trainings are followed by trackers, which look on and change nothing."""
+
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,28 +12,52 @@ from arte.core.settings import Align, Distill, Recipe, RecipeError, Tracker, get
 from arte.run.rundir import RunDir
 from arte.run.pipeline import run
 from arte.run.stages import learn, stage_align
-from test_run import recipe, tiny_model  # noqa: F401  (fixtures)
 
-EXAMPLES = pd.DataFrame([dict(arm="arte", prompt=f"Question: {'not '*(i % 5)}True is\nAnswer:", completion=f" So the answer is <ans>{i % 3}</ans>") for i in range(8)])
-PAIRS = pd.DataFrame([dict(pair=str(i), prompt=f"Question: {'not '*(i % 4)}True is\nAnswer:", chosen=f" <ans>{i % 3}</ans>", rejected=f" step by step {i}") for i in range(4)])
-SMALL = dict(distill=Distill(lr=1e-3, batch=4, max_length=1024), align=Align(lr=1e-3, batch=2, max_length=1024))
+EXAMPLES = pd.DataFrame(
+    [
+        dict(
+            arm="arte",
+            prompt=f"Question: {'not ' * (i % 5)}True is\nAnswer:",
+            completion=f" So the answer is <ans>{i % 3}</ans>",
+        )
+        for i in range(8)
+    ]
+)
+PAIRS = pd.DataFrame(
+    [
+        dict(
+            pair=str(i),
+            prompt=f"Question: {'not ' * (i % 4)}True is\nAnswer:",
+            chosen=f" <ans>{i % 3}</ans>",
+            rejected=f" step by step {i}",
+        )
+        for i in range(4)
+    ]
+)
+SMALL = dict(
+    distill=Distill(lr=1e-3, batch=4, max_length=1024),
+    align=Align(lr=1e-3, batch=2, max_length=1024),
+)
 
 
 @pytest.fixture
 def trained(recipe, tiny_model, tmp_path):  # noqa: F811
     def f(name, report_to):
-        with RunDir(tmp_path/name, replace(recipe, report_to=report_to, **SMALL)) as folder:
-            for role in ("teacher", "student"): folder.register(role, tiny_model)
+        with RunDir(tmp_path / name, replace(recipe, report_to=report_to, **SMALL)) as folder:
+            for role in ("teacher", "student"):
+                folder.register(role, tiny_model)
             folder.save("pairs", PAIRS)
             learn(folder, "student", EXAMPLES, "arte", "student-arte")
             stage_align(folder)
         return folder
+
     return f
 
 
 def scalars(folder, tag):
     "What an event file says, step by step."
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     events = EventAccumulator(str(folder)).Reload()
     return {e.step: e.value for e in events.Scalars(tag)}
 
@@ -47,14 +72,19 @@ def test_tensorboard_by_default(trained):
     for role, steps in (("student-arte", 2), ("aligned", 2)):
         logs = list(folder.path("logs", role).iterdir())
         assert len(logs) == 1 and logs[0].name.startswith("events.out.tfevents.")
-        assert scalars(logs[0].parent, "train/loss") == pytest.approx(losses(folder, role)) and len(losses(folder, role)) == steps
+        assert (
+            scalars(logs[0].parent, "train/loss") == pytest.approx(losses(folder, role))
+            and len(losses(folder, role)) == steps
+        )
     assert set(scalars(folder.path("logs", "aligned"), "train/rewards/margins")) == {1, 2}
 
 
 def test_a_training_begun_again_begins_its_curve_again(trained):
     folder = trained("run", None)
     with RunDir(folder.folder, folder.recipe) as again:
-        again.register("student-arte", folder.model_folder("student-arte"))     # forgets what it is made of, as after a kill
+        again.register(
+            "student-arte", folder.model_folder("student-arte")
+        )  # forgets what it is made of, as after a kill
         learn(again, "student", EXAMPLES, "arte", "student-arte")
     assert len(list(folder.path("logs", "student-arte").iterdir())) == 1
 
@@ -66,27 +96,38 @@ def test_nothing_else_changes(trained):
         one, two = with_logs.models[role], without.models[role]
         assert one["made_of"] == two["made_of"]
         assert one["fingerprint"] == two["fingerprint"] == fingerprint(with_logs.model_folder(role))
-        assert with_logs.path("models", f"{role}.log.parquet").read_bytes() == without.path("models", f"{role}.log.parquet").read_bytes()
+        assert (
+            with_logs.path("models", f"{role}.log.parquet").read_bytes()
+            == without.path("models", f"{role}.log.parquet").read_bytes()
+        )
 
 
 def test_without_tensorboard(trained, monkeypatch):
-    for name in ("tensorboard", "tensorboardX"): monkeypatch.setitem(sys.modules, name, None)
+    for name in ("tensorboard", "tensorboardX"):
+        monkeypatch.setitem(sys.modules, name, None)
     folder = trained("run", None)
     assert len(losses(folder, "aligned")) == 2 and not folder.path("logs").exists()
 
 
 def test_asked_for_and_not_there(recipe, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(RecipeError, match="wandb can't be imported here. pip install wandb"): run(replace(recipe, report_to=("tensorboard", "wandb")), tmp_path/"run")
-    assert not (tmp_path/"run").exists()
-    with pytest.raises(RecipeError, match="Did you mean wandb?"): replace(recipe, report_to=("wandbb",))
+    with pytest.raises(RecipeError, match="wandb can't be imported here. pip install wandb"):
+        run(replace(recipe, report_to=("tensorboard", "wandb")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(RecipeError, match="Did you mean wandb?"):
+        replace(recipe, report_to=("wandbb",))
 
 
 def test_transformers_knows_these_names():
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
     assert set(get_args(Tracker)) <= set(INTEGRATION_TO_CALLBACK)
 
 
-@pytest.mark.parametrize("folder", [p.parent for p in sorted((Path(__file__).parent.parent/"nbs").rglob("recipe.yaml"))], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "folder",
+    [p.parent for p in sorted((Path(__file__).parent.parent / "nbs").rglob("recipe.yaml"))],
+    ids=lambda p: p.name,
+)
 def test_recordings_of_before_still_open(folder):
     assert isinstance(RunDir(folder).recipe, Recipe)

@@ -6,7 +6,11 @@
 BBH's text must not enter the repository: test items and the answers to them stay out (their grades are kept, by item id), and the recording
 is refused if any BBH question or worked example stands in what is left.
 """
-import json, shutil, sqlite3, sys
+
+import json
+import shutil
+import sqlite3
+import sys
 from pathlib import Path
 
 from arte.engines.journal import copy_journal
@@ -16,13 +20,19 @@ from arte.core.tasks import bbh_source, load_bbh, load_exemplars
 KEPT = "items questions drafts aside responses prefset answers scores pairs dropped align_log heldout heldout_drafts tailored_questions tailor_aside tailor_dropped examples health likelihood margins sft_log school_log results".split()
 
 
-def flat(text): return " ".join(text.split())
+def flat(text):
+    return " ".join(text.split())
 
 
 def bbh_texts(tasks):
     "Every question of BBH's files and worked examples, of these tasks."
-    if not isinstance(bbh_source(), Path): sys.exit("BBH's files are needed to check the recording against them: set ARTE_DATA")
-    return {flat(t) for task in tasks for t in [i.question for i in load_bbh(task)] + [e.question for e in load_exemplars(task)]}
+    if not isinstance(bbh_source(), Path):
+        sys.exit("BBH's files are needed to check the recording against them: set ARTE_DATA")
+    return {
+        flat(t)
+        for task in tasks
+        for t in [i.question for i in load_bbh(task)] + [e.question for e in load_exemplars(task)]
+    }
 
 
 def asked(prompt):
@@ -43,24 +53,39 @@ def main(source, target, *tables):
     target.mkdir(parents=True)
     for name in filter(run.has, tables or KEPT):
         table = run.table(name)
-        if name == "items": table = table[table.split != "test"]
+        if name == "items":
+            table = table[table.split != "test"]
         for column in table.select_dtypes("str"):
             if any(holds(text, forbidden) for text in table[column].dropna().unique()):
                 sys.exit(f"{name}.{column} holds a BBH question; nothing was recorded")
-        table.to_parquet(target/f"{name}.parquet", index=False, compression="zstd")
-    for name in ("recipe.yaml", "stages.json", "environment.json"): shutil.copy(run.path(name), target/name)
-    models = {role: m | dict(folder=Path(m["folder"]).name) for role, m in run.models.items()}    # the models themselves stay where they were
-    (target/"models.json").write_text(json.dumps(models, indent=1))
-    if not tables: record_journal(run, target, forbidden)
-    for f in sorted(target.iterdir()): print(f"{f.stat().st_size/1e3:9.0f} kB  {f.name}")
+        table.to_parquet(target / f"{name}.parquet", index=False, compression="zstd")
+    for name in ("recipe.yaml", "stages.json", "environment.json"):
+        shutil.copy(run.path(name), target / name)
+    models = {
+        role: m | dict(folder=Path(m["folder"]).name) for role, m in run.models.items()
+    }  # the models themselves stay where they were
+    (target / "models.json").write_text(json.dumps(models, indent=1))
+    if not tables:
+        record_journal(run, target, forbidden)
+    for f in sorted(target.iterdir()):
+        print(f"{f.stat().st_size / 1e3:9.0f} kB  {f.name}")
 
 
 def record_journal(run, target, forbidden):
     "What the run's models wrote, without BBH's text in prompt or answer. (A run that took over another's journal has that one's models in it, too.)"
     models = {m["fingerprint"] for m in run.models.values()}
-    rows = sqlite3.connect(run.path("journal.db")).execute("SELECT key, model, prompt, text FROM completions").fetchall()
-    keep = {key for key, model, prompt, text in rows if model in models and not holds(prompt, forbidden) and not holds(text, forbidden)}
-    copy_journal(run.path("journal.db"), target/"journal.db", keep)
+    rows = (
+        sqlite3.connect(run.path("journal.db"))
+        .execute("SELECT key, model, prompt, text FROM completions")
+        .fetchall()
+    )
+    keep = {
+        key
+        for key, model, prompt, text in rows
+        if model in models and not holds(prompt, forbidden) and not holds(text, forbidden)
+    }
+    copy_journal(run.path("journal.db"), target / "journal.db", keep)
 
 
-if __name__ == "__main__": main(*sys.argv[1:])
+if __name__ == "__main__":
+    main(*sys.argv[1:])

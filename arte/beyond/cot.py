@@ -6,7 +6,6 @@
 __all__ = ['cot_rationales', 'answer_confidence', 'draft_confidence']
 
 # %% ../../nbs/beyond/cot.ipynb #f8c0a624
-import math
 import numpy as np
 import pandas as pd
 from ..core.answers import STOP, cut_answer, grade
@@ -18,69 +17,116 @@ from ..elicit import draft_id
 _DRAFT = ["draft", "question_id", "task", "technique", "question", "target", "rationale", "answer"]
 _ASIDE = ["stage", "task", "reason", "text"]
 
+
 def cot_rationales(
-    engine, # the teacher: anything with `generate` and `first_tokens`
-    task, # a `Task`
-    questions:pd.DataFrame, # rows of one task: question_id, question, target
-    k:int=10, # first tokens to begin with, the most likely first, ≥ 1; Wang & Zhou's k
-    max_tokens:int=512, # longest rationale in tokens, its first one included, ≥ 2; the paper gives none
-)->tuple[pd.DataFrame,pd.DataFrame]: # rows of `drafts`, techniques "cot-1" … "cot-k"; aside: stage, task, reason, text
+    engine,  # the teacher: anything with `generate` and `first_tokens`
+    task,  # a `Task`
+    questions: pd.DataFrame,  # rows of one task: question_id, question, target
+    k: int = 10,  # first tokens to begin with, the most likely first, ≥ 1; Wang & Zhou's k
+    max_tokens: int = 512,  # longest rationale in tokens, its first one included, ≥ 2; the paper gives none
+) -> tuple[
+    pd.DataFrame, pd.DataFrame
+]:  # rows of `drafts`, techniques "cot-1" … "cot-k"; aside: stage, task, reason, text
     "Answer each question from each of its k most likely first tokens, greedily (Wang & Zhou 2024). ValueError when not one can be continued."
-    if k < 1 or max_tokens < 2: raise ValueError(f"got k={k} and max_tokens={max_tokens}: expected at least one first token, and room for one more behind it")
+    if k < 1 or max_tokens < 2:
+        raise ValueError(
+            f"got k={k} and max_tokens={max_tokens}: expected at least one first token, and room for one more behind it"
+        )
     rows = list(questions.itertuples())
     prompts = [naive_prompt(task, q.question) for q in rows]
-    found = [(q, p, f"cot-{rank}", b) for q, p, bs in zip(rows, prompts, engine.first_tokens(prompts, k)) for rank, b in enumerate(bs, 1)]
+    found = [
+        (q, p, f"cot-{rank}", b)
+        for q, p, bs in zip(rows, prompts, engine.first_tokens(prompts, k))
+        for rank, b in enumerate(bs, 1)
+    ]
     good = [f for f in found if f[3].joins]
     aside = [_skipped(task, q, name, b) for q, _, name, b in found if not b.joins]
-    if rows and not good: raise ValueError(_nothing_joins(task, len(rows), aside))
-    done = engine.generate([p + b.text for _, p, _, b in good], Sampling(0., max_tokens - 1, STOP))
-    drafts = [_cot_draft(task, q, name, cut_answer(b.text + c[0].text).strip()) for (q, _, name, b), c in zip(good, done)]
+    if rows and not good:
+        raise ValueError(_nothing_joins(task, len(rows), aside))
+    done = engine.generate([p + b.text for _, p, _, b in good], Sampling(0.0, max_tokens - 1, STOP))
+    drafts = [
+        _cot_draft(task, q, name, cut_answer(b.text + c[0].text).strip())
+        for (q, _, name, b), c in zip(good, done)
+    ]
     return pd.DataFrame(drafts, columns=_DRAFT), pd.DataFrame(aside, columns=_ASIDE)
+
 
 def _cot_draft(task, q, name, r):
     answer = grade(r, q.target, task.kind, q.question).parsed
-    return dict(zip(_DRAFT, (draft_id(q.question_id, name, r), q.question_id, task.name, name, q.question, q.target, r, answer)))
+    return dict(
+        zip(
+            _DRAFT,
+            (
+                draft_id(q.question_id, name, r),
+                q.question_id,
+                task.name,
+                name,
+                q.question,
+                q.target,
+                r,
+                answer,
+            ),
+        )
+    )
+
 
 def _skipped(task, q, name, b):
     reason = "first token does not join the prompt" if b.text else "first token ends the text"
     return dict(zip(_ASIDE, ("elicit", task.name, reason, f"{q.question}\n→ {name}: {b.text!r}")))
 
+
 def _nothing_joins(task, n, aside):
     shown = aside[0]["text"].rpartition("→ ")[2] if aside else "none at all"
-    return (f"{task.name}: {n} questions and no first token from which a rationale can be continued (the first one offered: {shown}). "
-            "Raise elicit.cot to look at more of them, or set elicit.cot to 0: this teacher ends its text at once, or its tokenizer "
-            "joins every beginning to the end of the prompt.")
+    return (
+        f"{task.name}: {n} questions and no first token from which a rationale can be continued (the first one offered: {shown}). "
+        "Raise elicit.cot to look at more of them, or set elicit.cot to 0: this teacher ends its text at once, or its tokenizer "
+        "joins every beginning to the end of the prompt."
+    )
 
 # %% ../../nbs/beyond/cot.ipynb #9333e328
 def answer_confidence(
-    engine, # anything with `first_tokens`
-    prompts:list[str],
-    texts:list[str], # a continuation of each, with its `<ans>…</ans>`
-)->np.ndarray: # (n,) Δ, 0–1; nan without an answer, or where the model itself would go on differently inside of it
+    engine,  # anything with `first_tokens`
+    prompts: list[str],
+    texts: list[str],  # a continuation of each, with its `<ans>…</ans>`
+) -> np.ndarray:  # (n,) Δ, 0–1; nan without an answer, or where the model itself would go on differently inside of it
     "Mean lead of the likeliest over the second token, over the tokens of the answer (Δ of Wang & Zhou 2024)."
-    gaps:list[list[float]] = [[] for _ in texts]
-    at = {}      # what has been read, what follows, how much of that is answer
+    gaps: list[list[float]] = [[] for _ in texts]
+    at = {}  # what has been read, what follows, how much of that is answer
     for i, (p, t) in enumerate(zip(prompts, texts, strict=True)):
         head, tag, tail = t.rpartition("<ans>")
         answer, end, _ = tail.partition("</ans>")
-        if tag and end and answer: at[i] = (p + head + tag, answer + end, len(answer))
+        if tag and end and answer:
+            at[i] = (p + head + tag, answer + end, len(answer))
     while at:
         tops = engine.first_tokens([head for head, _, _ in at.values()], 2)
-        at = {i: step for (i, state), top in zip(at.items(), tops) if (step := _step(state, top, gaps[i]))}
+        at = {
+            i: step
+            for (i, state), top in zip(at.items(), tops)
+            if (step := _step(state, top, gaps[i]))
+        }
     return np.array([np.mean(g) if g else np.nan for g in gaps])
+
 
 def _step(state, top, gaps):
     "One token further; None when the answer is through."
     (head, rest, left), (a, b) = state, top
-    if not a.text or not rest.startswith(a.text): gaps.append(np.nan); return None
+    if not a.text or not rest.startswith(a.text):
+        gaps.append(np.nan)
+        return None
     gaps.append(math.exp(a.logprob) - math.exp(b.logprob))
-    return (head + a.text, rest[len(a.text):], left - len(a.text)) if len(a.text) < left else None
+    return (head + a.text, rest[len(a.text) :], left - len(a.text)) if len(a.text) < left else None
+
 
 def draft_confidence(
-    engine, # the teacher
-    task, # a `Task`
-    drafts:pd.DataFrame, # rows of one task: draft, question, rationale
-)->pd.DataFrame: # draft, delta (0–1, nan without an answer)
+    engine,  # the teacher
+    task,  # a `Task`
+    drafts: pd.DataFrame,  # rows of one task: draft, question, rationale
+) -> pd.DataFrame:  # draft, delta (0–1, nan without an answer)
     "How sure the teacher is of the answer of each rationale, under the naive prompt."
     prompts = [naive_prompt(task, q) for q in drafts.question]
-    return pd.DataFrame(dict(draft=list(drafts.draft), delta=answer_confidence(engine, prompts, [" " + r for r in drafts.rationale])))
+    return pd.DataFrame(
+        dict(
+            draft=list(drafts.draft),
+            delta=answer_confidence(engine, prompts, [" " + r for r in drafts.rationale]),
+        )
+    )

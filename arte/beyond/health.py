@@ -16,133 +16,208 @@ from ..elicit import WordsAndMarks, near_duplicate, question_key
 
 # %% ../../nbs/beyond/health.ipynb #1e466955
 def token_runs(
-    tokens:list[str], # of a text
-    n:int=13, # tokens in a run, ≥ 1
-)->list[tuple]: # in order; a text of fewer tokens is one run by itself
+    tokens: list[str],  # of a text
+    n: int = 13,  # tokens in a run, ≥ 1
+) -> list[tuple]:  # in order; a text of fewer tokens is one run by itself
     "All runs of n tokens."
-    return [tuple(tokens[i:i+n]) for i in range(max(1, len(tokens) - n + 1))]
+    return [tuple(tokens[i : i + n]) for i in range(max(1, len(tokens) - n + 1))]
+
 
 def cover_of_tests(
-    questions:list[str], # generated ones
-    tests:list[str], # questions of the test
-    n:int=13, # tokens in a run
-)->np.ndarray: # (n_questions,) 0–1; 0: no run of n tokens in common
+    questions: list[str],  # generated ones
+    tests: list[str],  # questions of the test
+    n: int = 13,  # tokens in a run
+) -> np.ndarray:  # (n_questions,) 0–1; 0: no run of n tokens in common
     "How much of a test item stands in a question: the largest share of its tokens in shared runs."
     tokenize, index = WordsAndMarks().tokenize, defaultdict(list)
     items = [tokenize(t) for t in tests]
     for j, t in enumerate(items):
-        for i, run in enumerate(token_runs(t, n)): index[run].append((j, i))
+        for i, run in enumerate(token_runs(t, n)):
+            index[run].append((j, i))
+
     def cover(question):
-        found = defaultdict(set)     # item → positions of its tokens
+        found = defaultdict(set)  # item → positions of its tokens
         for run in set(token_runs(tokenize(question), n)):
-            for j, i in index.get(run, ()): found[j].update(range(i, i + len(run)))
-        return max((len(at)/max(1, len(items[j])) for j, at in found.items()), default=0.)
+            for j, i in index.get(run, ()):
+                found[j].update(range(i, i + len(run)))
+        return max((len(at) / max(1, len(items[j])) for j, at in found.items()), default=0.0)
+
     return np.array([cover(q) for q in questions], dtype=float)
 
+
 def overlaps(
-    questions:list[str], # generated ones
-    tests:list[str], # questions of the test
-)->pd.DataFrame: # a row per question, True or False: exact, same (blanks and capitals aside), covered, gram13, gram8
+    questions: list[str],  # generated ones
+    tests: list[str],  # questions of the test
+) -> pd.DataFrame:  # a row per question, True or False: exact, same (blanks and capitals aside), covered, gram13, gram8
     "Which questions stand in the test, wholly or in part."
     exact, same, by13 = set(tests), set(map(question_key, tests)), cover_of_tests(questions, tests)
-    return pd.DataFrame(dict(exact=[q in exact for q in questions], same=[question_key(q) in same for q in questions], covered=by13 > .5,
-                             gram13=by13 > 0, gram8=cover_of_tests(questions, tests, 8) > 0), dtype=bool)
+    return pd.DataFrame(
+        dict(
+            exact=[q in exact for q in questions],
+            same=[question_key(q) in same for q in questions],
+            covered=by13 > 0.5,
+            gram13=by13 > 0,
+            gram8=cover_of_tests(questions, tests, 8) > 0,
+        ),
+        dtype=bool,
+    )
 
 # %% ../../nbs/beyond/health.ipynb #299a4595
 @lru_cache(maxsize=256)
 def near_repeats(
-    questions:tuple[str,...], # of one set
-    max_rouge:float=.7, # Self-Instruct's threshold
-)->tuple[bool,...]: # one for each
+    questions: tuple[str, ...],  # of one set
+    max_rouge: float = 0.7,  # Self-Instruct's threshold
+) -> tuple[bool, ...]:  # one for each
     "Which questions nearly repeat an earlier one; arms with the same questions are compared once."
-    return tuple(near_duplicate(q, list(questions[:i]), max_rouge) is not None for i, q in enumerate(questions))
+    return tuple(
+        near_duplicate(q, list(questions[:i]), max_rouge) is not None
+        for i, q in enumerate(questions)
+    )
 
 # %% ../../nbs/beyond/health.ipynb #6723429e
 def outliers(
-    words:np.ndarray, # (n,) lengths
-)->np.ndarray: # (n,) True outside of Tukey's fences
+    words: np.ndarray,  # (n,) lengths
+) -> np.ndarray:  # (n,) True outside of Tukey's fences
     "Which lengths fall out of the ordinary."
-    low, high = np.quantile(words, [.25, .75])
-    return (words < low - 1.5*(high - low)) | (words > high + 1.5*(high - low))
+    low, high = np.quantile(words, [0.25, 0.75])
+    return (words < low - 1.5 * (high - low)) | (words > high + 1.5 * (high - low))
+
 
 def _need(table, columns):
     missing = [c for c in columns if c not in table.columns]
-    if missing: raise ValueError(f"the rows lack the columns {missing}; there are {list(table.columns)}, and {list(columns)} are needed. "
-                                 "For `examples`, add the questions first: with_questions(examples, questions)")
+    if missing:
+        raise ValueError(
+            f"the rows lack the columns {missing}; there are {list(table.columns)}, and {list(columns)} are needed. "
+            "For `examples`, add the questions first: with_questions(examples, questions)"
+        )
+
 
 def _grades(rows, tasks):
     _need(rows, ["task", "question", "target", "rationale"])
     return [grade(r.rationale, r.target, tasks[r.task].kind, r.question) for r in rows.itertuples()]
 
+
 def flags(
-    rows:pd.DataFrame, # task, question, target, rationale of one arm and task
-    tests:list[str], # questions of the test
-    tasks:dict, # name → `Task`
-    max_rouge:float=.7, # of near-duplicates
-)->pd.DataFrame: # as many rows: exact, same, covered, gram13, gram8, near, unanswered, contradicts, outlier (True or False), words
+    rows: pd.DataFrame,  # task, question, target, rationale of one arm and task
+    tests: list[str],  # questions of the test
+    tasks: dict,  # name → `Task`
+    max_rouge: float = 0.7,  # of near-duplicates
+) -> pd.DataFrame:  # as many rows: exact, same, covered, gram13, gram8, near, unanswered, contradicts, outlier (True or False), words
     "What is odd about each row."
     return _flags(rows, overlaps(list(rows.question), tests), tasks, max_rouge)
+
 
 def _flags(rows, found, tasks, max_rouge):
     "`flags` with the overlaps found already."
     grades = _grades(rows, tasks)
     words = rows.rationale.str.split().str.len().to_numpy(float)
     return found.assign(
-        near=near_repeats(tuple(rows.question), max_rouge), unanswered=[g.parsed is None for g in grades],
-        contradicts=[g.parsed is not None and not g.correct for g in grades], outlier=outliers(words), words=words)
+        near=near_repeats(tuple(rows.question), max_rouge),
+        unanswered=[g.parsed is None for g in grades],
+        contradicts=[g.parsed is not None and not g.correct for g in grades],
+        outlier=outliers(words),
+        words=words,
+    )
 
 # %% ../../nbs/beyond/health.ipynb #976fe2f7
 def with_questions(
-    examples:pd.DataFrame, # table `examples`: arm, task, completion, question_id
-    questions:pd.DataFrame, # question_id, question, target: `drafts` and `tailored_questions`, one under the other
-)->pd.DataFrame: # `examples` with question, target and rationale
+    examples: pd.DataFrame,  # table `examples`: arm, task, completion, question_id
+    questions: pd.DataFrame,  # question_id, question, target: `drafts` and `tailored_questions`, one under the other
+) -> pd.DataFrame:  # `examples` with question, target and rationale
     "Examples with what they were made of. ValueError when a question is missing."
     _need(questions, ["question_id", "question", "target"])
     known = questions.drop_duplicates("question_id").set_index("question_id")
     missing = set(examples.question_id) - set(known.index)
-    if missing: raise ValueError(f"{len(missing)} questions of the examples are not among the {len(known)} given, for example {min(missing)!r}: "
-                                 "give the drafts and the tailored questions together")
-    return examples.assign(question=examples.question_id.map(known.question), target=examples.question_id.map(known.target),
-                           rationale=examples.completion.str.strip())
+    if missing:
+        raise ValueError(
+            f"{len(missing)} questions of the examples are not among the {len(known)} given, for example {min(missing)!r}: "
+            "give the drafts and the tailored questions together"
+        )
+    return examples.assign(
+        question=examples.question_id.map(known.question),
+        target=examples.question_id.map(known.target),
+        rationale=examples.completion.str.strip(),
+    )
+
 
 def health(
-    rows:pd.DataFrame, # arm, task, question, target, rationale: from `with_questions`, or `drafts` with a column arm
-    tests:list[str], # questions of the test, of all tasks
-    tasks:dict, # name → `Task`
-    max_rouge:float=.7, # of near-duplicates
-)->pd.DataFrame: # a row per arm and task: n; shares 0–1 of exact, same, covered, gram13, gram8, near, unanswered, contradicts, outlier; words (median)
+    rows: pd.DataFrame,  # arm, task, question, target, rationale: from `with_questions`, or `drafts` with a column arm
+    tests: list[str],  # questions of the test, of all tasks
+    tasks: dict,  # name → `Task`
+    max_rouge: float = 0.7,  # of near-duplicates
+) -> pd.DataFrame:  # a row per arm and task: n; shares 0–1 of exact, same, covered, gram13, gram8, near, unanswered, contradicts, outlier; words (median)
     "How sound each arm's data are."
     _need(rows, ["arm", "task", "question", "target", "rationale"])
     rows = rows.reset_index(drop=True)
-    found = overlaps(list(rows.question), tests)     # once: to take the tests apart is what costs
+    found = overlaps(list(rows.question), tests)  # once: to take the tests apart is what costs
+
     def row(g, arm, task):
         f = _flags(g, found.loc[g.index], tasks, max_rouge)
-        return dict(arm=arm, task=task, n=len(g), **f.drop(columns="words").mean(), words=f.words.median())
-    columns = ["arm", "task", "n", "exact", "same", "covered", "gram13", "gram8", "near", "unanswered", "contradicts", "outlier", "words"]
-    return pd.DataFrame([row(g, *k) for k, g in rows.groupby(["arm", "task"], sort=False)], columns=columns)
+        return dict(
+            arm=arm, task=task, n=len(g), **f.drop(columns="words").mean(), words=f.words.median()
+        )
+
+    columns = [
+        "arm",
+        "task",
+        "n",
+        "exact",
+        "same",
+        "covered",
+        "gram13",
+        "gram8",
+        "near",
+        "unanswered",
+        "contradicts",
+        "outlier",
+        "words",
+    ]
+    return pd.DataFrame(
+        [row(g, *k) for k, g in rows.groupby(["arm", "task"], sort=False)], columns=columns
+    )
 
 # %% ../../nbs/beyond/health.ipynb #490e2057
 def _sort_out(rows, reasons):
     "Rows without a reason, and the others with it."
     reasons = pd.Series(reasons, index=rows.index, dtype=object)
     bad = reasons.notna()
-    return rows[~bad].reset_index(drop=True), rows[bad].assign(reason=reasons[bad]).reset_index(drop=True)
+    return rows[~bad].reset_index(drop=True), rows[bad].assign(reason=reasons[bad]).reset_index(
+        drop=True
+    )
+
 
 def drop_contradictions(
-    rows:pd.DataFrame, # task, question, target, rationale: drafts, or an arm before `make_examples`
-    tasks:dict, # name → `Task`
-)->tuple[pd.DataFrame,pd.DataFrame]: # kept; aside, with `reason`
+    rows: pd.DataFrame,  # task, question, target, rationale: drafts, or an arm before `make_examples`
+    tasks: dict,  # name → `Task`
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # kept; aside, with `reason`
     "Set aside rationales that end in another answer than their target. Those without an answer stay."
-    return _sort_out(rows, [f"answers {g.parsed}, the target is {t}" if g.parsed is not None and not g.correct else None
-                            for g, t in zip(_grades(rows, tasks), rows.target)])
+    return _sort_out(
+        rows,
+        [
+            f"answers {g.parsed}, the target is {t}"
+            if g.parsed is not None and not g.correct
+            else None
+            for g, t in zip(_grades(rows, tasks), rows.target)
+        ],
+    )
+
 
 def drop_overlaps(
-    rows:pd.DataFrame, # question, and whatever else
-    tests:list[str], # questions of the test, of all tasks
-    most:float=.5, # largest share of a test item that may stand in a question, 0–1; Cosmopedia's
-)->tuple[pd.DataFrame,pd.DataFrame]: # kept; aside, with `reason`
+    rows: pd.DataFrame,  # question, and whatever else
+    tests: list[str],  # questions of the test, of all tasks
+    most: float = 0.5,  # largest share of a test item that may stand in a question, 0–1; Cosmopedia's
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # kept; aside, with `reason`
     "Set aside questions that are a test item, or hold more than half of one."
     _need(rows, ["question"])
     same, cover = set(map(question_key, tests)), cover_of_tests(list(rows.question), tests)
-    return _sort_out(rows, ["is a test item" if question_key(q) in same else f"holds {c:.0%} of a test item" if c > most else None
-                            for q, c in zip(rows.question, cover)])
+    return _sort_out(
+        rows,
+        [
+            "is a test item"
+            if question_key(q) in same
+            else f"holds {c:.0%} of a test item"
+            if c > most
+            else None
+            for q, c in zip(rows.question, cover)
+        ],
+    )

@@ -6,7 +6,6 @@
 __all__ = ['LEAD', 'gold_text', 'answer_likelihoods', 'likelihood_scores', 'rank_agreement', 'signal_cost']
 
 # %% ../../nbs/beyond/likelihood.ipynb #df1dbba0
-import numpy as np
 import pandas as pd
 from ..core.answers import normalise
 from ..core.prompts import student_prompt
@@ -14,103 +13,165 @@ from ..core.basics import derive_seed
 from ..prefer import preference_scores, rank_correlation, same_pick
 
 # %% ../../nbs/beyond/likelihood.ipynb #e46cb098
-LEAD = " So the answer is"   # given, not scored: how the worked examples come to their answer
+LEAD = " So the answer is"  # given, not scored: how the worked examples come to their answer
 _COLUMNS = ["draft", "question_id", "technique", "item", "task", "logprob", "tokens"]
 
+
 def gold_text(
-    answer:str, # the gold answer, as the data set has it
-    kind:str, # the task's answer kind
-)->str: # begins with a blank
+    answer: str,  # the gold answer, as the data set has it
+    kind: str,  # the task's answer kind
+) -> str:  # begins with a blank
     "The gold answer in its normal form, in tags."
     return f" <ans>{normalise(answer, kind) or answer}</ans>"
 
+
 def answer_likelihoods(
-    engine, # the student: anything with `logprobs`
-    drafts:pd.DataFrame, # draft, question_id, task, technique, question, rationale
-    items:pd.DataFrame, # item, task, question, answer, kind
-    tasks:dict, # name → `Task`
-    lead:str=LEAD, # words put between the prompt and the answer, not scored
-)->pd.DataFrame: # likelihood: draft, question_id, technique, item, task, logprob (mean over the tokens, ≤ 0), tokens (scored)
+    engine,  # the student: anything with `logprobs`
+    drafts: pd.DataFrame,  # draft, question_id, task, technique, question, rationale
+    items: pd.DataFrame,  # item, task, question, answer, kind
+    tasks: dict,  # name → `Task`
+    lead: str = LEAD,  # words put between the prompt and the answer, not scored
+) -> pd.DataFrame:  # likelihood: draft, question_id, technique, item, task, logprob (mean over the tokens, ≤ 0), tokens (scored)
     "The gold answers' log-probabilities per token, with each draft as the one example (Table 13); nothing is decoded."
-    if getattr(engine, "wrap", None): raise ValueError("the signal \"likelihood\" puts words behind the prompt, where a chat template has already closed it: "
-                                                       "use prefer.signal: accuracy, or chat: false")
+    if getattr(engine, "wrap", None):
+        raise ValueError(
+            'the signal "likelihood" puts words behind the prompt, where a chat template has already closed it: '
+            "use prefer.signal: accuracy, or chat: false"
+        )
     by_task = {t: list(rows.itertuples()) for t, rows in items.groupby("task")}
     pairs = [(d, i) for d in drafts.itertuples() for i in by_task.get(d.task, ())]
-    prompts = [student_prompt(tasks[d.task], [(d.question, d.rationale)], i.question) + lead for d, i in pairs]
+    prompts = [
+        student_prompt(tasks[d.task], [(d.question, d.rationale)], i.question) + lead
+        for d, i in pairs
+    ]
     done = engine.logprobs(prompts, [gold_text(i.answer, i.kind) for _, i in pairs])
-    return pd.DataFrame([(d.draft, d.question_id, d.technique, i.item, d.task, float(np.mean(lp)), len(lp)) for (d, i), lp in zip(pairs, done)], columns=_COLUMNS)
+    return pd.DataFrame(
+        [
+            (d.draft, d.question_id, d.technique, i.item, d.task, float(np.mean(lp)), len(lp))
+            for (d, i), lp in zip(pairs, done)
+        ],
+        columns=_COLUMNS,
+    )
 
 # %% ../../nbs/beyond/likelihood.ipynb #7707f487
 def _need(table, columns, what):
     missing = [c for c in columns if c not in table.columns]
-    if missing: raise ValueError(f"{what} lacks the columns {missing}; it has {list(table.columns)}, and needs {list(columns)}")
+    if missing:
+        raise ValueError(
+            f"{what} lacks the columns {missing}; it has {list(table.columns)}, and needs {list(columns)}"
+        )
+
 
 def likelihood_scores(
-    likelihood:pd.DataFrame, # from `answer_likelihoods`
-)->pd.DataFrame: # scores: level, id, question_id, task, technique, s (0–1), se, n, failures (always 0: nothing has to be parsed)
+    likelihood: pd.DataFrame,  # from `answer_likelihoods`
+) -> pd.DataFrame:  # scores: level, id, question_id, task, technique, s (0–1), se, n, failures (always 0: nothing has to be parsed)
     "Scores of rationales and questions from log-probabilities, in the form of `preference_scores`."
     _need(likelihood, _COLUMNS[:-1], "likelihood")
     logs = preference_scores(likelihood.assign(correct=likelihood.logprob, parsed="", set="pref"))
-    return logs.assign(s=np.exp(logs.s), se=np.exp(logs.s)*logs.se)
+    return logs.assign(s=np.exp(logs.s), se=np.exp(logs.s) * logs.se)
 
 # %% ../../nbs/beyond/likelihood.ipynb #f690edbe
 def _both(a, b, level, least=1):
     "Rows of one level that both tables score, as ranks within the task (0–1) beside the scores."
-    for s, what in ((a, "the first table of scores"), (b, "the second")): _need(s, ["level", "id", "question_id", "task", "s"], what)
-    both = a[a.level == level].merge(b[b.level == level][["id", "s"]], on="id", suffixes=("_a", "_b"))
+    for s, what in ((a, "the first table of scores"), (b, "the second")):
+        _need(s, ["level", "id", "question_id", "task", "s"], what)
+    both = a[a.level == level].merge(
+        b[b.level == level][["id", "s"]], on="id", suffixes=("_a", "_b")
+    )
     both = both[both.groupby("question_id").id.transform("size") >= least]
-    for c in "ab": both[f"rank_{c}"] = both.groupby("task")[f"s_{c}"].rank(pct=True)
+    for c in "ab":
+        both[f"rank_{c}"] = both.groupby("task")[f"s_{c}"].rank(pct=True)
     return both
+
 
 def _spread(rows, n_boot, level, seed):
     "Spearman's rho over rows, with its interval; nan where one side is constant and orders nothing."
-    if min(rows.rank_a.nunique(), rows.rank_b.nunique()) < 2: return np.nan, np.nan, np.nan
-    return rank_correlation(rows.rank_a.to_numpy(), rows.rank_b.to_numpy(), rows.question_id.to_numpy(), n_boot, level, seed)
+    if min(rows.rank_a.nunique(), rows.rank_b.nunique()) < 2:
+        return np.nan, np.nan, np.nan
+    return rank_correlation(
+        rows.rank_a.to_numpy(),
+        rows.rank_b.to_numpy(),
+        rows.question_id.to_numpy(),
+        n_boot,
+        level,
+        seed,
+    )
+
 
 def _of_question(rows):
     "Rho, same best, same worst and chance of one question's rationales."
     x, y = rows.s_a.to_numpy(), rows.s_b.to_numpy()
     flat = min(np.ptp(x), np.ptp(y)) < 1e-12
     rho = np.nan if flat else np.corrcoef(rows.s_a.rank(), rows.s_b.rank())[0, 1]
-    return rho, same_pick(x, y)[0], same_pick(-x, -y)[0], 1/len(x)
+    return rho, same_pick(x, y)[0], same_pick(-x, -y)[0], 1 / len(x)
+
 
 def _mean(values, n_boot, level, seed):
     "Number, mean and bootstrap interval of what is not nan."
     v = values[~np.isnan(values)]
-    if not len(v): return 0, np.nan, np.nan, np.nan
-    draws = v[np.random.default_rng(derive_seed(seed, "rank agreement")).integers(len(v), size=(n_boot, len(v)))].mean(1)
-    return len(v), v.mean(), *np.quantile(draws, [(1 - level)/2, (1 + level)/2])
+    if not len(v):
+        return 0, np.nan, np.nan, np.nan
+    draws = v[
+        np.random.default_rng(derive_seed(seed, "rank agreement")).integers(
+            len(v), size=(n_boot, len(v))
+        )
+    ].mean(1)
+    return len(v), v.mean(), *np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+
 
 def rank_agreement(
-    scores_a:pd.DataFrame, # from `preference_scores` or `likelihood_scores`
-    scores_b:pd.DataFrame, # the same drafts by another signal, on other items, or of another student
-    n_boot:int=1000, # bootstrap draws
-    level:float=.95, # of the intervals
-    seed:int=0, # of the bootstrap
-)->pd.DataFrame: # a row per task (and "all") and measure: task, measure, n, value (−1–1 or 0–1), lo, hi, chance
+    scores_a: pd.DataFrame,  # from `preference_scores` or `likelihood_scores`
+    scores_b: pd.DataFrame,  # the same drafts by another signal, on other items, or of another student
+    n_boot: int = 1000,  # bootstrap draws
+    level: float = 0.95,  # of the intervals
+    seed: int = 0,  # of the bootstrap
+) -> (
+    pd.DataFrame
+):  # a row per task (and "all") and measure: task, measure, n, value (−1–1 or 0–1), lo, hi, chance
     "How alike two signals order the same drafts."
     r, q = _both(scores_a, scores_b, "rationale", 2), _both(scores_a, scores_b, "question")
-    if r.empty: raise ValueError("no question has two rationales that both tables score: score the same drafts twice, and mind that their ids are equal")
+    if r.empty:
+        raise ValueError(
+            "no question has two rationales that both tables score: score the same drafts twice, and mind that their ids are equal"
+        )
     names = list(r.task.unique())
-    parts = [(t, r[r.task == t], q[q.task == t]) for t in names] + [("all", r, q)]*(len(names) > 1)
-    return pd.DataFrame([row for t, rs, qs in parts for row in _measures(t, rs, qs, n_boot, level, seed)])
+    parts = [(t, r[r.task == t], q[q.task == t]) for t in names] + [("all", r, q)] * (
+        len(names) > 1
+    )
+    return pd.DataFrame(
+        [row for t, rs, qs in parts for row in _measures(t, rs, qs, n_boot, level, seed)]
+    )
+
 
 def _measures(task, r, q, n_boot, level, seed):
-    rho, best, worst, chance = map(np.array, zip(*[_of_question(g) for _, g in r.groupby("question_id", sort=False)]))
-    rows = [("rationales", len(r), *_spread(r, n_boot, level, seed), 0.), ("within", *_mean(rho, n_boot, level, seed), 0.),
-            ("best", *_mean(best, n_boot, level, seed), chance.mean()), ("worst", *_mean(worst, n_boot, level, seed), chance.mean()),
-            ("questions", len(q), *_spread(q, n_boot, level, seed), 0.)]
-    return [dict(zip(("task", "measure", "n", "value", "lo", "hi", "chance"), (task, *row))) for row in rows]
+    rho, best, worst, chance = map(
+        np.array, zip(*[_of_question(g) for _, g in r.groupby("question_id", sort=False)])
+    )
+    rows = [
+        ("rationales", len(r), *_spread(r, n_boot, level, seed), 0.0),
+        ("within", *_mean(rho, n_boot, level, seed), 0.0),
+        ("best", *_mean(best, n_boot, level, seed), chance.mean()),
+        ("worst", *_mean(worst, n_boot, level, seed), chance.mean()),
+        ("questions", len(q), *_spread(q, n_boot, level, seed), 0.0),
+    ]
+    return [
+        dict(zip(("task", "measure", "n", "value", "lo", "hi", "chance"), (task, *row)))
+        for row in rows
+    ]
 
 # %% ../../nbs/beyond/likelihood.ipynb #cb81a1b6
 def signal_cost(
-    answers:pd.DataFrame, # from `answer_one_shot`; the rows of the preference set count
-    likelihood:pd.DataFrame, # from `answer_likelihoods`, of the same drafts and items
-    seconds:dict|None=None, # measured seconds, {"accuracy": …, "likelihood": …}; None: not measured
-)->pd.DataFrame: # a row per signal: signal, answers, written (tokens decoded one after another), scored (tokens read at once), seconds, ms (per answer)
+    answers: pd.DataFrame,  # from `answer_one_shot`; the rows of the preference set count
+    likelihood: pd.DataFrame,  # from `answer_likelihoods`, of the same drafts and items
+    seconds: dict
+    | None = None,  # measured seconds, {"accuracy": …, "likelihood": …}; None: not measured
+) -> pd.DataFrame:  # a row per signal: signal, answers, written (tokens decoded one after another), scored (tokens read at once), seconds, ms (per answer)
     "Tokens and time of the two signals, beyond the prompts, which are the same."
     pref = answers[answers["set"] == "pref"]
-    rows = [("accuracy", len(pref), int(pref.tokens.sum()), 0), ("likelihood", len(likelihood), 0, int(likelihood.tokens.sum()))]
+    rows = [
+        ("accuracy", len(pref), int(pref.tokens.sum()), 0),
+        ("likelihood", len(likelihood), 0, int(likelihood.tokens.sum())),
+    ]
     table = pd.DataFrame(rows, columns=["signal", "answers", "written", "scored"])
     table["seconds"] = table.signal.map(seconds or {}).astype(float)
-    return table.assign(ms=1000*table.seconds/table.answers)
+    return table.assign(ms=1000 * table.seconds / table.answers)

@@ -12,17 +12,19 @@ from dataclasses import dataclass
 
 # %% ../../nbs/core/answers.ipynb #cb00a07e
 def extract_answer(
-    text:str, # generated text
-)->str|None: # what stands in the last complete tag, stripped; None where there is none
+    text: str,  # generated text
+) -> str | None:  # what stands in the last complete tag, stripped; None where there is none
     "The last complete `<ans>…</ans>` of a text (Table 13)."
     i = text.rfind("<ans>", 0, max(text.rfind("</ans>"), 0))
-    return None if i < 0 else text[i+5:text.find("</ans>", i)].strip()
+    return None if i < 0 else text[i + 5 : text.find("</ans>", i)].strip()
 
 # %% ../../nbs/core/answers.ipynb #d45c7a1b
-STOP = ("</ans>", "\nQuestion:") # a student's answer ends here, or at its end-of-text token
+STOP = ("</ans>", "\nQuestion:")  # a student's answer ends here, or at its end-of-text token
+
+
 def cut_answer(
-    text:str, # generated text
-)->str: # the first answer only: up to and with `</ans>`, and before a new question
+    text: str,  # generated text
+) -> str:  # the first answer only: up to and with `</ans>`, and before a new question
     "What a student wrote up to the point where generation stops."
     text = text.split("\nQuestion:", 1)[0]
     head, tag, _ = text.partition("</ans>")
@@ -31,13 +33,18 @@ def cut_answer(
 # %% ../../nbs/core/answers.ipynb #e66c9b95
 _QUOTES = "\"'`*“”‘’ "
 _INTRO = re.compile(r"(?:so )?(?:the )?(?:final |correct )?answer(?: is:?|:) ?", re.I)
-def _bare(answer): # without introduction, surrounding quotes, asterisks and a final full stop
+
+
+def _bare(answer):  # without introduction, surrounding quotes, asterisks and a final full stop
     s = " ".join(answer.split())
-    if m := _INTRO.match(s): s = s[m.end():]
+    if m := _INTRO.match(s):
+        s = s[m.end() :]
     return s.strip(_QUOTES).rstrip(".").strip(_QUOTES)
 
 # %% ../../nbs/core/answers.ipynb #73d0d80f
 _WORDS = {"yesno": ("Yes", "No"), "truefalse": ("True", "False"), "valid": ("valid", "invalid")}
+
+
 def _one_of(s, forms):
     m = re.match(r"([a-z]+)(?=$|\s*[,.;:!(])", s, re.I)
     return next((f for f in forms if m and m[1].lower() == f.lower()), None)
@@ -45,6 +52,8 @@ def _one_of(s, forms):
 # %% ../../nbs/core/answers.ipynb #15ee713f
 _LETTER = re.compile(r"(?:option )?(?:\(([a-z])\)|([a-z])(?=$|[.):]))", re.I | re.A)
 _MORE = re.compile(r"\([A-Z]\)|\b(?:or|and) [A-Z]\b")
+
+
 def _option(s):
     m = _LETTER.match(s)
     return f"({(m[1] or m[2]).upper()})" if m and not _MORE.search(s, m.end()) else None
@@ -52,23 +61,37 @@ def _option(s):
 # %% ../../nbs/core/answers.ipynb #69075f79
 _NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty".split()
 _INTEGER = re.compile(r"([-+−–]?) ?([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.0*)?((?:[ ,;][^0-9=]*)?)")
-_UNSURE = re.compile(r"[ ,;][-+−–*/×x](?: |$)|\b(?:or|and|to)\b") # a calculation or a range, not a unit
+_UNSURE = re.compile(
+    r"[ ,;][-+−–*/×x](?: |$)|\b(?:or|and|to)\b"
+)  # a calculation or a range, not a unit
+
+
 def _integer(s):
     s = s.rpartition("=")[2].strip()
-    if s.lower() in _NUMBERS: return str(_NUMBERS.index(s.lower()))
+    if s.lower() in _NUMBERS:
+        return str(_NUMBERS.index(s.lower()))
     m = _INTEGER.fullmatch(s)
-    if not m or _UNSURE.search(m[3]): return None
+    if not m or _UNSURE.search(m[3]):
+        return None
     digits = m[2].replace(",", "").lstrip("0") or "0"
     return ("-" if m[1] not in ("", "+") and digits != "0" else "") + digits
 
 # %% ../../nbs/core/answers.ipynb #number02
-_NUMBER = re.compile(r"([-+−–]?) ?(?:US)?(?:\\?[$€£¥])? ?([-+−–]?) ?([0-9]{1,3}(?:,[0-9]{3})+|[0-9]*)(?:\.([0-9]*))?((?:[ ,;%°¢$€£¥][^0-9=]*)?)")
-_SCALED = re.compile(r"\b(?:hundred|thousand|million|billion|trillion|dozen|half|quarter)", re.I) # "2 dozen" is not 2
+_NUMBER = re.compile(
+    r"([-+−–]?) ?(?:US)?(?:\\?[$€£¥])? ?([-+−–]?) ?([0-9]{1,3}(?:,[0-9]{3})+|[0-9]*)(?:\.([0-9]*))?((?:[ ,;%°¢$€£¥][^0-9=]*)?)"
+)
+_SCALED = re.compile(
+    r"\b(?:hundred|thousand|million|billion|trillion|dozen|half|quarter)", re.I
+)  # "2 dozen" is not 2
+
+
 def _number(s):
     s = s.rpartition("=")[2].strip()
-    if s.lower() in _NUMBERS: return str(_NUMBERS.index(s.lower()))
+    if s.lower() in _NUMBERS:
+        return str(_NUMBERS.index(s.lower()))
     m = _NUMBER.fullmatch(s)
-    if not m or not (m[3] or m[4]) or m[1] and m[2] or _UNSURE.search(m[5]) or _SCALED.search(m[5]): return None
+    if not m or not (m[3] or m[4]) or m[1] and m[2] or _UNSURE.search(m[5]) or _SCALED.search(m[5]):
+        return None
     whole, part = m[3].replace(",", "").lstrip("0") or "0", (m[4] or "").rstrip("0")
     value = f"{whole}.{part}" if part else whole
     return ("-" if (m[1] or m[2]) not in ("", "+") and value != "0" else "") + value
@@ -78,92 +101,123 @@ def _brackets(answer):
     s = re.sub(r"[\s,\"'`]+", "", answer)
     return " ".join(s) if s and set(s) <= set("()[]{}<>") else None
 
+
 def _word_list(s):
-    return " ".join(o for o in (w.strip("\"'`“”‘’.") for w in re.split(r"[\s,;<]+", s.lower())) if o) or None
+    return (
+        " ".join(o for o in (w.strip("\"'`“”‘’.") for w in re.split(r"[\s,;<]+", s.lower())) if o)
+        or None
+    )
 
 # %% ../../nbs/core/answers.ipynb #e25282cb
 def normalise(
-    answer:str, # as written, without the tags
-    kind:str, # "option", "yesno", "truefalse", "valid", "integer", "number", "brackets", "words" or "text"
-)->str|None: # the one form of this answer; None where it is not of this kind
+    answer: str,  # as written, without the tags
+    kind: str,  # "option", "yesno", "truefalse", "valid", "integer", "number", "brackets", "words" or "text"
+) -> str | None:  # the one form of this answer; None where it is not of this kind
     "Bring an answer into the form of its kind."
     s = _bare(answer)
-    if kind in _WORDS: return _one_of(s, _WORDS[kind])
-    if kind == "option": return _option(s)
-    if kind == "integer": return _integer(s)
-    if kind == "number": return _number(s)
-    if kind == "brackets": return _brackets(s)
-    if kind == "words": return _word_list(s)
-    if kind == "text": return s.lower() or None
-    raise ValueError(f"unknown answer kind {kind!r}: expected option, yesno, truefalse, valid, integer, number, brackets, words or text")
+    if kind in _WORDS:
+        return _one_of(s, _WORDS[kind])
+    if kind == "option":
+        return _option(s)
+    if kind == "integer":
+        return _integer(s)
+    if kind == "number":
+        return _number(s)
+    if kind == "brackets":
+        return _brackets(s)
+    if kind == "words":
+        return _word_list(s)
+    if kind == "text":
+        return s.lower() or None
+    raise ValueError(
+        f"unknown answer kind {kind!r}: expected option, yesno, truefalse, valid, integer, number, brackets, words or text"
+    )
 
 # %% ../../nbs/core/answers.ipynb #95cbfbc1
 def options(
-    question:str, # its whole text
-)->dict[str, str]: # "(A)" → the words beside it; empty where no list is given
+    question: str,  # its whole text
+) -> dict[str, str]:  # "(A)" → the words beside it; empty where no list is given
     "The lettered options of a question, in order."
     tail = question.rpartition("Options:")[2]
     found = re.findall(r"^ *(\([A-Z]\)) *(.*)$", tail, re.M)
-    if len(found) < 2: found = re.findall(r"(\([A-Z]\)) *((?:(?!\([A-Z]\)).)*)", tail)
+    if len(found) < 2:
+        found = re.findall(r"(\([A-Z]\)) *((?:(?!\([A-Z]\)).)*)", tail)
     return {letter: words.strip() for letter, words in found}
 
 # %% ../../nbs/core/answers.ipynb #a96eb9b4
 def _read(answer, kind, question):
     got = normalise(answer, kind)
     if got is None and kind == "option":
-        same = [o for o, words in options(question).items() if normalise(words, "text") == normalise(answer, "text")]
+        same = [
+            o
+            for o, words in options(question).items()
+            if normalise(words, "text") == normalise(answer, "text")
+        ]
         got = same[0] if len(same) == 1 and normalise(answer, "text") else None
     return got
+
 
 @dataclass(frozen=True)
 class Grade:
     "How one generated answer fares."
-    parsed:str|None # the normalised answer; None = parse failure
-    correct:bool # equal to the gold answer; a parse failure is wrong
+
+    parsed: str | None  # the normalised answer; None = parse failure
+    correct: bool  # equal to the gold answer; a parse failure is wrong
+
 
 def grade(
-    text:str, # what the student wrote, with its `<ans>` tag
-    gold:str, # the gold answer a′, as the data set has it
-    kind:str, # the task's answer kind
-    question:str="", # q′, for its list of options
-)->Grade: # `parsed` None = no complete tag, or not of this kind
+    text: str,  # what the student wrote, with its `<ans>` tag
+    gold: str,  # the gold answer a′, as the data set has it
+    kind: str,  # the task's answer kind
+    question: str = "",  # q′, for its list of options
+) -> Grade:  # `parsed` None = no complete tag, or not of this kind
     "The indicator of Eq. 1 and 3: does the text answer with the gold answer?"
     target = normalise(gold, kind)
-    if target is None: kind, target = "text", normalise(gold, "text")
+    if target is None:
+        kind, target = "text", normalise(gold, "text")
     answer = extract_answer(text)
     parsed = None if answer is None else _read(answer, kind, question)
     return Grade(parsed, parsed is not None and parsed == target)
 
 # %% ../../nbs/core/answers.ipynb #ead5f113
 _TAG = re.compile(r"<(/?)(?:(question)_\w{1,20}|(input)|(target))\s{0,9}/?>", re.I | re.A)
+
+
 def tag_question(
-    question:str, # its text
-    target:str, # its answer
-    x:int|str=1, # the number in the tag's name
-)->str: # `<question_x><input>…</input><target>…</target></question_x>`
+    question: str,  # its text
+    target: str,  # its answer
+    x: int | str = 1,  # the number in the tag's name
+) -> str:  # `<question_x><input>…</input><target>…</target></question_x>`
     "A question in the form of Table 11."
-    if m := _TAG.search(question + " " + target): raise ValueError(f"{m[0]} inside of a question or its target can't be told from the tag around it: take it out of {question[:80]!r}")
+    if m := _TAG.search(question + " " + target):
+        raise ValueError(
+            f"{m[0]} inside of a question or its target can't be told from the tag around it: take it out of {question[:80]!r}"
+        )
     return f"<question_{x}><input>{question}</input><target>{target}</target></question_{x}>"
 
 # %% ../../nbs/core/answers.ipynb #009fbcc1
 @dataclass(frozen=True)
 class Tagged:
     "A question read from its tags."
-    question:str
-    target:str
+
+    question: str
+    target: str
+
 
 @dataclass(frozen=True)
 class Leftover:
     "A piece of text that holds no whole question, and why."
-    text:str
-    reason:str
+
+    text: str
+    reason: str
 
 # %% ../../nbs/core/answers.ipynb #716cc989
-def _letter(tag): # Q I T open, q i t close
+def _letter(tag):  # Q I T open, q i t close
     c = (tag[2] or tag[3] or tag[4])[0]
     return c.lower() if tag[1] else c.upper()
 
-def _pieces(text): # (start, end, tags) of each piece, in order, without gaps
+
+def _pieces(text):  # (start, end, tags) of each piece, in order, without gaps
     tags = list(_TAG.finditer(text))
     start, held = 0, []
     for tag, after in zip(tags, tags[1:] + [None]):
@@ -175,35 +229,55 @@ def _pieces(text): # (start, end, tags) of each piece, in order, without gaps
         if c == "q" or c == "t" and (after is None or _letter(after) in "QI"):
             yield start, tag.end(), held
             start, held = tag.end(), []
-    if start < len(text): yield start, len(text), held
+    if start < len(text):
+        yield start, len(text), held
 
 # %% ../../nbs/core/answers.ipynb #336209c2
 _WHOLE = re.compile(r"Q?Ii?T(?:tq?|q)")
-def _reason(c): # why the tags c do not make a whole question
-    if not c: return "text outside of any tag"
-    if c.islower(): return "a closing tag with nothing open"
-    if "I" not in c: return "no <input>"
-    if c.count("I") > 1 or c.count("T") > 1: return "tags nested or repeated"
-    if "T" not in c: return "no <target>"
-    if c.endswith("T"): return "the <target> does not end"
+
+
+def _reason(c):  # why the tags c do not make a whole question
+    if not c:
+        return "text outside of any tag"
+    if c.islower():
+        return "a closing tag with nothing open"
+    if "I" not in c:
+        return "no <input>"
+    if c.count("I") > 1 or c.count("T") > 1:
+        return "tags nested or repeated"
+    if "T" not in c:
+        return "no <target>"
+    if c.endswith("T"):
+        return "the <target> does not end"
     return "tags out of order"
 
-def _read_piece(text, start, end, tags): # a Tagged or a Leftover
+
+def _read_piece(text, start, end, tags):  # a Tagged or a Leftover
     c, piece = "".join(map(_letter, tags)), text[start:end]
-    if not _WHOLE.fullmatch(c): return Leftover(piece, _reason(c))
+    if not _WHOLE.fullmatch(c):
+        return Leftover(piece, _reason(c))
     at = dict(zip(c, tags))
-    question = text[at["I"].end():(at.get("i") or at["T"]).start()].strip()
-    target = text[at["T"].end():(at.get("t") or at["q"]).start()].strip()
-    between = text[at["Q"].end():at["I"].start()] if "Q" in at else ""
-    if "i" in at: between += text[at["i"].end():at["T"].start()]
-    if "t" in at and "q" in at: between += text[at["t"].end():at["q"].start()]
-    if between.strip(): return Leftover(piece, "text between the fields")
-    if not question or not target: return Leftover(piece, "an empty " + ("target" if question else "question"))
+    question = text[at["I"].end() : (at.get("i") or at["T"]).start()].strip()
+    target = text[at["T"].end() : (at.get("t") or at["q"]).start()].strip()
+    between = text[at["Q"].end() : at["I"].start()] if "Q" in at else ""
+    if "i" in at:
+        between += text[at["i"].end() : at["T"].start()]
+    if "t" in at and "q" in at:
+        between += text[at["t"].end() : at["q"].start()]
+    if between.strip():
+        return Leftover(piece, "text between the fields")
+    if not question or not target:
+        return Leftover(piece, "an empty " + ("target" if question else "question"))
     return Tagged(question, target)
 
+
 def parse_questions(
-    text:str, # what the teacher wrote
-)->tuple[list[Tagged], list[Leftover]]: # whole questions in order; everything else but white space, with a reason
+    text: str,  # what the teacher wrote
+) -> tuple[
+    list[Tagged], list[Leftover]
+]:  # whole questions in order; everything else but white space, with a reason
     "Read the tagged questions of Table 11; time grows linearly with the text."
     found = [_read_piece(text, *p) for p in _pieces(text)]
-    return [o for o in found if isinstance(o, Tagged)], [o for o in found if isinstance(o, Leftover) and o.text.strip()]
+    return [o for o in found if isinstance(o, Tagged)], [
+        o for o in found if isinstance(o, Leftover) and o.text.strip()
+    ]

@@ -11,19 +11,19 @@ from hashlib import blake2b
 
 # %% ../../nbs/core/basics.ipynb #92f7f1dd
 def derive_seed(
-    seed:int,   # the recipe's seed
-    *names:str|int, # the place: for example "elicit", the task's name
-)->int: # 0 ≤ s < 2³¹, which NumPy, PyTorch and vLLM all accept
+    seed: int,  # the recipe's seed
+    *names: str | int,  # the place: for example "elicit", the task's name
+) -> int:  # 0 ≤ s < 2³¹, which NumPy, PyTorch and vLLM all accept
     "A seed that belongs to one place: the BLAKE2 hash of the recipe's seed and the names."
     digest = blake2b("\0".join(map(str, (seed, *names))).encode(), digest_size=4).digest()
     return int.from_bytes(digest) >> 1
 
 # %% ../../nbs/core/basics.ipynb #new00006
 def nearest(
-    word:str,  # what was written
-    known,     # the words there are
-    label=str, # how to write the suggestion
-)->str: # "Did you mean …? ", or nothing
+    word: str,  # what was written
+    known,  # the words there are
+    label=str,  # how to write the suggestion
+) -> str:  # "Did you mean …? ", or nothing
     "A suggestion for a mistyped word."
     match = get_close_matches(str(word), list(known), n=1, cutoff=0.5)
     return f"Did you mean {label(match[0])}? " if match else ""

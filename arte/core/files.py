@@ -6,15 +6,18 @@
 __all__ = ['write_whole', 'cannot_write', 'take_lock', 'cache_dir', 'room_for', 'whole_folder']
 
 # %% ../../nbs/core/files.ipynb #new00014
-import errno, os, shutil, tempfile
+import errno
+import os
+import shutil
+import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # %% ../../nbs/core/files.ipynb #6dc01c89
 def write_whole(
-    path:Path,   # the file
-    data:bytes,  # all of its content
-)->None:
+    path: Path,  # the file
+    data: bytes,  # all of its content
+) -> None:
     "Write a file so that it is never seen half written."
     part = path.with_name(f".{path.name}.part")
     try:
@@ -25,40 +28,53 @@ def write_whole(
             os.fsync(f.fileno())
         os.replace(part, path)
     except OSError as e:
-        with suppress(OSError): part.unlink()
+        with suppress(OSError):
+            part.unlink()
         raise cannot_write(e, path, len(data)) from e
+
 
 def cannot_write(e, path, size):
     again = "then run the same command again; it goes on where it stopped"
-    if e.errno in (errno.ENOSPC, errno.EDQUOT): return OSError(f"The disk is full: {path} needs {size:,} bytes. Make room, {again}.")
-    if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS): return PermissionError(f"{path} cannot be written ({e.strerror}). Give write permission for {path.parent} or choose another folder, {again}.")
+    if e.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OSError(f"The disk is full: {path} needs {size:,} bytes. Make room, {again}.")
+    if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return PermissionError(
+            f"{path} cannot be written ({e.strerror}). Give write permission for {path.parent} or choose another folder, {again}."
+        )
     return OSError(f"{path} cannot be written ({e.strerror or e}).")
 
 # %% ../../nbs/core/files.ipynb #fce7e4fc
 def take_lock(
-    path:Path # the lock file
+    path: Path,  # the lock file
 ):  # the open file; closing it gives the lock back
     "Lock a file for this process, or `BlockingIOError` naming the process that has it."
     import fcntl
-    try: f = open(path, "a+")
-    except OSError as e: raise cannot_write(e, path, 8) from e
-    try: fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    try:
+        f = open(path, "a+")
+    except OSError as e:
+        raise cannot_write(e, path, 8) from e
+    try:
+        fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         f.seek(0)
         pid = f.read().strip() or "another one"
         f.close()
-        raise BlockingIOError(f"Process {pid} is writing to {path.parent}. Wait until it is done, stop it, or choose another folder.") from None
+        raise BlockingIOError(
+            f"Process {pid} is writing to {path.parent}. Wait until it is done, stop it, or choose another folder."
+        ) from None
     try:
         f.truncate(0)
         f.write(str(os.getpid()))
         f.flush()
-    except OSError as e: raise cannot_write(e, path, 8) from e
+    except OSError as e:
+        raise cannot_write(e, path, 8) from e
     return f
 
 # %% ../../nbs/core/files.ipynb #c232f748
 def cache_dir(
-    cache:str|Path|None=None, # a folder; None: `ARTE_CACHE`, or else `~/.cache/arte`
-)->Path:
+    cache: str | Path | None = None,  # a folder; None: `ARTE_CACHE`, or else `~/.cache/arte`
+) -> Path:
     "The folder for converted models, made if there is none."
     folder = Path(cache or os.environ.get("ARTE_CACHE") or "~/.cache/arte").expanduser()
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,18 +83,22 @@ def cache_dir(
 # %% ../../nbs/core/files.ipynb #a27d03a7
 @contextmanager
 def room_for(
-    what:str|Path, # what is written in the block
+    what: str | Path,  # what is written in the block
 ):
     "Tells a full disk in words, whichever library met it."
-    try: yield
+    try:
+        yield
     except Exception as e:
-        if not any(words in str(e) for words in ("No space left", "quota exceeded")): raise
-        raise OSError(f"The disk is full: {what} needs more room. Make some, then run the same command again; it goes on where it stopped.") from e
+        if not any(words in str(e) for words in ("No space left", "quota exceeded")):
+            raise
+        raise OSError(
+            f"The disk is full: {what} needs more room. Make some, then run the same command again; it goes on where it stopped."
+        ) from e
 
 # %% ../../nbs/core/files.ipynb #a16819fd
 @contextmanager
 def whole_folder(
-    folder:str|Path, # the target; replaced if it exists
+    folder: str | Path,  # the target; replaced if it exists
 ):
     "Yields a temporary folder that becomes `folder` when the block ends well."
     folder = Path(folder)
@@ -88,6 +108,8 @@ def whole_folder(
         try:
             yield tmp
             tmp.chmod(0o755)
-            if folder.exists(): shutil.rmtree(folder)
+            if folder.exists():
+                shutil.rmtree(folder)
             tmp.rename(folder)
-        finally: shutil.rmtree(tmp, ignore_errors=True)
+        finally:
+            shutil.rmtree(tmp, ignore_errors=True)

@@ -11,45 +11,52 @@ from .tasks import Task, Technique
 
 # %% ../../nbs/core/prompts.ipynb #9e19c806
 def question_prompt(
-    task:Task, # names the subject and describes it
-    seeds:list, # examples with `.question` and `.target` (or `.answer`); the paper shows three
-    n:int=5, # how many questions to ask for: Table 11 asks for 5, the aligned prompt for 1
-)->str: # ends in a new line; the reply begins with `<question_`
+    task: Task,  # names the subject and describes it
+    seeds: list,  # examples with `.question` and `.target` (or `.answer`); the paper shows three
+    n: int = 5,  # how many questions to ask for: Table 11 asks for 5, the aligned prompt for 1
+) -> str:  # ends in a new line; the reply begins with `<question_`
     "The prompt for question generation (Table 11)."
     k, s = len(seeds), lambda n: "" if n == 1 else "s"
-    shown = [tag_question(o.question, o.target if hasattr(o, "target") else o.answer, x) for x, o in enumerate(seeds, 1)]
-    return (f"{task.title} is a task whose description is as follows: {task.description} "
-            f"I will provide you {k} example question{s(k)} about this task in the following. "
-            f"Based on the following example, I want you to generate {n} more question{s(n)} about {task.title} with brainstorming. "
-            f"You may not stick to context, but the question should be related to {task.title}.\n"
-            "The output should be like this: <question_x><input></input><target></target></question_x> "
-            "x can be any number, but it should be unique.\n" + "\n".join(shown) + "\n")
+    shown = [
+        tag_question(o.question, o.target if hasattr(o, "target") else o.answer, x)
+        for x, o in enumerate(seeds, 1)
+    ]
+    return (
+        f"{task.title} is a task whose description is as follows: {task.description} "
+        f"I will provide you {k} example question{s(k)} about this task in the following. "
+        f"Based on the following example, I want you to generate {n} more question{s(n)} about {task.title} with brainstorming. "
+        f"You may not stick to context, but the question should be related to {task.title}.\n"
+        "The output should be like this: <question_x><input></input><target></target></question_x> "
+        "x can be any number, but it should be unique.\n" + "\n".join(shown) + "\n"
+    )
 
 # %% ../../nbs/core/prompts.ipynb #83a3973e
 def technique_prompt(
-    task:Task, # the task, for its techniques
-    technique:Technique, # one of the task's own; its prompt describes the task as well
-    question:str, # the draft question q
-)->str: # what follows is the rationale r
+    task: Task,  # the task, for its techniques
+    technique: Technique,  # one of the task's own; its prompt describes the task as well
+    question: str,  # the draft question q
+) -> str:  # what follows is the rationale r
     "The prompt for a rationale in one reasoning technique (Table 12)."
     if technique not in task.techniques:
-        raise ValueError(f"{technique.name!r}: {technique.prompt[:60]!r}… is no technique of {task.name}; take one of task.techniques ({', '.join(t.name for t in task.techniques)})")
+        raise ValueError(
+            f"{technique.name!r}: {technique.prompt[:60]!r}… is no technique of {task.name}; take one of task.techniques ({', '.join(t.name for t in task.techniques)})"
+        )
     return f"{technique.prompt}\nQuestion: {question}\nAnswer:"
 
 # %% ../../nbs/core/prompts.ipynb #584c0ffd
 def naive_prompt(
-    task:Task, # describes itself in one sentence
-    question:str, # q
-)->str: # what follows is the rationale r, beginning with a space
+    task: Task,  # describes itself in one sentence
+    question: str,  # q
+) -> str:  # what follows is the rationale r, beginning with a space
     "The naive step-by-step prompt for the teacher (Table 8)."
     return f"Task Description: {task.description}\nQuestion: {question}\nAnswer: Let's think step by step."
 
 # %% ../../nbs/core/prompts.ipynb #634ae8e0
 def student_prompt(
-    task:Task, # describes itself in one sentence
-    examples:list[tuple[str, str]], # (question, rationale) of each example; 0–3 of them
-    question:str, # q′
-)->str: # ends "Answer: Let's think step by step."; what follows begins with a space
+    task: Task,  # describes itself in one sentence
+    examples: list[tuple[str, str]],  # (question, rationale) of each example; 0–3 of them
+    question: str,  # q′
+) -> str:  # ends "Answer: Let's think step by step."; what follows begins with a space
     "The in-context learning prompt for the student (Table 13)."
     head = f"Task Description: {task.description} Remember you should include your final answer with the tag <ans> and </ans>."
     turn = lambda q: f"Question: {q}\nAnswer: Let's think step by step."

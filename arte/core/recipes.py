@@ -13,130 +13,208 @@ from importlib.resources import files
 from pathlib import Path
 import yaml
 from .basics import nearest
-from .settings import (
-    BENCHMARKS, Recipe, RecipeError, Section, dotted_name, from_dict, known_fields, refuse_unknown, section_of)
+from arte.core.settings import (
+    BENCHMARKS,
+    Recipe,
+    RecipeError,
+    Section,
+    dotted_name,
+    from_dict,
+    known_fields,
+    refuse_unknown,
+    section_of,
+)
 
 # %% ../../nbs/core/recipes.ipynb #00c7c3f0
-def preset_names()->list[str]:
+def preset_names() -> list[str]:
     "The presets that come with the package."
-    return sorted(o.name.removesuffix(".yaml") for o in files("arte").joinpath("recipes").iterdir() if o.name.endswith(".yaml"))
+    return sorted(
+        o.name.removesuffix(".yaml")
+        for o in files("arte").joinpath("recipes").iterdir()
+        if o.name.endswith(".yaml")
+    )
+
 
 def read_source(
-    source:str|Path # a preset's name, or a path ending in .yaml or .yml
-)->str:
+    source: str | Path,  # a preset's name, or a path ending in .yaml or .yml
+) -> str:
     "The YAML text of a preset or a file."
-    if str(source) in preset_names(): return files("arte").joinpath("recipes", f"{source}.yaml").read_text(encoding="utf-8")
+    if str(source) in preset_names():
+        return files("arte").joinpath("recipes", f"{source}.yaml").read_text(encoding="utf-8")
     path = Path(source).expanduser()
-    if path.is_file(): return path.read_text(encoding="utf-8")
-    if path.suffix in (".yaml", ".yml"): raise FileNotFoundError(f"There is no recipe file {path}. Give its path from the current folder, or one of the presets {', '.join(preset_names())}.")
-    raise RecipeError("recipe", f"there is no preset {str(source)!r}", f"{nearest(str(source), preset_names())}The presets are {', '.join(preset_names())}; anything else is the path of a .yaml file.")
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    if path.suffix in (".yaml", ".yml"):
+        raise FileNotFoundError(
+            f"There is no recipe file {path}. Give its path from the current folder, or one of the presets {', '.join(preset_names())}."
+        )
+    raise RecipeError(
+        "recipe",
+        f"there is no preset {str(source)!r}",
+        f"{nearest(str(source), preset_names())}The presets are {', '.join(preset_names())}; anything else is the path of a .yaml file.",
+    )
 
 # %% ../../nbs/core/recipes.ipynb #31b0b266
 class _Loader(yaml.SafeLoader):
     "`SafeLoader` that refuses a key that stands twice."
+
     def construct_mapping(self, node, deep=False):
         names = [k.value for k, _ in node.value if isinstance(k, yaml.ScalarNode)]
         twice = [k for k, n in Counter(names).items() if n > 1]
-        if twice: raise RecipeError(twice[0], f"stands twice in one section (line {node.start_mark.line + 1} and below), expected once", "Remove one.")
+        if twice:
+            raise RecipeError(
+                twice[0],
+                f"stands twice in one section (line {node.start_mark.line + 1} and below), expected once",
+                "Remove one.",
+            )
         return super().construct_mapping(node, deep)
 
+
 def parse_yaml(
-    text:str, # YAML
-    name:str, # what to call it in an error
+    text: str,  # YAML
+    name: str,  # what to call it in an error
 ):
     "YAML text as plain Python values."
-    try: return yaml.load(text, Loader=_Loader)
-    except RecipeError: raise
-    except (yaml.YAMLError, ValueError) as e: raise RecipeError(name, f"this is not YAML: {' '.join(str(e).split())}", "Mind the indentation and the colons.") from None
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except RecipeError:
+        raise
+    except (yaml.YAMLError, ValueError) as e:
+        raise RecipeError(
+            name,
+            f"this is not YAML: {' '.join(str(e).split())}",
+            "Mind the indentation and the colons.",
+        ) from None
 
 # %% ../../nbs/core/recipes.ipynb #c21dd7ee
 def apply_change(
-    values:dict, # a recipe as nested dictionaries; changed in place
-    field:str,   # dotted name: "align.lr"
-    value,       # its new value
-)->None:
+    values: dict,  # a recipe as nested dictionaries; changed in place
+    field: str,  # dotted name: "align.lr"
+    value,  # its new value
+) -> None:
     "Set one field of a recipe that is still a dictionary."
     cls, here, *last = Recipe, values, *field.split(".")
     for part in last[:-1]:
         refuse_unknown(cls, part)
         cls = section_of({f.name: f.type for f in fields(cls)}[part])
-        if cls is None: raise RecipeError(field, f"{part} has no fields of its own, expected a name like align.lr")
-        if here.get(part) is None: here[part] = {}
+        if cls is None:
+            raise RecipeError(
+                field, f"{part} has no fields of its own, expected a name like align.lr"
+            )
+        if here.get(part) is None:
+            here[part] = {}
         here = here[part]
-        if not isinstance(here, dict): raise RecipeError(field, f"{part} is {here!r} in the recipe, expected a section")
+        if not isinstance(here, dict):
+            raise RecipeError(field, f"{part} is {here!r} in the recipe, expected a section")
     refuse_unknown(cls, last[-1])
     here[last[-1]] = value
 
+
 def split_change(
-    text:str # "align.lr=1e-6"
-)->tuple: # (field, value)
+    text: str,  # "align.lr=1e-6"
+) -> tuple:  # (field, value)
     "A change as written on the command line."
     field, sign, value = text.partition("=")
-    if not sign or not field.strip(): raise RecipeError(text, "expected field=value", "Write for example: --set align.lr=1e-6")
+    if not sign or not field.strip():
+        raise RecipeError(text, "expected field=value", "Write for example: --set align.lr=1e-6")
     return field.strip(), parse_yaml(value, field.strip())
 
 # %% ../../nbs/core/recipes.ipynb #ffe78594
 def merged(
-    values:dict, # nested
-    changes:dict, # nested, of the same form
-)->dict: # a new one
+    values: dict,  # nested
+    changes: dict,  # nested, of the same form
+) -> dict:  # a new one
     "Nested settings with some of them replaced."
-    both = {k: merged(values[k], v) if isinstance(v, dict) and isinstance(values.get(k), dict) else v for k, v in changes.items()}
+    both = {
+        k: merged(values[k], v) if isinstance(v, dict) and isinstance(values.get(k), dict) else v
+        for k, v in changes.items()
+    }
     return values | both
 
+
 def read_values(
-    source:str|Path, # a preset's name, or a path
-    above:tuple=(), # recipes that are based on this one
-)->dict: # field → value, sections nested
+    source: str | Path,  # a preset's name, or a path
+    above: tuple = (),  # recipes that are based on this one
+) -> dict:  # field → value, sections nested
     "The settings that a recipe and those it is based on write down."
-    if source in above: raise RecipeError("base", f"{' → '.join(map(str, [*above, source]))} goes in a circle", "Base one of them on another recipe.")
+    if source in above:
+        raise RecipeError(
+            "base",
+            f"{' → '.join(map(str, [*above, source]))} goes in a circle",
+            "Base one of them on another recipe.",
+        )
     values = parse_yaml(read_source(source), str(source))
-    if not isinstance(values, dict): raise RecipeError(str(source), f"got {values!r}, expected sections with fields", f"They are: {known_fields(Recipe)}.")
+    if not isinstance(values, dict):
+        raise RecipeError(
+            str(source),
+            f"got {values!r}, expected sections with fields",
+            f"They are: {known_fields(Recipe)}.",
+        )
     base = values.pop("base", None)
     return values if base is None else merged(read_values(base, (*above, source)), values)
 
 # %% ../../nbs/core/recipes.ipynb #429b5d83
 def load_recipe(
-    source:str|Path, # a preset's name ("nano") or the path of a YAML file
-    *changes:str,    # as on the command line: "align.lr=1e-6"
-    **more,          # as in Python: **{"align.lr": 1e-6}
-)->Recipe: # complete and checked
+    source: str | Path,  # a preset's name ("nano") or the path of a YAML file
+    *changes: str,  # as on the command line: "align.lr=1e-6"
+    **more,  # as in Python: **{"align.lr": 1e-6}
+) -> Recipe:  # complete and checked
     "Read a recipe, change what was asked for, and check all of it."
     values = read_values(source)
-    for field, value in [*map(split_change, changes), *more.items()]: apply_change(values, field, value)
+    for field, value in [*map(split_change, changes), *more.items()]:
+        apply_change(values, field, value)
     recipe = from_dict(Recipe, values)
     _refuse_unknown_tasks("tasks", recipe.tasks)
     _refuse_unknown_tasks("unseen.tasks", [t for t in recipe.unseen.tasks if t not in BENCHMARKS])
     return recipe
 
+
 def _refuse_unknown_tasks(field, tasks):
     from arte.core.tasks import get_task
+
     for i, name in enumerate(tasks):
-        try: get_task(name)
-        except ValueError as e: raise RecipeError(f"{field}[{i}]", str(e).rstrip(".")) from None
+        try:
+            get_task(name)
+        except ValueError as e:
+            raise RecipeError(f"{field}[{i}]", str(e).rstrip(".")) from None
 
 # %% ../../nbs/core/recipes.ipynb #2f3c5cdf
-def dump_recipe(
-    recipe:Recipe
-)->str: # YAML, every field written out
+def dump_recipe(recipe: Recipe) -> str:  # YAML, every field written out
     "A recipe as YAML; `load_recipe` reads it back."
-    return yaml.dump(_plain(asdict(recipe)), Dumper=yaml.SafeDumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=100)
+    return yaml.dump(
+        _plain(asdict(recipe)),
+        Dumper=yaml.SafeDumper,
+        sort_keys=False,
+        default_flow_style=None,
+        allow_unicode=True,
+        width=100,
+    )
+
 
 def _plain(value):
-    if isinstance(value, dict): return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
     return list(value) if isinstance(value, tuple) else value
 
 # %% ../../nbs/core/recipes.ipynb #4c39bfe2
 def first_difference(
-    a:Section, # the recipe in the folder
-    b:Section, # the recipe that was given
-)->str|None: # "align.lr: 1e-07 in the folder, 5e-05 in the recipe", or None when they are equal
+    a: Section,  # the recipe in the folder
+    b: Section,  # the recipe that was given
+) -> (
+    str | None
+):  # "align.lr: 1e-07 in the folder, 5e-05 in the recipe", or None when they are equal
     "The first field in which two recipes differ."
     for f in fields(a):
         x, y = getattr(a, f.name), getattr(b, f.name)
-        if x == y: continue
-        if isinstance(x, Section) and type(x) is type(y): return first_difference(x, y)
-        return f"{dotted_name(type(a), f.name)}: {_shown(x)} in the folder, {_shown(y)} in the recipe"
+        if x == y:
+            continue
+        if isinstance(x, Section) and type(x) is type(y):
+            return first_difference(x, y)
+        return (
+            f"{dotted_name(type(a), f.name)}: {_shown(x)} in the folder, {_shown(y)} in the recipe"
+        )
     return None
 
-def _shown(value): return list(value) if isinstance(value, tuple) else value
+
+def _shown(value):
+    return list(value) if isinstance(value, tuple) else value

@@ -10,7 +10,8 @@ __all__ = ['Count', 'Size', 'Shots', 'Rate', 'Share', 'Strength', 'Temperature',
            'Transfer', 'PerReplica', 'EngineSettings', 'Recipe', 'conflicts']
 
 # %% ../../nbs/core/settings.ipynb #bf70bc96
-import math, re
+import math
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -21,131 +22,204 @@ from .basics import nearest
 # %% ../../nbs/core/settings.ipynb #006bc74a
 class RecipeError(ValueError):
     "A recipe that cannot be used: which field, what came, what was expected, how to mend it."
-    def __init__(self,
-        field:str,    # dotted name of the field: "align.lr"
-        problem:str,  # what came and what was expected
-        mend:str="",  # what to write instead
+
+    def __init__(
+        self,
+        field: str,  # dotted name of the field: "align.lr"
+        problem: str,  # what came and what was expected
+        mend: str = "",  # what to write instead
     ):
         self.field, self.problem, self.mend = field, problem, mend
         super().__init__(f"{field}: {problem}. {mend}".strip())
 
 # %% ../../nbs/core/settings.ipynb #522b84d3
-Count = Annotated[int, "Count"]              # 1, 2, 3 …
-Size = Annotated[int, "Size"]                # 0, 1, 2 …
-Shots = Annotated[int, "Shots"]              # worked examples in a prompt; BBH has three per task
-Rate = Annotated[float, "Rate"]              # a learning rate
-Share = Annotated[float, "Share"]            # a part of the whole
-Strength = Annotated[float, "Strength"]      # any positive number
+Count = Annotated[int, "Count"]  # 1, 2, 3 …
+Size = Annotated[int, "Size"]  # 0, 1, 2 …
+Shots = Annotated[int, "Shots"]  # worked examples in a prompt; BBH has three per task
+Rate = Annotated[float, "Rate"]  # a learning rate
+Share = Annotated[float, "Share"]  # a part of the whole
+Strength = Annotated[float, "Strength"]  # any positive number
 Temperature = Annotated[float, "Temperature"]
 
-NUMBERS:dict[Any, tuple[type[int]|type[float], str, Callable[[Any], bool]]] = {
-    Count:       (int,   "a whole number, at least 1",         lambda x: x >= 1),
-    Size:        (int,   "a whole number, at least 0",         lambda x: x >= 0),
-    Shots:       (int,   "a whole number from 0 to 3",         lambda x: 0 <= x <= 3),
-    Rate:        (float, "a number above 0 and at most 1",     lambda x: 0 < x <= 1),
-    Share:       (float, "a number from 0 to 1",               lambda x: 0 <= x <= 1),
-    Strength:    (float, "a number above 0",                   lambda x: x > 0),
+NUMBERS: dict[Any, tuple[type[int] | type[float], str, Callable[[Any], bool]]] = {
+    Count: (int, "a whole number, at least 1", lambda x: x >= 1),
+    Size: (int, "a whole number, at least 0", lambda x: x >= 0),
+    Shots: (int, "a whole number from 0 to 3", lambda x: 0 <= x <= 3),
+    Rate: (float, "a number above 0 and at most 1", lambda x: 0 < x <= 1),
+    Share: (float, "a number from 0 to 1", lambda x: 0 <= x <= 1),
+    Strength: (float, "a number above 0", lambda x: x > 0),
     Temperature: (float, "a number, at least 0 (0 is greedy)", lambda x: x >= 0),
-    int:         (int,   "a whole number",                     lambda x: True),
+    int: (int, "a whole number", lambda x: True),
 }
 
 # %% ../../nbs/core/settings.ipynb #ff95ec3d
 _DECIMAL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
+
 def as_number(
-    value,      # what YAML or Python gave
-    kind,       # a key of `NUMBERS`
-    name:str,   # the field's dotted name, for the error
-)->int|float:
+    value,  # what YAML or Python gave
+    kind,  # a key of `NUMBERS`
+    name: str,  # the field's dotted name, for the error
+) -> int | float:
     "`value` as a number of this kind, or `RecipeError`."
     base, words, allowed = NUMBERS[kind]
     number = value
     if base is float:
-        if isinstance(value, str) and _DECIMAL.fullmatch(value): number = float(value)
-        elif type(value) is int and abs(value) < 2**53: number = float(value)
-    if type(number) is not base or number != number or number in (math.inf, -math.inf) or not allowed(number):
+        if isinstance(value, str) and _DECIMAL.fullmatch(value):
+            number = float(value)
+        elif type(value) is int and abs(value) < 2**53:
+            number = float(value)
+    if (
+        type(number) is not base
+        or number != number
+        or number in (math.inf, -math.inf)
+        or not allowed(number)
+    ):
         raise RecipeError(name, f"got {value!r}, expected {words}")
     return number
 
 # %% ../../nbs/core/settings.ipynb #bd615875
 def convert(
-    value,      # what YAML or Python gave
-    kind,       # the field's annotation
-    name:str,   # the field's dotted name
+    value,  # what YAML or Python gave
+    kind,  # the field's annotation
+    name: str,  # the field's dotted name
 ):
     "`value` as the annotation asks for it, or `RecipeError`."
-    if kind in NUMBERS: return as_number(value, kind, name)
-    if kind is str: return _text(value, name)
-    if kind is bool: return _of_type(value, bool, name, "true or false")
-    if get_origin(kind) is Literal: return _one_of(value, get_args(kind), name)
-    if get_origin(kind) is tuple: return _items(value, get_args(kind)[0], name)
-    if NoneType in get_args(kind): return None if value is None else convert(value, get_args(kind)[0], name)
+    if kind in NUMBERS:
+        return as_number(value, kind, name)
+    if kind is str:
+        return _text(value, name)
+    if kind is bool:
+        return _of_type(value, bool, name, "true or false")
+    if get_origin(kind) is Literal:
+        return _one_of(value, get_args(kind), name)
+    if get_origin(kind) is tuple:
+        return _items(value, get_args(kind)[0], name)
+    if NoneType in get_args(kind):
+        return None if value is None else convert(value, get_args(kind)[0], name)
     return value if isinstance(value, kind) else from_dict(kind, value, name)
 
+
 def _of_type(value, kind, name, words):
-    if not isinstance(value, kind): raise RecipeError(name, f"got {value!r}, expected {words}")
+    if not isinstance(value, kind):
+        raise RecipeError(name, f"got {value!r}, expected {words}")
     return value
+
 
 def _text(value, name):
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise RecipeError(name, f"got {value!r}, expected text in one line", "A number or a yes/no that is meant as text goes in quotes.")
+        raise RecipeError(
+            name,
+            f"got {value!r}, expected text in one line",
+            "A number or a yes/no that is meant as text goes in quotes.",
+        )
     return value
+
 
 def _one_of(value, choices, name):
     if value not in choices:
-        raise RecipeError(name, f"got {value!r}, expected one of {', '.join(choices)}", nearest(value, choices))
+        raise RecipeError(
+            name, f"got {value!r}, expected one of {', '.join(choices)}", nearest(value, choices)
+        )
     return value
 
+
 def _items(value, kind, name):
-    if not isinstance(value, (list, tuple)): raise RecipeError(name, f"got {value!r}, expected a list", f"Write for example: [{value}]")
+    if not isinstance(value, (list, tuple)):
+        raise RecipeError(name, f"got {value!r}, expected a list", f"Write for example: [{value}]")
     values = tuple(convert(v, kind, f"{name}[{i}]") for i, v in enumerate(value))
     twice = [v for v, n in Counter(values).items() if n > 1]
-    if twice: raise RecipeError(name, f"{twice[0]!r} is there twice, expected each once", "Remove one.")
+    if twice:
+        raise RecipeError(name, f"{twice[0]!r} is there twice, expected each once", "Remove one.")
     return values
 
 # %% ../../nbs/core/settings.ipynb #d05d5b29
 @dataclass(frozen=True)
 class Section:
     "A group of settings. Its fields are checked against their annotations whenever one is made."
+
     def __post_init__(self):
         for f in fields(self):
             name = dotted_name(type(self), f.name)
-            try: value = convert(getattr(self, f.name), f.type, name)
+            try:
+                value = convert(getattr(self, f.name), f.type, name)
             except RecipeError as e:
-                if e.mend or e.field != name or f.default is MISSING: raise
+                if e.mend or e.field != name or f.default is MISSING:
+                    raise
                 raise RecipeError(name, e.problem, f"The default is {f.default}.") from None
             object.__setattr__(self, f.name, value)
 
-def dotted_name(cls, name:str)->str: return f"{_PLACES[cls.__name__]}.{name}".lstrip(".")
 
-_PLACES = {"Recipe": "", "School": "teacher.school", "EngineSettings": "engine", "PerReplica": "engine.per_replica"} | {
-    o: o.lower() for o in "Teacher Student Data Elicit Irt Prefer Pairs Align Tailor Distill Eval Unseen Transfer".split()}
+def dotted_name(cls, name: str) -> str:
+    return f"{_PLACES[cls.__name__]}.{name}".lstrip(".")
+
+
+_PLACES = {
+    "Recipe": "",
+    "School": "teacher.school",
+    "EngineSettings": "engine",
+    "PerReplica": "engine.per_replica",
+} | {
+    o: o.lower()
+    for o in "Teacher Student Data Elicit Irt Prefer Pairs Align Tailor Distill Eval Unseen Transfer".split()
+}
 
 # %% ../../nbs/core/settings.ipynb #0aa62127
 def from_dict(
-    cls:type,    # a `Section`
-    values:dict, # field → value, sections nested
-    name:str="", # where the section stands, for errors
+    cls: type,  # a `Section`
+    values: dict,  # field → value, sections nested
+    name: str = "",  # where the section stands, for errors
 ):
     "A section from a dictionary; unknown and missing fields are refused with the nearest known name."
-    if not isinstance(values, dict): raise RecipeError(name or "recipe", f"got {values!r}, expected a section with fields", f"Its fields are: {known_fields(cls)}.")
-    for key in values: refuse_unknown(cls, key)
+    if not isinstance(values, dict):
+        raise RecipeError(
+            name or "recipe",
+            f"got {values!r}, expected a section with fields",
+            f"Its fields are: {known_fields(cls)}.",
+        )
+    for key in values:
+        refuse_unknown(cls, key)
     missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in values]
-    if missing: raise RecipeError(dotted_name(cls, missing[0]), "is missing and has no default", f"Add the line {missing[0]}: …")
+    if missing:
+        raise RecipeError(
+            dotted_name(cls, missing[0]),
+            "is missing and has no default",
+            f"Add the line {missing[0]}: …",
+        )
     return cls(**values)
 
-def known_fields(cls)->str: return ", ".join(f.name for f in fields(cls))
+
+def known_fields(cls) -> str:
+    return ", ".join(f.name for f in fields(cls))
+
 
 def refuse_unknown(cls, key):
     known = [f.name for f in fields(cls)]
-    if key in known: return
+    if key in known:
+        return
     elsewhere = [o for o in _field_names(Recipe) if o.split(".")[-1] == key]
-    hint = f"Did you mean {' or '.join(elsewhere)}? " if elsewhere else nearest(key, known, lambda o: dotted_name(cls, o))
+    hint = (
+        f"Did you mean {' or '.join(elsewhere)}? "
+        if elsewhere
+        else nearest(key, known, lambda o: dotted_name(cls, o))
+    )
     where = _PLACES[cls.__name__] or "a recipe"
-    raise RecipeError(dotted_name(cls, str(key)), "there is no such field", f"{hint}The fields of {where} are: {known_fields(cls)}.")
+    raise RecipeError(
+        dotted_name(cls, str(key)),
+        "there is no such field",
+        f"{hint}The fields of {where} are: {known_fields(cls)}.",
+    )
 
-def _field_names(cls)->list: # dotted names of all fields below a section
-    return [o for f in fields(cls) for o in (_field_names(section_of(f.type)) if section_of(f.type) else [dotted_name(cls, f.name)])]
+
+def _field_names(cls) -> list:  # dotted names of all fields below a section
+    return [
+        o
+        for f in fields(cls)
+        for o in (
+            _field_names(section_of(f.type)) if section_of(f.type) else [dotted_name(cls, f.name)]
+        )
+    ]
+
 
 def section_of(kind):
     kind = get_args(kind)[0] if NoneType in get_args(kind) else kind
@@ -155,256 +229,486 @@ def section_of(kind):
 @dataclass(frozen=True)
 class School(Section):
     "Fine-tuning of a small base teacher on generated worked solutions before anything else, so that it can follow the prompts. Not in the paper, whose teacher needs none."
-    rationales:Count=200 # worked solutions per task, over all techniques; ours
-    questions:Count=100 # completions of the question prompt per task; ours
-    lr:Rate=1e-4 # learning rate (0, 1]; ours
-    epochs:Count=1 # passes over these examples; ours
-    batch:Count=8 # examples per step; ours
-    max_length:Count=1024 # longest prompt plus completion, in tokens; ours
-    vocabulary:Count=24_000 # tokens of the base model that are kept; the nano tasks use few of Gemma's 262,144; ours
-    checkpoints:Count=3 # states kept on the way, as further respondents of the IRT model; the last is the teacher
-    seed:Size=0 # of the examples and their order; runs that differ in the recipe's own seed have the same teacher; ours
+
+    rationales: Count = 200  # worked solutions per task, over all techniques; ours
+    questions: Count = 100  # completions of the question prompt per task; ours
+    lr: Rate = 1e-4  # learning rate (0, 1]; ours
+    epochs: Count = 1  # passes over these examples; ours
+    batch: Count = 8  # examples per step; ours
+    max_length: Count = 1024  # longest prompt plus completion, in tokens; ours
+    vocabulary: Count = 24_000  # tokens of the base model that are kept; the nano tasks use few of Gemma's 262,144; ours
+    checkpoints: Count = 3  # states kept on the way, as further respondents of the IRT model; the last is the teacher
+    seed: Size = 0  # of the examples and their order; runs that differ in the recipe's own seed have the same teacher; ours
 
 # %% ../../nbs/core/settings.ipynb #48c176bc
 @dataclass(frozen=True)
 class Teacher(Section):
     "The model that writes questions and rationales and is aligned."
-    model:str # a folder, a name on the Hugging Face hub, "nano-teacher", or a .gguf file; Llama-3-70B-Instruct in §4.1
-    school:School|None=None # schooling first, or none; the paper has none
+
+    model: str  # a folder, a name on the Hugging Face hub, "nano-teacher", or a .gguf file; Llama-3-70B-Instruct in §4.1
+    school: School | None = None  # schooling first, or none; the paper has none
 
 # %% ../../nbs/core/settings.ipynb #66353ac1
 @dataclass(frozen=True)
 class Student(Section):
     "The model that learns, and whose answers are the preferences."
-    model:str # as for the teacher; Gemma-2B in §4.1
+
+    model: str  # as for the teacher; Gemma-2B in §4.1
 
 # %% ../../nbs/core/settings.ipynb #b259b97e
 @dataclass(frozen=True)
 class Data(Section):
     "Where items come from, and how many of each split a task gets."
-    items:Literal["bigbench", "bbh", "generated"]="bigbench" # source of seed and validation items: BIG-bench without BBH's items (§4.1), BBH's own files, or the generators of `arte.models.school`
-    test:Literal["auto", "bbh", "generated"]="auto" # source of test items; auto: BBH where it can be reached, else generated
-    n_seed:Count=3 # seed questions per task, at least 3 (Table 11 shows three in a prompt)
-    n_val:Count=100 # validation items per task, from which the preference set is chosen; §4.1
-    n_test:Size=0 # test items per task; 0 takes all there are, as Table 1 does
+
+    items: Literal["bigbench", "bbh", "generated"] = (
+        "bigbench"  # source of seed and validation items: BIG-bench without BBH's items (§4.1), BBH's own files, or the generators of `arte.models.school`
+    )
+    test: Literal["auto", "bbh", "generated"] = (
+        "auto"  # source of test items; auto: BBH where it can be reached, else generated
+    )
+    n_seed: Count = 3  # seed questions per task, at least 3 (Table 11 shows three in a prompt)
+    n_val: Count = 100  # validation items per task, from which the preference set is chosen; §4.1
+    n_test: Size = 0  # test items per task; 0 takes all there are, as Table 1 does
 
 # %% ../../nbs/core/settings.ipynb #0259ea94
 @dataclass(frozen=True)
 class Elicit(Section):
     "Knowledge elicitation (§3.1): draft questions, and a rationale for each by each technique."
-    questions:Count=250 # distinct draft questions per task; §4.1
-    techniques:Count=4 # rationales per question, one per reasoning technique, 2 to 4; n = 4 in §4.1
-    prompts:Count=1 # different question prompts per task, each with other seeds drawn from the n_seed; Table 11 prints one
-    budget:Count=200 # decodings of question prompts per task before giving up; the paper decodes "until we achieve a total of 250"
-    temperature:Temperature=1.0 # for questions, ≥ 0; §4.1
-    question_tokens:Count=1024 # longest answer to a question prompt, in tokens; the paper gives none
-    rationale_tokens:Count=512 # longest rationale, in tokens; the paper gives none
-    max_rouge:Share=0.7 # a question is a near duplicate above this ROUGE-L, 0 to 1; the paper gives none, Self-Instruct's value
-    cot:Size=0 # rationales per question by CoT-decoding (branches on the first token), besides the techniques; 0: none; Appendix A names it as future work
+
+    questions: Count = 250  # distinct draft questions per task; §4.1
+    techniques: Count = (
+        4  # rationales per question, one per reasoning technique, 2 to 4; n = 4 in §4.1
+    )
+    prompts: Count = 1  # different question prompts per task, each with other seeds drawn from the n_seed; Table 11 prints one
+    budget: Count = 200  # decodings of question prompts per task before giving up; the paper decodes "until we achieve a total of 250"
+    temperature: Temperature = 1.0  # for questions, ≥ 0; §4.1
+    question_tokens: Count = (
+        1024  # longest answer to a question prompt, in tokens; the paper gives none
+    )
+    rationale_tokens: Count = 512  # longest rationale, in tokens; the paper gives none
+    max_rouge: Share = 0.7  # a question is a near duplicate above this ROUGE-L, 0 to 1; the paper gives none, Self-Instruct's value
+    cot: Size = 0  # rationales per question by CoT-decoding (branches on the first token), besides the techniques; 0: none; Appendix A names it as future work
 
 # %% ../../nbs/core/settings.ipynb #66a8e5a2
 @dataclass(frozen=True)
 class Irt(Section):
     "Item response theory (§3.2, App. E): which validation items tell models apart."
-    method:Literal["nuts", "map", "mle"]="nuts" # estimation: Bayesian in §3.2 (nuts, map), maximum likelihood in App. E (mle)
-    k:Count=40 # most discriminative items per task that form the preference set; §4.1
-    shots:tuple[Shots, ...]=(0, 1, 2, 3) # every respondent answers with each number of worked examples; §4.1
-    respondents:tuple[str, ...]=() # models that answer besides the student (and a school's checkpoints); §4.1 has five models in all
-    draws:Count=1000 # posterior draws per chain (nuts); the paper gives none, PyMC's default
-    tune:Count=1000 # warm-up draws per chain (nuts); the paper gives none, PyMC's default
-    chains:Count=4 # chains (nuts), at least 2 for R̂; the paper gives none
-    balance:bool=False # the k items take their gold answers in turn, each answer's most discriminative ones first; the paper has no such rule
+
+    method: Literal["nuts", "map", "mle"] = (
+        "nuts"  # estimation: Bayesian in §3.2 (nuts, map), maximum likelihood in App. E (mle)
+    )
+    k: Count = 40  # most discriminative items per task that form the preference set; §4.1
+    shots: tuple[Shots, ...] = (
+        0,
+        1,
+        2,
+        3,
+    )  # every respondent answers with each number of worked examples; §4.1
+    respondents: tuple[
+        str, ...
+    ] = ()  # models that answer besides the student (and a school's checkpoints); §4.1 has five models in all
+    draws: Count = 1000  # posterior draws per chain (nuts); the paper gives none, PyMC's default
+    tune: Count = 1000  # warm-up draws per chain (nuts); the paper gives none, PyMC's default
+    chains: Count = 4  # chains (nuts), at least 2 for R̂; the paper gives none
+    balance: bool = False  # the k items take their gold answers in turn, each answer's most discriminative ones first; the paper has no such rule
 
 # %% ../../nbs/core/settings.ipynb #e34a8c40
 @dataclass(frozen=True)
 class Prefer(Section):
     "Preference collection (Eq. 1–4): the student answers the preference set with one draft as its example, at temperature 0."
-    max_tokens:Count=256 # longest answer of the student, in tokens; the paper gives none
-    agreement_questions:Size=10 # drafts per task scored on the whole validation set too; App. E
-    signal:Literal["accuracy", "likelihood"]="accuracy" # Eq. 3, or the probability of the right answer, without decoding; Appendix A names it as future work
-    rule:Literal["top-k", "elimination"]="top-k" # which items a draft is shown with: the preference set (§3.2), or all validation items until its rank in its question is settled; the paper has the first
-    error:Share=0.2 # elimination: chance, 0 to 1, that may remain that the best, and that the worst, of a question is another one; 1 is not allowed
+
+    max_tokens: Count = 256  # longest answer of the student, in tokens; the paper gives none
+    agreement_questions: Size = 10  # drafts per task scored on the whole validation set too; App. E
+    signal: Literal["accuracy", "likelihood"] = (
+        "accuracy"  # Eq. 3, or the probability of the right answer, without decoding; Appendix A names it as future work
+    )
+    rule: Literal["top-k", "elimination"] = (
+        "top-k"  # which items a draft is shown with: the preference set (§3.2), or all validation items until its rank in its question is settled; the paper has the first
+    )
+    error: Share = 0.2  # elimination: chance, 0 to 1, that may remain that the best, and that the worst, of a question is another one; 1 is not allowed
 
 # %% ../../nbs/core/settings.ipynb #77096202
 @dataclass(frozen=True)
 class Pairs(Section):
     "Which drafts become preferred and dispreferred answers (App. G)."
-    questions:Literal["quartiles", "extremes"]="quartiles" # pairs of questions: App. G (quartiles) or §4.1 (extremes)
-    question_pairs:Size=50 # pairs of questions per task; §4.1
-    min_margin:Share=0.0 # pairs whose scores differ by less are left out, 0 to 1; the paper gives none
+
+    questions: Literal["quartiles", "extremes"] = (
+        "quartiles"  # pairs of questions: App. G (quartiles) or §4.1 (extremes)
+    )
+    question_pairs: Size = 50  # pairs of questions per task; §4.1
+    min_margin: Share = (
+        0.0  # pairs whose scores differ by less are left out, 0 to 1; the paper gives none
+    )
 
 # %% ../../nbs/core/settings.ipynb #be49a5e8
 @dataclass(frozen=True)
 class Align(Section):
     "Direct preference optimization of the teacher (§3.3, §4.1)."
-    lr:Rate=1e-7 # peak learning rate (0, 1]; §4.1
-    batch:Count=16 # pairs per step; §4.1
-    epochs:Count=1 # passes over the pairs; §4.1
-    warmup:Share=0.1 # share of the steps with rising learning rate, 0 to 1; §4.1
-    schedule:Literal["cosine", "linear", "constant"]="cosine" # what follows the warm-up; §4.1
-    beta:Strength=0.1 # β of DPO, > 0; the paper gives none, TRL's default
-    lora_r:Count=16 # rank of the LoRA matrices; the paper does not say how it trains
-    max_length:Count=2048 # longest prompt plus answer, in tokens; the paper gives none
-    held_out:Size=25 # further questions per task, in no pair, on which the teacher is compared before and after; ours
+
+    lr: Rate = 1e-7  # peak learning rate (0, 1]; §4.1
+    batch: Count = 16  # pairs per step; §4.1
+    epochs: Count = 1  # passes over the pairs; §4.1
+    warmup: Share = 0.1  # share of the steps with rising learning rate, 0 to 1; §4.1
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # what follows the warm-up; §4.1
+    beta: Strength = 0.1  # β of DPO, > 0; the paper gives none, TRL's default
+    lora_r: Count = 16  # rank of the LoRA matrices; the paper does not say how it trains
+    max_length: Count = 2048  # longest prompt plus answer, in tokens; the paper gives none
+    held_out: Size = 25  # further questions per task, in no pair, on which the teacher is compared before and after; ours
 
 # %% ../../nbs/core/settings.ipynb #a5f49bcf
 @dataclass(frozen=True)
 class Tailor(Section):
     "The second elicitation, by the aligned teacher with naive prompts only (App. F)."
-    question_temperature:Temperature=1.0 # App. F; 0 in §3.3
-    budget:Count=1000 # decodings of question prompts per task before giving up, at most one question each; the paper decodes "until we get enough"
-    drop_contradictions:bool=False # leave out rationales that end in another answer than their target; the paper does not
-    drop_overlaps:bool=False # leave out questions that hold more than half of a test item; the paper does not
+
+    question_temperature: Temperature = 1.0  # App. F; 0 in §3.3
+    budget: Count = 1000  # decodings of question prompts per task before giving up, at most one question each; the paper decodes "until we get enough"
+    drop_contradictions: bool = False  # leave out rationales that end in another answer than their target; the paper does not
+    drop_overlaps: bool = (
+        False  # leave out questions that hold more than half of a test item; the paper does not
+    )
 
 # %% ../../nbs/core/settings.ipynb #7cd8def2
-Baseline = Literal["GPT-4-LLM", "Tulu-v2", "WizardLM", "OpenOrca"] # instruction sets, see `arte.data.instructions`
-Arm = Literal["original", "rationale", "question", "arte", "random", "consistent", "GPT-4-LLM", "Tulu-v2", "WizardLM", "OpenOrca"] # our rows of Tables 2 and 6, and the baselines
-Benchmark = Literal["piqa", "csqa", "arc_easy", "arc_challenge", "gsm8k"] # see `arte.data.benchmarks`
+Baseline = Literal[
+    "GPT-4-LLM", "Tulu-v2", "WizardLM", "OpenOrca"
+]  # instruction sets, see `arte.data.instructions`
+Arm = Literal[
+    "original",
+    "rationale",
+    "question",
+    "arte",
+    "random",
+    "consistent",
+    "GPT-4-LLM",
+    "Tulu-v2",
+    "WizardLM",
+    "OpenOrca",
+]  # our rows of Tables 2 and 6, and the baselines
+Benchmark = Literal[
+    "piqa", "csqa", "arc_easy", "arc_challenge", "gsm8k"
+]  # see `arte.data.benchmarks`
 BASELINES, BENCHMARKS = get_args(Baseline), get_args(Benchmark)
+
 
 @dataclass(frozen=True)
 class Distill(Section):
     "Supervised fine-tuning of one student per arm (§4.1)."
-    arms:tuple[Arm, ...]=("original", "rationale", "question", "arte") # training sets to compare: the last four rows of Table 2
-    lr:Rate=2e-5 # peak learning rate (0, 1]; §4.1
-    epochs:Count=1 # passes over the examples; §4.1
-    batch:Count=16 # examples per step; the paper gives none
-    warmup:Share=0.03 # share of the steps with rising learning rate, 0 to 1; §4.1
-    schedule:Literal["linear", "cosine", "constant"]="linear" # what follows the warm-up; §4.1 ("linear decay")
-    max_length:Count=1024 # longest prompt plus answer, in tokens; the paper gives none
+
+    arms: tuple[Arm, ...] = (
+        "original",
+        "rationale",
+        "question",
+        "arte",
+    )  # training sets to compare: the last four rows of Table 2
+    lr: Rate = 2e-5  # peak learning rate (0, 1]; §4.1
+    epochs: Count = 1  # passes over the examples; §4.1
+    batch: Count = 16  # examples per step; the paper gives none
+    warmup: Share = 0.03  # share of the steps with rising learning rate, 0 to 1; §4.1
+    schedule: Literal["linear", "cosine", "constant"] = (
+        "linear"  # what follows the warm-up; §4.1 ("linear decay")
+    )
+    max_length: Count = 1024  # longest prompt plus answer, in tokens; the paper gives none
 
 # %% ../../nbs/core/settings.ipynb #eec19db2
 @dataclass(frozen=True)
 class Eval(Section):
     "Greedy answers of the fine-tuned students to test items (§4.2)."
-    shots:tuple[Shots, ...]=(0, 3) # worked examples in the prompt; Table 2
-    max_tokens:Count=256 # longest answer, in tokens; the paper gives none
-    benchmarks:tuple[Benchmark, ...]=() # Table 3: all five; see `arte.data.benchmarks`
+
+    shots: tuple[Shots, ...] = (0, 3)  # worked examples in the prompt; Table 2
+    max_tokens: Count = 256  # longest answer, in tokens; the paper gives none
+    benchmarks: tuple[Benchmark, ...] = ()  # Table 3: all five; see `arte.data.benchmarks`
 
 # %% ../../nbs/core/settings.ipynb #3fdaa963
 @dataclass(frozen=True)
 class Unseen(Section):
     "Tasks that the aligned teacher writes for although it was not aligned on them (§5.2, Table 4)."
-    tasks:tuple[str, ...]=() # benchmarks as in `eval.benchmarks`, or BBH tasks that are not among the run's
-    examples:Count=2500 # training examples per task and teacher; §5.2
+
+    tasks: tuple[
+        str, ...
+    ] = ()  # benchmarks as in `eval.benchmarks`, or BBH tasks that are not among the run's
+    examples: Count = 2500  # training examples per task and teacher; §5.2
+
 
 @dataclass(frozen=True)
 class Transfer(Section):
     "Further students that learn from this run's training sets (§5.2, Table 5)."
-    students:tuple[str, ...]=() # models, as for the student; Gemma-7B, Qwen1.5-1.8B and CodeGemma-2B in §5.2
+
+    students: tuple[
+        str, ...
+    ] = ()  # models, as for the student; Gemma-7B, Qwen1.5-1.8B and CodeGemma-2B in §5.2
 
 # %% ../../nbs/core/settings.ipynb #84cfb41e
-Dtype = Literal["bfloat16", "float16", "float32"] # number format of the weights
+Dtype = Literal["bfloat16", "float16", "float32"]  # number format of the weights
+
 
 @dataclass(frozen=True)
 class PerReplica(Section):
     "What one copy of the teacher is opened on."
-    gpus:Size=1 # GPUs of one machine; 0: a share of its CPU cores
-    tensor_parallel:Count=1 # vLLM: GPUs that share each layer
-    pipeline_parallel:Count=1 # vLLM: groups of such GPUs that have some of the layers each
+
+    gpus: Size = 1  # GPUs of one machine; 0: a share of its CPU cores
+    tensor_parallel: Count = 1  # vLLM: GPUs that share each layer
+    pipeline_parallel: Count = 1  # vLLM: groups of such GPUs that have some of the layers each
+
 
 @dataclass(frozen=True)
 class EngineSettings(Section):
     "Which library runs the models when they generate."
-    kind:Literal["auto", "vllm", "transformers", "ray", "server"]="auto" # auto: vLLM where it is installed, else transformers; ray: several replicas of either; server: an OpenAI-compatible one, for the model it serves
-    dtype:Dtype="bfloat16" # number format of the weights while generating; the paper gives none
-    url:str|None=None # server: its address, e.g. "http://localhost:8000/v1"; the key, if it wants one, is read from OPENAI_API_KEY
-    model:str|None=None # server: the model it serves, named as teacher.model or student.model is; all other models are opened on this machine
-    concurrency:Count=64 # server: requests at a time
-    timeout:Strength=600.0 # server: seconds for one answer
-    retries:Size=5 # server: further tries of a request that failed
-    replicas:Count=1 # ray: copies of the teacher that answer at the same time
-    per_replica:PerReplica=PerReplica() # vllm, ray: what the teacher is opened on; any other model gets one GPU, and with ray as many replicas as there are GPUs
 
-    def layout(self,
-        teacher:bool, # or aligned teacher
-    )->tuple[int,PerReplica]: # replicas, what each is opened on
+    kind: Literal["auto", "vllm", "transformers", "ray", "server"] = (
+        "auto"  # auto: vLLM where it is installed, else transformers; ray: several replicas of either; server: an OpenAI-compatible one, for the model it serves
+    )
+    dtype: Dtype = "bfloat16"  # number format of the weights while generating; the paper gives none
+    url: str | None = (
+        None  # server: its address, e.g. "http://localhost:8000/v1"; the key, if it wants one, is read from OPENAI_API_KEY
+    )
+    model: str | None = (
+        None  # server: the model it serves, named as teacher.model or student.model is; all other models are opened on this machine
+    )
+    concurrency: Count = 64  # server: requests at a time
+    timeout: Strength = 600.0  # server: seconds for one answer
+    retries: Size = 5  # server: further tries of a request that failed
+    replicas: Count = 1  # ray: copies of the teacher that answer at the same time
+    per_replica: PerReplica = PerReplica()  # vllm, ray: what the teacher is opened on; any other model gets one GPU, and with ray as many replicas as there are GPUs
+
+    def layout(
+        self,
+        teacher: bool,  # or aligned teacher
+    ) -> tuple[int, PerReplica]:  # replicas, what each is opened on
         "How a model of the run is opened."
-        if teacher or self.per_replica.gpus <= 1: return self.replicas, self.per_replica
-        return self.replicas*self.per_replica.gpus, PerReplica()
+        if teacher or self.per_replica.gpus <= 1:
+            return self.replicas, self.per_replica
+        return self.replicas * self.per_replica.gpus, PerReplica()
 
 # %% ../../nbs/core/settings.ipynb #7977c0d8
-Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "clearml", "swanlab", "dvclive"] # as transformers names them, and Python imports them
+Tracker = Literal[
+    "tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "clearml", "swanlab", "dvclive"
+]  # as transformers names them, and Python imports them
 
 # %% ../../nbs/core/settings.ipynb #e2a4e78f
-GENERATED_TASKS = ("boolean_expressions", "object_counting", "date_understanding", "sports_understanding") # what `arte.models.school` can generate
+GENERATED_TASKS = (
+    "boolean_expressions",
+    "object_counting",
+    "date_understanding",
+    "sports_understanding",
+)  # what `arte.models.school` can generate
+
 
 @dataclass(frozen=True)
 class Recipe(Section):
     "Every setting of a run. Section names are the names of the steps."
-    name:str # a short name, shown in reports
-    tasks:tuple[str, ...] # names of BBH's files, without .json
-    teacher:Teacher # the model that writes
-    student:Student # the model that learns
-    seed:Size=0 # all random choices derive from it (`derive_seed`); the paper gives none
-    rounds:Count=1 # alignments in a row, each on new drafts of the teacher that the one before left; the paper has one
-    chat:bool=False # wrap prompts in the model's chat template? The paper's Tables 8 and 13 are plain text
-    trust_remote_code:bool=False # may a model bring its own Python code?
-    accelerate:str|None=None # train in several processes: an accelerate configuration, "fsdp-8" or the path of a file; the paper gives none
-    report_to:tuple[Tracker, ...]|None=None # who follows the trainings; null: TensorBoard where it is installed, into the run's folder logs; []: nobody
-    data:Data=Data() # items and splits
-    elicit:Elicit=Elicit() # §3.1
-    irt:Irt=Irt() # §3.2, App. E
-    prefer:Prefer=Prefer() # Eq. 1–4
-    pairs:Pairs=Pairs() # App. G
-    align:Align=Align() # §3.3
-    tailor:Tailor=Tailor() # App. F
-    distill:Distill=Distill() # §4.1
-    eval:Eval=Eval() # §4.2
-    unseen:Unseen=Unseen() # §5.2, Table 4
-    transfer:Transfer=Transfer() # §5.2, Table 5
-    engine:EngineSettings=EngineSettings() # which library generates
+
+    name: str  # a short name, shown in reports
+    tasks: tuple[str, ...]  # names of BBH's files, without .json
+    teacher: Teacher  # the model that writes
+    student: Student  # the model that learns
+    seed: Size = 0  # all random choices derive from it (`derive_seed`); the paper gives none
+    rounds: Count = 1  # alignments in a row, each on new drafts of the teacher that the one before left; the paper has one
+    chat: bool = False  # wrap prompts in the model's chat template? The paper's Tables 8 and 13 are plain text
+    trust_remote_code: bool = False  # may a model bring its own Python code?
+    accelerate: str | None = (
+        None  # train in several processes: an accelerate configuration, "fsdp-8" or the path of a file; the paper gives none
+    )
+    report_to: tuple[Tracker, ...] | None = (
+        None  # who follows the trainings; null: TensorBoard where it is installed, into the run's folder logs; []: nobody
+    )
+    data: Data = Data()  # items and splits
+    elicit: Elicit = Elicit()  # §3.1
+    irt: Irt = Irt()  # §3.2, App. E
+    prefer: Prefer = Prefer()  # Eq. 1–4
+    pairs: Pairs = Pairs()  # App. G
+    align: Align = Align()  # §3.3
+    tailor: Tailor = Tailor()  # App. F
+    distill: Distill = Distill()  # §4.1
+    eval: Eval = Eval()  # §4.2
+    unseen: Unseen = Unseen()  # §5.2, Table 4
+    transfer: Transfer = Transfer()  # §5.2, Table 5
+    engine: EngineSettings = EngineSettings()  # which library generates
 
     def __post_init__(self):
         super().__post_init__()
         for wrong, field, problem, mend in conflicts(self):
-            if wrong: raise RecipeError(field, problem, mend)
+            if wrong:
+                raise RecipeError(field, problem, mend)
 
 # %% ../../nbs/core/settings.ipynb #fc10b189
-def conflicts(
-    r:Recipe
-)->list: # (does the rule apply?, field, problem, mend)
+def conflicts(r: Recipe) -> list:  # (does the rule apply?, field, problem, mend)
     "The rules that involve more than one value."
     d, e = r.data, r.elicit
     generated = "generated" in (d.items, d.test) or r.teacher.school is not None
     others = [t for t in (*r.tasks, *r.unseen.tasks) if t not in GENERATED_TASKS]
     both = [t for t in r.unseen.tasks if t in r.tasks]
     each = r.engine.per_replica
-    spread = each.tensor_parallel*each.pipeline_parallel
-    served, servable = r.engine.kind == "server", [r.student.model] + [r.teacher.model]*(r.teacher.school is None)
+    spread = each.tensor_parallel * each.pipeline_parallel
+    served, servable = (
+        r.engine.kind == "server",
+        [r.student.model] + [r.teacher.model] * (r.teacher.school is None),
+    )
     return [
-        (not r.tasks, "tasks", "got an empty list, expected at least one task", f"Write for example: [{GENERATED_TASKS[0]}]"),
-        (generated and others, "tasks", f"{others[:1]} cannot be generated, and data.items, data.test or teacher.school asks for it",
-            f"Use tasks among {', '.join(GENERATED_TASKS)}, or items: bbh, test: bbh and school: null."),
-        (both, "unseen.tasks", f"{both[:1]} is among the run's tasks, expected tasks that alignment does not see", "Remove it from one of the two lists."),
-        (d.n_seed < 3, "data.n_seed", f"got {d.n_seed}, expected at least 3: a question prompt shows three", "Write: n_seed: 3"),
-        (d.test == "generated" and d.n_test == 0, "data.n_test", "got 0 (all there are), but there is no end to generated items", "Write for example: n_test: 100"),
-        (not 2 <= e.techniques <= 4, "elicit.techniques", f"got {e.techniques}, expected 2 to 4: one rationale alone has no rival, and each task has four techniques", "Write: techniques: 4"),
-        (e.prompts > math.comb(d.n_seed, 3), "elicit.prompts", f"got {e.prompts}, but {d.n_seed} seeds make {math.comb(d.n_seed, 3)} different prompts of three", "Raise data.n_seed, or lower elicit.prompts."),
-        (r.chat and e.cot, "elicit.cot", f"got {e.cot} with chat: true, but a first token is put behind the prompt, where a chat template has already closed it", "Write cot: 0, or chat: false."),
-        (e.cot > 20, "elicit.cot", f"got {e.cot}, expected 0 to 20: vLLM tells no more first tokens", "Write: cot: 10"),
-        (r.chat and r.prefer.signal == "likelihood", "prefer.signal", "got likelihood with chat: true, but the answer is put behind the prompt, where a chat template has already closed it",
-            "Write signal: accuracy, or chat: false."),
-        (r.prefer.rule == "elimination" and r.prefer.signal == "likelihood", "prefer.rule", "got elimination with signal: likelihood, but elimination counts right answers", "Write signal: accuracy, or rule: top-k."),
-        (r.prefer.error == 1, "prefer.error", "got 1, expected less: that every decision may be wrong needs no answers", "The default is 0.2."),
-        (r.irt.k > d.n_val, "irt.k", f"got {r.irt.k}, but there are only data.n_val = {d.n_val} validation items to choose from", f"Write k: {min(40, d.n_val)}, or raise data.n_val."),
-        (not r.irt.shots, "irt.shots", "got an empty list, expected at least one number of worked examples", "Write: [0, 1, 2, 3]"),
-        (r.irt.method == "nuts" and r.irt.chains < 2, "irt.chains", "got 1, expected at least 2: R̂ compares chains", "Write: chains: 4"),
-        (r.prefer.agreement_questions > e.questions, "prefer.agreement_questions", f"got {r.prefer.agreement_questions}, but only elicit.questions = {e.questions} are drafted", "Lower it."),
-        (r.pairs.questions == "extremes" and 2*r.pairs.question_pairs > e.questions, "pairs.question_pairs",
-            f"got {r.pairs.question_pairs}, but the best and the worst of {e.questions} questions overlap above {e.questions//2}", f"Write: question_pairs: {e.questions//2}"),
-        (r.align.max_length <= e.rationale_tokens, "align.max_length", f"got {r.align.max_length}, which a rationale of elicit.rationale_tokens = {e.rationale_tokens} fills alone", "Raise it."),
-        (r.distill.max_length <= e.rationale_tokens, "distill.max_length", f"got {r.distill.max_length}, which a rationale of elicit.rationale_tokens = {e.rationale_tokens} fills alone", "Raise it."),
-        (not r.distill.arms, "distill.arms", "got an empty list, expected at least one arm", "Write for example: [original, arte]"),
-        (r.distill.arms and set(r.distill.arms) <= set(BASELINES), "distill.arms", f"got {', '.join(r.distill.arms)}: instruction sets only, which are cut to the size of the other arms", "Add for example: original"),
-        (served and not r.engine.url, "engine.url", "got nothing with kind: server, expected the server's address", "Write for example: url: http://localhost:8000/v1"),
-        ("@" in (r.engine.url or ""), "engine.url", "got an address with a name or a password in it, which would be written into the run's folder", "Put the key into the environment as OPENAI_API_KEY."),
-        (served and r.engine.model not in servable, "engine.model", f"got {r.engine.model!r}, expected the model that the server serves, one of {', '.join(servable)}",
-            f"Write: model: {servable[-1]}"),
-        (r.engine.kind != "ray" and r.engine.replicas > 1, "engine.replicas", f"got {r.engine.replicas} with kind: {r.engine.kind}, which opens a model once", "Write: kind: ray"),
-        (r.engine.kind not in ("vllm", "ray") and each != PerReplica(), "engine.per_replica", f"got it with kind: {r.engine.kind}, which does not spread a model over GPUs", "Write: kind: vllm, or kind: ray."),
-        (each.gpus and spread != each.gpus, "engine.per_replica.gpus",
+        (
+            not r.tasks,
+            "tasks",
+            "got an empty list, expected at least one task",
+            f"Write for example: [{GENERATED_TASKS[0]}]",
+        ),
+        (
+            generated and others,
+            "tasks",
+            f"{others[:1]} cannot be generated, and data.items, data.test or teacher.school asks for it",
+            f"Use tasks among {', '.join(GENERATED_TASKS)}, or items: bbh, test: bbh and school: null.",
+        ),
+        (
+            both,
+            "unseen.tasks",
+            f"{both[:1]} is among the run's tasks, expected tasks that alignment does not see",
+            "Remove it from one of the two lists.",
+        ),
+        (
+            d.n_seed < 3,
+            "data.n_seed",
+            f"got {d.n_seed}, expected at least 3: a question prompt shows three",
+            "Write: n_seed: 3",
+        ),
+        (
+            d.test == "generated" and d.n_test == 0,
+            "data.n_test",
+            "got 0 (all there are), but there is no end to generated items",
+            "Write for example: n_test: 100",
+        ),
+        (
+            not 2 <= e.techniques <= 4,
+            "elicit.techniques",
+            f"got {e.techniques}, expected 2 to 4: one rationale alone has no rival, and each task has four techniques",
+            "Write: techniques: 4",
+        ),
+        (
+            e.prompts > math.comb(d.n_seed, 3),
+            "elicit.prompts",
+            f"got {e.prompts}, but {d.n_seed} seeds make {math.comb(d.n_seed, 3)} different prompts of three",
+            "Raise data.n_seed, or lower elicit.prompts.",
+        ),
+        (
+            r.chat and e.cot,
+            "elicit.cot",
+            f"got {e.cot} with chat: true, but a first token is put behind the prompt, where a chat template has already closed it",
+            "Write cot: 0, or chat: false.",
+        ),
+        (
+            e.cot > 20,
+            "elicit.cot",
+            f"got {e.cot}, expected 0 to 20: vLLM tells no more first tokens",
+            "Write: cot: 10",
+        ),
+        (
+            r.chat and r.prefer.signal == "likelihood",
+            "prefer.signal",
+            "got likelihood with chat: true, but the answer is put behind the prompt, where a chat template has already closed it",
+            "Write signal: accuracy, or chat: false.",
+        ),
+        (
+            r.prefer.rule == "elimination" and r.prefer.signal == "likelihood",
+            "prefer.rule",
+            "got elimination with signal: likelihood, but elimination counts right answers",
+            "Write signal: accuracy, or rule: top-k.",
+        ),
+        (
+            r.prefer.error == 1,
+            "prefer.error",
+            "got 1, expected less: that every decision may be wrong needs no answers",
+            "The default is 0.2.",
+        ),
+        (
+            r.irt.k > d.n_val,
+            "irt.k",
+            f"got {r.irt.k}, but there are only data.n_val = {d.n_val} validation items to choose from",
+            f"Write k: {min(40, d.n_val)}, or raise data.n_val.",
+        ),
+        (
+            not r.irt.shots,
+            "irt.shots",
+            "got an empty list, expected at least one number of worked examples",
+            "Write: [0, 1, 2, 3]",
+        ),
+        (
+            r.irt.method == "nuts" and r.irt.chains < 2,
+            "irt.chains",
+            "got 1, expected at least 2: R̂ compares chains",
+            "Write: chains: 4",
+        ),
+        (
+            r.prefer.agreement_questions > e.questions,
+            "prefer.agreement_questions",
+            f"got {r.prefer.agreement_questions}, but only elicit.questions = {e.questions} are drafted",
+            "Lower it.",
+        ),
+        (
+            r.pairs.questions == "extremes" and 2 * r.pairs.question_pairs > e.questions,
+            "pairs.question_pairs",
+            f"got {r.pairs.question_pairs}, but the best and the worst of {e.questions} questions overlap above {e.questions // 2}",
+            f"Write: question_pairs: {e.questions // 2}",
+        ),
+        (
+            r.align.max_length <= e.rationale_tokens,
+            "align.max_length",
+            f"got {r.align.max_length}, which a rationale of elicit.rationale_tokens = {e.rationale_tokens} fills alone",
+            "Raise it.",
+        ),
+        (
+            r.distill.max_length <= e.rationale_tokens,
+            "distill.max_length",
+            f"got {r.distill.max_length}, which a rationale of elicit.rationale_tokens = {e.rationale_tokens} fills alone",
+            "Raise it.",
+        ),
+        (
+            not r.distill.arms,
+            "distill.arms",
+            "got an empty list, expected at least one arm",
+            "Write for example: [original, arte]",
+        ),
+        (
+            r.distill.arms and set(r.distill.arms) <= set(BASELINES),
+            "distill.arms",
+            f"got {', '.join(r.distill.arms)}: instruction sets only, which are cut to the size of the other arms",
+            "Add for example: original",
+        ),
+        (
+            served and not r.engine.url,
+            "engine.url",
+            "got nothing with kind: server, expected the server's address",
+            "Write for example: url: http://localhost:8000/v1",
+        ),
+        (
+            "@" in (r.engine.url or ""),
+            "engine.url",
+            "got an address with a name or a password in it, which would be written into the run's folder",
+            "Put the key into the environment as OPENAI_API_KEY.",
+        ),
+        (
+            served and r.engine.model not in servable,
+            "engine.model",
+            f"got {r.engine.model!r}, expected the model that the server serves, one of {', '.join(servable)}",
+            f"Write: model: {servable[-1]}",
+        ),
+        (
+            r.engine.kind != "ray" and r.engine.replicas > 1,
+            "engine.replicas",
+            f"got {r.engine.replicas} with kind: {r.engine.kind}, which opens a model once",
+            "Write: kind: ray",
+        ),
+        (
+            r.engine.kind not in ("vllm", "ray") and each != PerReplica(),
+            "engine.per_replica",
+            f"got it with kind: {r.engine.kind}, which does not spread a model over GPUs",
+            "Write: kind: vllm, or kind: ray.",
+        ),
+        (
+            each.gpus and spread != each.gpus,
+            "engine.per_replica.gpus",
             f"got {each.gpus}, but tensor_parallel × pipeline_parallel is {each.tensor_parallel} × {each.pipeline_parallel}, and each GPU has one part of the model",
-            f"Write: gpus: {spread}" + f", or tensor_parallel: {each.gpus}"*(spread == 1)),
-        (not r.eval.shots, "eval.shots", "got an empty list, expected at least one number of worked examples", "Write: [0, 3]"),
+            f"Write: gpus: {spread}" + f", or tensor_parallel: {each.gpus}" * (spread == 1),
+        ),
+        (
+            not r.eval.shots,
+            "eval.shots",
+            "got an empty list, expected at least one number of worked examples",
+            "Write: [0, 3]",
+        ),
     ]

@@ -16,120 +16,219 @@ from ..engines.protocol import Sampling
 from .prompts import naive_prompt
 
 # %% ../../nbs/core/show.ipynb #fa821341
-BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#999999"     # what a plot is about; what stands beside it; all the rest
-ARM_COLOURS = {"vanilla": "#7f7f7f", "GPT-4-LLM": "#999933", "Tulu-v2": "#44aa99", "WizardLM": "#332288", "OpenOrca": "#882255", "original": "#0072b2", "random": "#56b4e9",
-               "consistent": "#cc79a7", "rationale": "#e69f00", "question": "#009e73", "arte": "#d55e00"}  # arm → colour, in the order of Tables 2 and 6
-ARM_TITLES = {"vanilla": "Vanilla", "GPT-4-LLM": "+ GPT-4-LLM", "Tulu-v2": "+ Tulu-v2", "WizardLM": "+ WizardLM", "OpenOrca": "+ OpenOrca", "original": "+ Original Teacher",
-              "random": "+ Randomly Selected", "consistent": "+ Task Consistent", "rationale": "+ Rationale Only", "question": "+ Question Only", "arte": "+ ARTE"}  # arm → row title
-PHASE_COLOURS = {"before": ARM_COLOURS["original"], "after": ARM_COLOURS["arte"]}     # the teacher, before and after alignment
+BLUE, ORANGE, GREY = (
+    "#0072b2",
+    "#d55e00",
+    "#999999",
+)  # what a plot is about; what stands beside it; all the rest
+ARM_COLOURS = {
+    "vanilla": "#7f7f7f",
+    "GPT-4-LLM": "#999933",
+    "Tulu-v2": "#44aa99",
+    "WizardLM": "#332288",
+    "OpenOrca": "#882255",
+    "original": "#0072b2",
+    "random": "#56b4e9",
+    "consistent": "#cc79a7",
+    "rationale": "#e69f00",
+    "question": "#009e73",
+    "arte": "#d55e00",
+}  # arm → colour, in the order of Tables 2 and 6
+ARM_TITLES = {
+    "vanilla": "Vanilla",
+    "GPT-4-LLM": "+ GPT-4-LLM",
+    "Tulu-v2": "+ Tulu-v2",
+    "WizardLM": "+ WizardLM",
+    "OpenOrca": "+ OpenOrca",
+    "original": "+ Original Teacher",
+    "random": "+ Randomly Selected",
+    "consistent": "+ Task Consistent",
+    "rationale": "+ Rationale Only",
+    "question": "+ Question Only",
+    "arte": "+ ARTE",
+}  # arm → row title
+PHASE_COLOURS = {
+    "before": ARM_COLOURS["original"],
+    "after": ARM_COLOURS["arte"],
+}  # the teacher, before and after alignment
 PAIR_COLOURS = {"chosen": "#009e73", "rejected": "#d55e00"}
-TECHNIQUE_COLOURS = {"expert": "#4477aa", "recall": "#ccbb44", "plain": "#ee6677", "eliminate": "#228833"}     # those of the built-in tasks
+TECHNIQUE_COLOURS = {
+    "expert": "#4477aa",
+    "recall": "#ccbb44",
+    "plain": "#ee6677",
+    "eliminate": "#228833",
+}  # those of the built-in tasks
 MORE_COLOURS = ("#66ccee", "#aa3377", "#bbbbbb", "#222222")
 
+
 def technique_colours(
-    names, # of techniques
-)->dict[str,str]: # name → colour; the same names always have the same
+    names,  # of techniques
+) -> dict[str, str]:  # name → colour; the same names always have the same
     "A colour for each technique: the built-in ones have their own, others share four."
     others = sorted(set(names) - set(TECHNIQUE_COLOURS))
-    return TECHNIQUE_COLOURS | {n: MORE_COLOURS[i % len(MORE_COLOURS)] for i, n in enumerate(others)}
+    return TECHNIQUE_COLOURS | {
+        n: MORE_COLOURS[i % len(MORE_COLOURS)] for i, n in enumerate(others)
+    }
 
 # %% ../../nbs/core/show.ipynb #c170c4de
 class Html(str):
     "HTML, which a notebook renders."
-    def _repr_html_(self): return str(self)
+
+    def _repr_html_(self):
+        return str(self)
+
 
 def html_text(
-    text:str, # anything, also from a model
-)->str: # HTML
+    text: str,  # anything, also from a model
+) -> str:  # HTML
     "Text as it is: markup escaped, line breaks kept by the panel's style, `<ans>…</ans>` in bold."
-    return re.sub(r"&lt;ans&gt;.*?&lt;/ans&gt;", r"<b>\g<0></b>", escape(str(text).strip()), flags=re.S)
+    return re.sub(
+        r"&lt;ans&gt;.*?&lt;/ans&gt;", r"<b>\g<0></b>", escape(str(text).strip()), flags=re.S
+    )
+
 
 def panel(
-    head:str, # a line above the text
-    text:str, # anything; escaped
-    colour:str=GREY, # of the edge
-    foot:str="", # a line below the text
-)->str: # HTML
+    head: str,  # a line above the text
+    text: str,  # anything; escaped
+    colour: str = GREY,  # of the edge
+    foot: str = "",  # a line below the text
+) -> str:  # HTML
     "A text with a heading and a coloured edge."
     foot = f'<div style="opacity:.75">{escape(foot)}</div>' if foot else ""
-    return (f'<div style="flex:1 1 14em; min-width:0; border-left:4px solid {colour}; padding:.3em .8em; background:color-mix(in srgb, currentColor 5%, transparent)">'
-            f'<div style="opacity:.75">{escape(head)}</div>'
-            f'<div style="white-space:pre-wrap; overflow-wrap:anywhere; font-family:monospace; margin:.2em 0">{html_text(text)}</div>{foot}</div>')
+    return (
+        f'<div style="flex:1 1 14em; min-width:0; border-left:4px solid {colour}; padding:.3em .8em; background:color-mix(in srgb, currentColor 5%, transparent)">'
+        f'<div style="opacity:.75">{escape(head)}</div>'
+        f'<div style="white-space:pre-wrap; overflow-wrap:anywhere; font-family:monospace; margin:.2em 0">{html_text(text)}</div>{foot}</div>'
+    )
+
 
 def beside(
-    *panels:str, # HTML
-)->str: # HTML
+    *panels: str,  # HTML
+) -> str:  # HTML
     "Panels beside one another, as many as there is room for; the rest go below."
     return f'<div style="display:flex; flex-wrap:wrap; gap:.5em; margin:.5em 0; line-height:1.4; font-size:.9em">{"".join(panels)}</div>'
 
 # %% ../../nbs/core/show.ipynb #c77574e7
 def _rows(thing):
     "Rows as dicts: of a data frame, a series, a dict or what `itertuples` gives."
-    if isinstance(thing, pd.DataFrame): return thing.to_dict("records")
+    if isinstance(thing, pd.DataFrame):
+        return thing.to_dict("records")
     return [dict(thing._asdict() if hasattr(thing, "_asdict") else thing)]
 
+
 def answer_foot(
-    text:str, # a completion
-)->str: # one line
+    text: str,  # a completion
+) -> str:  # one line
     "What a text comes to."
     answer = extract_answer(text)
     return "reaches no answer" if answer is None else f"answers {answer.strip()}"
 
+
 def _drafts(rows, scores):
-    if len({r["question"] for r in rows}) > 1: raise ValueError(f"got drafts of {len({r['question'] for r in rows})} questions, expected drafts of one: choose by question_id")
+    if len({r["question"] for r in rows}) > 1:
+        raise ValueError(
+            f"got drafts of {len({r['question'] for r in rows})} questions, expected drafts of one: choose by question_id"
+        )
     first, colours = rows[0], technique_colours(r["technique"] for r in rows)
-    def foot(r): return answer_foot(r["rationale"]) + (f" · ŝ = {scores[r['draft']]:.1%}" if r["draft"] in scores else "")
-    return (beside(panel(f"question · {first['task'].replace('_', ' ')}", first["question"], foot=f"the teacher's own answer: {first['target']}"))
-            + beside(*(panel(f"rationale · {r['technique']}", r["rationale"], colours[r["technique"]], foot(r)) for r in rows)))
+
+    def foot(r):
+        return answer_foot(r["rationale"]) + (
+            f" · ŝ = {scores[r['draft']]:.1%}" if r["draft"] in scores else ""
+        )
+
+    return beside(
+        panel(
+            f"question · {first['task'].replace('_', ' ')}",
+            first["question"],
+            foot=f"the teacher's own answer: {first['target']}",
+        )
+    ) + beside(
+        *(
+            panel(f"rationale · {r['technique']}", r["rationale"], colours[r["technique"]], foot(r))
+            for r in rows
+        )
+    )
+
 
 def _pair(r):
-    def side(which): return panel(f"{which} · ŝ = {r['s_' + which]:.1%}", r[which], PAIR_COLOURS[which], r[which + "_id"])
-    return (beside(panel(f"prompt · {r['task'].replace('_', ' ')} · {r['kind']} pair · margin {100*(r['s_chosen'] - r['s_rejected']):.1f} points", r["prompt"]))
-            + beside(side("chosen"), side("rejected")))
+    def side(which):
+        return panel(
+            f"{which} · ŝ = {r['s_' + which]:.1%}", r[which], PAIR_COLOURS[which], r[which + "_id"]
+        )
+
+    return beside(
+        panel(
+            f"prompt · {r['task'].replace('_', ' ')} · {r['kind']} pair · margin {100 * (r['s_chosen'] - r['s_rejected']):.1f} points",
+            r["prompt"],
+        )
+    ) + beside(side("chosen"), side("rejected"))
+
 
 def show(
-    thing, # a row of `drafts` or of `pairs`; or several drafts of one question
-    scores:pd.DataFrame=None, # table `scores`, to show ŝ of drafts
-)->Html: # for JupyterLab
+    thing,  # a row of `drafts` or of `pairs`; or several drafts of one question
+    scores: pd.DataFrame = None,  # table `scores`, to show ŝ of drafts
+) -> Html:  # for JupyterLab
     "A draft or a pair to be read, with the models' text escaped."
     rows = _rows(thing)
     columns = set(rows[0]) if rows else set()
-    if {"prompt", "chosen", "rejected", "s_chosen", "s_rejected"} <= columns: return Html("".join(map(_pair, rows)))
+    if {"prompt", "chosen", "rejected", "s_chosen", "s_rejected"} <= columns:
+        return Html("".join(map(_pair, rows)))
     if {"draft", "task", "technique", "question", "target", "rationale"} <= columns:
         return Html(_drafts(rows, {} if scores is None else dict(zip(scores.id, scores.s))))
-    raise ValueError(f"got columns {sorted(columns)}, expected those of a draft (question, rationale, …) or of a pair (prompt, chosen, rejected, …): "
-                     "for another table, `table` shows a data frame")
+    raise ValueError(
+        f"got columns {sorted(columns)}, expected those of a draft (question, rationale, …) or of a pair (prompt, chosen, rejected, …): "
+        "for another table, `table` shows a data frame"
+    )
 
 # %% ../../nbs/core/show.ipynb #0afcf8ed
 def _written(source, prompt, max_tokens):
     "Text, and what is known of how it ended."
-    if hasattr(source, "generate"): source = source.generate([prompt], Sampling(0., max_tokens, STOP))[0][0]
-    return (source, "") if isinstance(source, str) else (source.text, f" · {source.tokens} tokens, {source.finish}")
+    if hasattr(source, "generate"):
+        source = source.generate([prompt], Sampling(0.0, max_tokens, STOP))[0][0]
+    return (
+        (source, "")
+        if isinstance(source, str)
+        else (source.text, f" · {source.tokens} tokens, {source.finish}")
+    )
+
 
 def compare(
-    before, # an engine, or what it has written: text or a `Completion`
-    after, # the same
-    question, # text, or a row with `question`
-    task=None, # `Task`: engines are asked by its naive prompt (Table 8); without one the question is all they read
-    max_tokens:int=256, # longest answer of an engine; `recipe.prefer.max_tokens`
-    heads:tuple=("before alignment", "after alignment"), # what each of them is
-)->Html: # for JupyterLab
+    before,  # an engine, or what it has written: text or a `Completion`
+    after,  # the same
+    question,  # text, or a row with `question`
+    task=None,  # `Task`: engines are asked by its naive prompt (Table 8); without one the question is all they read
+    max_tokens: int = 256,  # longest answer of an engine; `recipe.prefer.max_tokens`
+    heads: tuple = ("before alignment", "after alignment"),  # what each of them is
+) -> Html:  # for JupyterLab
     "Two answers to one question, side by side."
     text = question if isinstance(question, str) else _rows(question)[0]["question"]
     prompt = naive_prompt(task, text) if task else text
-    sides = [(*_written(source, prompt, max_tokens), head, colour) for source, head, colour in zip((before, after), heads, PHASE_COLOURS.values())]
-    return Html(beside(panel("question", text)) + beside(*(panel(head, t, colour, answer_foot(t) + end) for t, end, head, colour in sides)))
+    sides = [
+        (*_written(source, prompt, max_tokens), head, colour)
+        for source, head, colour in zip((before, after), heads, PHASE_COLOURS.values())
+    ]
+    return Html(
+        beside(panel("question", text))
+        + beside(*(panel(head, t, colour, answer_foot(t) + end) for t, end, head, colour in sides))
+    )
 
 # %% ../../nbs/core/show.ipynb #9166bb94
 def table(
-    df:pd.DataFrame, # to be shown
-    caption:str, # above it
-    formats:dict|None=None, # column → format, as "{:.1%}"; other numbers have three significant digits
-    index:bool=False, # show the index
-): # pandas' Styler
+    df: pd.DataFrame,  # to be shown
+    caption: str,  # above it
+    formats: dict
+    | None = None,  # column → format, as "{:.1%}"; other numbers have three significant digits
+    index: bool = False,  # show the index
+):  # pandas' Styler
     "A data frame with a caption and readable numbers, its text escaped."
     from pandas.io.formats.style import Styler
+
     floats = dict.fromkeys(df.select_dtypes("float"), "{:,.3g}")
     whole = dict.fromkeys(df.select_dtypes("integer"), "{:,}")
-    shown = Styler(df, uuid_len=0, cell_ids=False).format(floats | whole | (formats or {}), na_rep="–", escape="html").format_index(escape="html", axis=0).format_index(escape="html", axis=1)
+    shown = (
+        Styler(df, uuid_len=0, cell_ids=False)
+        .format(floats | whole | (formats or {}), na_rep="–", escape="html")
+        .format_index(escape="html", axis=0)
+        .format_index(escape="html", axis=1)
+    )
     return (shown if index else shown.hide()).set_caption(escape(caption))

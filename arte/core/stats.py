@@ -12,51 +12,76 @@ import numpy as np
 
 # %% ../../nbs/core/stats.ipynb #4e6507bb
 def _check_level(level):
-    if not 0 < level < 1: raise ValueError(f"level={level!r}, but a confidence level lies strictly between 0 and 1; for 95 % give level=0.95")
+    if not 0 < level < 1:
+        raise ValueError(
+            f"level={level!r}, but a confidence level lies strictly between 0 and 1; for 95 % give level=0.95"
+        )
 
-def wilson(k:int, # right answers, 0 … n
-           n:int, # answers, at least 1
-           level:float=.95, # confidence, between 0 and 1
-          ) -> tuple: # (low, high), each in [0, 1]
+
+def wilson(
+    k: int,  # right answers, 0 … n
+    n: int,  # answers, at least 1
+    level: float = 0.95,  # confidence, between 0 and 1
+) -> tuple:  # (low, high), each in [0, 1]
     "Wilson's score interval for a proportion `k`/`n`"
     _check_level(level)
-    if not (0 <= k <= n and n >= 1): raise ValueError(f"k={k} right of n={n}, but k must be in 0 … n and n at least 1: were the arguments swapped, or is the table empty?")
-    z, p = NormalDist().inv_cdf((1 + level)/2), k/n
-    mid, half = p + z**2/(2*n), z*sqrt(p*(1 - p)/n + z**2/(4*n**2))
-    lo, hi = (mid - half)/(1 + z**2/n), (mid + half)/(1 + z**2/n)
-    return (lo if k > 0 else 0.), (hi if k < n else 1.) # exactly 0 and 1 at the ends, whatever the rounding
+    if not (0 <= k <= n and n >= 1):
+        raise ValueError(
+            f"k={k} right of n={n}, but k must be in 0 … n and n at least 1: were the arguments swapped, or is the table empty?"
+        )
+    z, p = NormalDist().inv_cdf((1 + level) / 2), k / n
+    mid, half = p + z**2 / (2 * n), z * sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    lo, hi = (mid - half) / (1 + z**2 / n), (mid + half) / (1 + z**2 / n)
+    return (lo if k > 0 else 0.0), (
+        hi if k < n else 1.0
+    )  # exactly 0 and 1 at the ends, whatever the rounding
 
 # %% ../../nbs/core/stats.ipynb #2548e60a
 def _pair(a, b, what):
     "Both columns as floats, after checking that they can be compared item by item"
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    if a.ndim != 1 or a.shape != b.shape: raise ValueError(f"{what} compares two columns item by item, but they have shapes {a.shape} and {b.shape}; keep only the items that both answered, in the same order")
-    if len(a) == 0: raise ValueError(f"{what} needs at least one item, but both columns are empty")
-    if np.isnan(a).any() or np.isnan(b).any(): raise ValueError(f"{what} found NaN in {int((np.isnan(a) | np.isnan(b)).sum())} of {len(a)} items; drop these items from both columns first")
+    if a.ndim != 1 or a.shape != b.shape:
+        raise ValueError(
+            f"{what} compares two columns item by item, but they have shapes {a.shape} and {b.shape}; keep only the items that both answered, in the same order"
+        )
+    if len(a) == 0:
+        raise ValueError(f"{what} needs at least one item, but both columns are empty")
+    if np.isnan(a).any() or np.isnan(b).any():
+        raise ValueError(
+            f"{what} found NaN in {int((np.isnan(a) | np.isnan(b)).sum())} of {len(a)} items; drop these items from both columns first"
+        )
     return a, b
 
-def paired_bootstrap(a, # (n,), numbers, e.g. 0/1
-                     b, # (n,), the same items in the same order
-                     n_boot:int=10_000, # resamples
-                     level:float=.95, # confidence, between 0 and 1
-                     seed:int=0, # of the resampling
-                    ) -> tuple: # (mean(a) − mean(b), low, high)
+
+def paired_bootstrap(
+    a,  # (n,), numbers, e.g. 0/1
+    b,  # (n,), the same items in the same order
+    n_boot: int = 10_000,  # resamples
+    level: float = 0.95,  # confidence, between 0 and 1
+    seed: int = 0,  # of the resampling
+) -> tuple:  # (mean(a) − mean(b), low, high)
     "Difference of two means over the same items, with a percentile interval"
     _check_level(level)
     a, b = _pair(a, b, "paired_bootstrap")
     d, counts = np.unique(a - b, return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(len(a), counts/len(a), size=n_boot) # (n_boot, distinct differences)
-    lo, hi = np.quantile(draws @ d/len(a), [(1 - level)/2, (1 + level)/2])
+    draws = np.random.default_rng(seed).multinomial(
+        len(a), counts / len(a), size=n_boot
+    )  # (n_boot, distinct differences)
+    lo, hi = np.quantile(draws @ d / len(a), [(1 - level) / 2, (1 + level) / 2])
     return float(a.mean() - b.mean()), float(lo), float(hi)
 
 # %% ../../nbs/core/stats.ipynb #91872d71
-def mcnemar(a, # (n,), 0/1 or bool
-            b, # (n,), the same items in the same order
-           ) -> tuple: # (right only in a, right only in b, two-sided p-value)
+def mcnemar(
+    a,  # (n,), 0/1 or bool
+    b,  # (n,), the same items in the same order
+) -> tuple:  # (right only in a, right only in b, two-sided p-value)
     "McNemar's exact test of two right/wrong columns over the same items"
     a, b = _pair(a, b, "mcnemar")
     odd = sorted(set(np.unique([a, b])) - {0, 1})
-    if odd: raise ValueError(f"mcnemar takes 0/1 columns, but found {odd[0]:g}; give right/wrong answers, not scores")
+    if odd:
+        raise ValueError(
+            f"mcnemar takes 0/1 columns, but found {odd[0]:g}; give right/wrong answers, not scores"
+        )
     only_a, only_b = int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum())
     n, m = only_a + only_b, min(only_a, only_b)
-    return only_a, only_b, min(1., 2*sum(comb(n, i) for i in range(m + 1))/2**n)
+    return only_a, only_b, min(1.0, 2 * sum(comb(n, i) for i in range(m + 1)) / 2**n)

@@ -8,7 +8,16 @@ __all__ = ['CATEGORIES', 'ANSWER_FORMS', 'GENERAL_TECHNIQUES', 'Technique', 'Tas
            'bbh_source', 'load_bbh', 'parse_exemplars', 'load_exemplars']
 
 # %% ../../nbs/core/tasks.ipynb #fab7b0a9
-import csv, difflib, hashlib, io, json, os, re, threading, urllib.error, urllib.request
+import csv
+import difflib
+import hashlib
+import io
+import json
+import os
+import re
+import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass, asdict, fields, replace
 from functools import lru_cache
@@ -24,125 +33,219 @@ from .basics import derive_seed
 @dataclass(frozen=True)
 class Technique:
     "One way to reason about a task, as an instruction to the teacher (Table 12)."
-    name:str # the built-in tasks have "expert", "recall", "plain" and "eliminate"
-    prompt:str # the whole instruction; ends by telling in which form to answer
+
+    name: str  # the built-in tasks have "expert", "recall", "plain" and "eliminate"
+    prompt: str  # the whole instruction; ends by telling in which form to answer
+
 
 @dataclass(frozen=True)
 class Task:
     "What the student is to learn."
-    name:str # the name of its BBH file
-    title:str # as it stands in a sentence: "boolean expressions"
-    category:str # "logic", "commonsense", "math" or "knowledge" (Table 7)
-    kind:str # the kind of its answers, see `arte.core.answers.normalise`
-    description:str # one sentence: the {Task Description} of Tables 8, 11 and 13
-    techniques:tuple[Technique, ...] # at least two; four for each built-in task
+
+    name: str  # the name of its BBH file
+    title: str  # as it stands in a sentence: "boolean expressions"
+    category: str  # "logic", "commonsense", "math" or "knowledge" (Table 7)
+    kind: str  # the kind of its answers, see `arte.core.answers.normalise`
+    description: str  # one sentence: the {Task Description} of Tables 8, 11 and 13
+    techniques: tuple[Technique, ...]  # at least two; four for each built-in task
 
 # %% ../../nbs/core/tasks.ipynb #9945c61c
-CATEGORIES = ("logic", "commonsense", "math", "knowledge") # Table 7
+CATEGORIES = ("logic", "commonsense", "math", "knowledge")  # Table 7
 ANSWER_FORMS = {
-    "option": "<ans>(A)</ans> or <ans>(B)</ans>", "yesno": "<ans>Yes</ans> or <ans>No</ans>",
-    "truefalse": "<ans>True</ans> or <ans>False</ans>", "valid": "<ans>valid</ans> or <ans>invalid</ans>",
-    "integer": "<ans>7</ans> or <ans>-12</ans>", "number": "<ans>18</ans> or <ans>2.5</ans>", "brackets": "<ans>] ) ></ans>",
-    "words": "<ans>apple pear quince</ans>", "text": "<ans>the answer</ans>"} # each answer kind, and how a prompt shows it
+    "option": "<ans>(A)</ans> or <ans>(B)</ans>",
+    "yesno": "<ans>Yes</ans> or <ans>No</ans>",
+    "truefalse": "<ans>True</ans> or <ans>False</ans>",
+    "valid": "<ans>valid</ans> or <ans>invalid</ans>",
+    "integer": "<ans>7</ans> or <ans>-12</ans>",
+    "number": "<ans>18</ans> or <ans>2.5</ans>",
+    "brackets": "<ans>] ) ></ans>",
+    "words": "<ans>apple pear quince</ans>",
+    "text": "<ans>the answer</ans>",
+}  # each answer kind, and how a prompt shows it
 
 # %% ../../nbs/core/tasks.ipynb #9ce78c93
 _REQUIRED = {"category", "kind", "description", "techniques"}
 _ALLOWED = _REQUIRED | {"title", "answer_form"}
 
-def _check(ok, where, field, got, mend):
-    if not ok: raise ValueError(f"{where}, field {field}: got {got!r}; {mend}")
 
-def _task(name, d, where): # one checked entry of a task file
-    _check(isinstance(d, dict), where, name, d, "a task is a mapping with " + ", ".join(sorted(_REQUIRED)))
-    for f in d.keys() - _ALLOWED: _check(False, where, f"{name}.{f}", d[f], f"no such field; known are {', '.join(sorted(_ALLOWED))}")
-    for f in sorted(_REQUIRED - d.keys()): _check(False, where, f"{name}.{f}", None, "it is missing; add it")
-    for f in d.keys() - {"techniques"}: _check(isinstance(d[f], str) and d[f].strip(), where, f"{name}.{f}", d[f], "write a text (in quotes, if it is a word like yes or true)")
-    _check(d["category"] in CATEGORIES, where, f"{name}.category", d["category"], f"choose one of {', '.join(CATEGORIES)}")
-    _check(d["kind"] in ANSWER_FORMS, where, f"{name}.kind", d["kind"], f"choose one of {', '.join(ANSWER_FORMS)}")
+def _check(ok, where, field, got, mend):
+    if not ok:
+        raise ValueError(f"{where}, field {field}: got {got!r}; {mend}")
+
+
+def _task(name, d, where):  # one checked entry of a task file
+    _check(
+        isinstance(d, dict),
+        where,
+        name,
+        d,
+        "a task is a mapping with " + ", ".join(sorted(_REQUIRED)),
+    )
+    for f in d.keys() - _ALLOWED:
+        _check(
+            False,
+            where,
+            f"{name}.{f}",
+            d[f],
+            f"no such field; known are {', '.join(sorted(_ALLOWED))}",
+        )
+    for f in sorted(_REQUIRED - d.keys()):
+        _check(False, where, f"{name}.{f}", None, "it is missing; add it")
+    for f in d.keys() - {"techniques"}:
+        _check(
+            isinstance(d[f], str) and d[f].strip(),
+            where,
+            f"{name}.{f}",
+            d[f],
+            "write a text (in quotes, if it is a word like yes or true)",
+        )
+    _check(
+        d["category"] in CATEGORIES,
+        where,
+        f"{name}.category",
+        d["category"],
+        f"choose one of {', '.join(CATEGORIES)}",
+    )
+    _check(
+        d["kind"] in ANSWER_FORMS,
+        where,
+        f"{name}.kind",
+        d["kind"],
+        f"choose one of {', '.join(ANSWER_FORMS)}",
+    )
     ts = d["techniques"]
-    _check(isinstance(ts, dict) and len(ts) >= 2, where, f"{name}.techniques", ts, "give at least two, as `name: prompt`; preferences need something to compare")
-    for t, p in ts.items(): _check(isinstance(t, str) and isinstance(p, str) and p.strip(), where, f"{name}.techniques.{t}", p, "write the prompt as a text")
-    end = f"Finish with the answer between tags, like {d.get('answer_form', ANSWER_FORMS[d['kind']])}"
-    return Task(name, d.get("title", name.replace("_", " ")), d["category"], d["kind"], d["description"].strip(),
-                tuple(Technique(t, f"{p.strip()} {end}") for t, p in ts.items()))
+    _check(
+        isinstance(ts, dict) and len(ts) >= 2,
+        where,
+        f"{name}.techniques",
+        ts,
+        "give at least two, as `name: prompt`; preferences need something to compare",
+    )
+    for t, p in ts.items():
+        _check(
+            isinstance(t, str) and isinstance(p, str) and p.strip(),
+            where,
+            f"{name}.techniques.{t}",
+            p,
+            "write the prompt as a text",
+        )
+    end = (
+        f"Finish with the answer between tags, like {d.get('answer_form', ANSWER_FORMS[d['kind']])}"
+    )
+    return Task(
+        name,
+        d.get("title", name.replace("_", " ")),
+        d["category"],
+        d["kind"],
+        d["description"].strip(),
+        tuple(Technique(t, f"{p.strip()} {end}") for t, p in ts.items()),
+    )
+
 
 def load_tasks(
-    path:str|Path, # a YAML file: task name → its fields
-)->dict[str, Task]: # by name, in the file's order; ValueError names file, field and mend
+    path: str | Path,  # a YAML file: task name → its fields
+) -> dict[str, Task]:  # by name, in the file's order; ValueError names file, field and mend
     "Read tasks from a YAML file."
-    try: d = yaml.safe_load((Path(path) if isinstance(path, str) else path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as e: raise ValueError(f"{path}: not valid YAML: {e}") from None
-    _check(isinstance(d, dict) and d, path, "(top)", d, "expected a mapping from task names to their fields")
+    try:
+        d = yaml.safe_load(
+            (Path(path) if isinstance(path, str) else path).read_text(encoding="utf-8")
+        )
+    except yaml.YAMLError as e:
+        raise ValueError(f"{path}: not valid YAML: {e}") from None
+    _check(
+        isinstance(d, dict) and d,
+        path,
+        "(top)",
+        d,
+        "expected a mapping from task names to their fields",
+    )
     return {str(name): _task(str(name), o, path) for name, o in d.items()}
 
 # %% ../../nbs/core/tasks.ipynb #1e4ce065
 @lru_cache
-def _builtin(): return load_tasks(files("arte")/"core"/"tasks.yaml")
+def _builtin():
+    return load_tasks(files("arte") / "core" / "tasks.yaml")
 
-def builtin_tasks()->dict[str, Task]: # by name: one for each of BBH's 27 files
+
+def builtin_tasks() -> dict[str, Task]:  # by name: one for each of BBH's 27 files
     "The tasks that come with the package."
     return dict(_builtin())
 
+
 def get_task(
-    name:str, # a built-in task's name
-)->Task: # ValueError names the nearest when there is no such task
+    name: str,  # a built-in task's name
+) -> Task:  # ValueError names the nearest when there is no such task
     "A built-in task by name."
     tasks = _builtin()
-    if name in tasks: return tasks[name]
+    if name in tasks:
+        return tasks[name]
     near = difflib.get_close_matches(name, tasks, n=1, cutoff=0.3)
-    raise ValueError(f"there is no task {name!r}" + (f"; did you mean {near[0]!r}?" if near else "") + f" Known tasks: {', '.join(tasks)}")
+    raise ValueError(
+        f"there is no task {name!r}"
+        + (f"; did you mean {near[0]!r}?" if near else "")
+        + f" Known tasks: {', '.join(tasks)}"
+    )
 
 # %% ../../nbs/core/tasks.ipynb #07f94806
 @dataclass(frozen=True)
 class Item:
     "A question with its gold answer; the fields are the columns of the `items` table."
-    item:str # its id: the same question is the same item everywhere
-    task:str # the task's name
-    split:str # which part of the data it belongs to: "seed", "val", "test"
-    question:str # q
-    answer:str # a, as the data set has it
-    kind:str # the task's answer kind
+
+    item: str  # its id: the same question is the same item everywhere
+    task: str  # the task's name
+    split: str  # which part of the data it belongs to: "seed", "val", "test"
+    question: str  # q
+    answer: str  # a, as the data set has it
+    kind: str  # the task's answer kind
+
 
 @dataclass(frozen=True)
 class Exemplar:
     "A question with a worked answer."
-    question:str # q
-    rationale:str # r, ending `So the answer is <ans>…</ans>.`
-    answer:str # a, as it stands between the tags
+
+    question: str  # q
+    rationale: str  # r, ending `So the answer is <ans>…</ans>.`
+    answer: str  # a, as it stands between the tags
 
 # %% ../../nbs/core/tasks.ipynb #993a115b
 def item_id(
-    task:str, # the task's name
-    question:str, # its whole text
-)->str: # e.g. "navigate-0a1b2c3d4e"
+    task: str,  # the task's name
+    question: str,  # its whole text
+) -> str:  # e.g. "navigate-0a1b2c3d4e"
     "The id of a question: the same question has the same id everywhere."
     return f"{task}-{hashlib.sha1(question.encode()).hexdigest()[:10]}"
 
 # %% ../../nbs/core/tasks.ipynb #2a1cc1af
 def items_table(
-    items:Iterable[Item], # any number
-): # DataFrame: item task split question answer kind
+    items: Iterable[Item],  # any number
+):  # DataFrame: item task split question answer kind
     "Items as the `items` table."
     import pandas as pd
+
     return pd.DataFrame([asdict(o) for o in items], columns=[f.name for f in fields(Item)])
 
+
 def table_items(
-    df, # the `items` table
-)->list[Item]: # one for each row, in order
+    df,  # the `items` table
+) -> list[Item]:  # one for each row, in order
     "The `items` table as items."
     return [Item(*row) for row in df[[f.name for f in fields(Item)]].itertuples(index=False)]
 
 # %% ../../nbs/core/tasks.ipynb #d9bc3d16
 def split_items(
-    items:list[Item], # a pool, usually one task's
-    sizes:dict[str, int], # how many items each split is to have: {"seed": 3, "val": 100}
-    seed:int, # the recipe's
-)->dict[str, list[Item]]: # disjoint by item id; ValueError when the pool is too small
+    items: list[Item],  # a pool, usually one task's
+    sizes: dict[str, int],  # how many items each split is to have: {"seed": 3, "val": 100}
+    seed: int,  # the recipe's
+) -> dict[str, list[Item]]:  # disjoint by item id; ValueError when the pool is too small
     "Draw splits that share no item."
-    first:dict[str, Item] = {}
-    for o in items: first.setdefault(o.item, o)
+    first: dict[str, Item] = {}
+    for o in items:
+        first.setdefault(o.item, o)
     pool = list(first.values())
-    if sum(sizes.values()) > len(pool): raise ValueError(f"{sum(sizes.values())} items asked for ({sizes}), {len(pool)} distinct ones are there; ask for fewer")
+    if sum(sizes.values()) > len(pool):
+        raise ValueError(
+            f"{sum(sizes.values())} items asked for ({sizes}), {len(pool)} distinct ones are there; ask for fewer"
+        )
     names = sorted({o.task for o in pool})
     order = iter(np.random.default_rng(derive_seed(seed, "split", *names)).permutation(len(pool)))
     return {s: [replace(pool[next(order)], split=s) for _ in range(n)] for s, n in sizes.items()}
@@ -152,126 +255,236 @@ GENERAL_TECHNIQUES = {
     "expert": "Do it as an expert would: go through the steps one after the other, and report what they lead to.",
     "recall": "State the rules or facts that are needed first, and apply them then.",
     "plain": "Say what the answer is and no more.",
-    "eliminate": "Go through the possible answers, rule out those that it cannot be, and keep the one that is left."} # name → instruction, for a task that brings none
+    "eliminate": "Go through the possible answers, rule out those that it cannot be, and keep the one that is left.",
+}  # name → instruction, for a task that brings none
 
-def _csv_rows(path): # (row, question, answer) of each, stripped
-    try: text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as e: raise ValueError(f"{path}: not UTF-8 text ({e}); save it as CSV with the encoding UTF-8") from None
+
+def _csv_rows(path):  # (row, question, answer) of each, stripped
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise ValueError(
+            f"{path}: not UTF-8 text ({e}); save it as CSV with the encoding UTF-8"
+        ) from None
     table = csv.DictReader(io.StringIO(text, newline=""))
     there = table.fieldnames or []
     missing = [c for c in ("question", "answer") if c not in there]
-    if missing: raise ValueError(f"{path}: no column {missing[0]}; got the columns {', '.join(there) or '(none)'}, expected question and answer, in the first line")
+    if missing:
+        raise ValueError(
+            f"{path}: no column {missing[0]}; got the columns {', '.join(there) or '(none)'}, expected question and answer, in the first line"
+        )
     rows = list(enumerate(table, 1))
     for n, r in rows:
-        if None in r: raise ValueError(f"{path}, row {n}: {len(there) + len(r[None])} fields under {len(there)} column names; a text with a comma in it goes in quotes")
+        if None in r:
+            raise ValueError(
+                f"{path}, row {n}: {len(there) + len(r[None])} fields under {len(there)} column names; a text with a comma in it goes in quotes"
+            )
     return [(n, (r["question"] or "").strip(), (r["answer"] or "").strip()) for n, r in rows]
 
-def _check_rows(path, rows, kind): # the first mistake in a table of labelled questions
-    if not rows: raise ValueError(f"{path}: no question below the line of column names; add some, one a row")
+
+def _check_rows(path, rows, kind):  # the first mistake in a table of labelled questions
+    if not rows:
+        raise ValueError(f"{path}: no question below the line of column names; add some, one a row")
     first = {}
     for n, q, a in rows:
         where = f"{path}, row {n}"
-        if not q: raise ValueError(f"{where}: the question is empty; write one or delete the row")
-        if not a: raise ValueError(f"{where}: no answer to {q[:60]!r}; each question needs its right answer")
-        if normalise(a, kind) is None: raise ValueError(f"{where}: the answer {a!r} is not of the kind {kind}, which looks like {ANSWER_FORMS[kind]}; correct it, or choose another kind")
-        if q in first: raise ValueError(f"{where}: the question of row {first[q]} again, {q[:60]!r}; delete one of the two")
+        if not q:
+            raise ValueError(f"{where}: the question is empty; write one or delete the row")
+        if not a:
+            raise ValueError(
+                f"{where}: no answer to {q[:60]!r}; each question needs its right answer"
+            )
+        if normalise(a, kind) is None:
+            raise ValueError(
+                f"{where}: the answer {a!r} is not of the kind {kind}, which looks like {ANSWER_FORMS[kind]}; correct it, or choose another kind"
+            )
+        if q in first:
+            raise ValueError(
+                f"{where}: the question of row {first[q]} again, {q[:60]!r}; delete one of the two"
+            )
         first[q] = n
 
+
 def task_from_csv(
-    path:str|Path, # a CSV file with the columns question and answer; other columns are left alone
-    description:str, # the task in one sentence; every prompt repeats it
-    kind:str, # how its answers are compared, one of `ANSWER_FORMS`
-    techniques:dict[str, str]|None=None, # name → instruction to the teacher, at least two; None: `GENERAL_TECHNIQUES`, after the description
-)->tuple[Task, list[Item]]: # the task, named after the file; its items, not split yet. ValueError names file, row and mend
+    path: str
+    | Path,  # a CSV file with the columns question and answer; other columns are left alone
+    description: str,  # the task in one sentence; every prompt repeats it
+    kind: str,  # how its answers are compared, one of `ANSWER_FORMS`
+    techniques: dict[str, str]
+    | None = None,  # name → instruction to the teacher, at least two; None: `GENERAL_TECHNIQUES`, after the description
+) -> tuple[
+    Task, list[Item]
+]:  # the task, named after the file; its items, not split yet. ValueError names file, row and mend
     "A task of your own: labelled questions from a CSV file."
     path = Path(path)
-    own = techniques or {name: f"{description.strip()} {t}" for name, t in GENERAL_TECHNIQUES.items()}
-    task = _task(path.stem, dict(category="logic", kind=kind, description=description, techniques=own), path)   # the category is only a column of Table 2
-    if not path.is_file(): raise FileNotFoundError(f"there is no file {path}; write a CSV file with the columns question and answer")
+    own = techniques or {
+        name: f"{description.strip()} {t}" for name, t in GENERAL_TECHNIQUES.items()
+    }
+    task = _task(
+        path.stem, dict(category="logic", kind=kind, description=description, techniques=own), path
+    )  # the category is only a column of Table 2
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no file {path}; write a CSV file with the columns question and answer"
+        )
     rows = _csv_rows(path)
     _check_rows(path, rows, kind)
     return task, [Item(item_id(task.name, q), task.name, "", q, a, kind) for _, q, a in rows]
 
 # %% ../../nbs/core/tasks.ipynb #8dcb6590
-def _bbh_in(folder): # the folder itself, or its bbh/, whichever holds the json files
-    return next((f for f in (folder, folder/"bbh") if any((f/f"{t}.json").is_file() for t in _builtin())), None)
+def _bbh_in(folder):  # the folder itself, or its bbh/, whichever holds the json files
+    return next(
+        (
+            f
+            for f in (folder, folder / "bbh")
+            if any((f / f"{t}.json").is_file() for t in _builtin())
+        ),
+        None,
+    )
+
 
 @lru_cache
-def _hub_reachable(timeout=3.0): # asked once a process, in a thread: looking up a name has no time limit of its own
-    url = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/") + "/api/datasets/lukaemon/bbh"
+def _hub_reachable(
+    timeout=3.0,
+):  # asked once a process, in a thread: looking up a name has no time limit of its own
+    url = (
+        os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+        + "/api/datasets/lukaemon/bbh"
+    )
     answered = []
+
     def ask():
-        try: answered.append(urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=timeout).status == 200)
-        except (OSError, ValueError): pass
+        try:
+            answered.append(
+                urllib.request.urlopen(
+                    urllib.request.Request(url, method="HEAD"), timeout=timeout
+                ).status
+                == 200
+            )
+        except (OSError, ValueError):
+            pass
+
     t = threading.Thread(target=ask, daemon=True)
-    t.start(); t.join(timeout)
+    t.start()
+    t.join(timeout)
     return answered == [True]
 
+
 def hub_has(
-    dataset:str, # its address on the hub: "openai/gsm8k"
-)->bool: # within seconds; with `HF_HUB_OFFLINE=1` the hub is not asked
+    dataset: str,  # its address on the hub: "openai/gsm8k"
+) -> bool:  # within seconds; with `HF_HUB_OFFLINE=1` the hub is not asked
     "Can a data set be had from the hub, or from what was fetched from it before?"
     home, env = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")), os.environ.get
-    places = [Path(env("HF_DATASETS_CACHE", home/"datasets"))/dataset.replace("/", "___"), Path(env("HF_HUB_CACHE", home/"hub"))/f"datasets--{dataset.replace('/', '--')}"]
+    places = [
+        Path(env("HF_DATASETS_CACHE", home / "datasets")) / dataset.replace("/", "___"),
+        Path(env("HF_HUB_CACHE", home / "hub")) / f"datasets--{dataset.replace('/', '--')}",
+    ]
     offline = env("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
     return any(o.expanduser().exists() for o in places) or not offline and _hub_reachable()
 
-def bbh_source()->Path|str|None: # a folder of BBH's json files, "hub", or None where BBH is out of reach
+
+def bbh_source() -> (
+    Path | str | None
+):  # a folder of BBH's json files, "hub", or None where BBH is out of reach
     "Where BBH can be had: `ARTE_DATA`, `../shared/data/bbh` here or above, the Hugging Face hub; answers within seconds."
     if d := os.environ.get("ARTE_DATA"):
-        if f := _bbh_in(Path(d).expanduser()): return f
-        raise FileNotFoundError(f"ARTE_DATA={d} holds no BBH file: expected boolean_expressions.json and the like there or in its folder bbh/; correct or unset it")
+        if f := _bbh_in(Path(d).expanduser()):
+            return f
+        raise FileNotFoundError(
+            f"ARTE_DATA={d} holds no BBH file: expected boolean_expressions.json and the like there or in its folder bbh/; correct or unset it"
+        )
     for o in (Path.cwd(), *Path.cwd().parents):
-        if f := _bbh_in(o.parent/"shared"/"data"/"bbh"): return f
+        if f := _bbh_in(o.parent / "shared" / "data" / "bbh"):
+            return f
     return "hub" if hub_has("lukaemon/bbh") else None
 
 # %% ../../nbs/core/tasks.ipynb #70a943e4
 _OFFLINE = "To go on offline: set ARTE_DATA to a folder with BBH's json files (a clone of the repository suzgunmirac/BIG-Bench-Hard will do), or set data.items=generated and data.test=generated in the recipe."
 
-def _examples(task, source): # dicts with input and target
-    if source is None: raise FileNotFoundError(f"BBH is not here and the hub cannot be reached. {_OFFLINE}")
+
+def _examples(task, source):  # dicts with input and target
+    if source is None:
+        raise FileNotFoundError(f"BBH is not here and the hub cannot be reached. {_OFFLINE}")
     if source == "hub":
         from datasets import load_dataset
-        try: return list(load_dataset("lukaemon/bbh", task, split="test"))
-        except Exception as e: raise ConnectionError(f"lukaemon/bbh, configuration {task}, could not be loaded from the hub ({type(e).__name__}: {e}). {_OFFLINE}") from e
-    path = Path(source)/f"{task}.json"
-    if not path.is_file(): raise FileNotFoundError(f"{path} does not exist. {_OFFLINE}")
-    try: return json.loads(path.read_text(encoding="utf-8"))["examples"]
-    except (ValueError, KeyError, TypeError) as e: raise ValueError(f"{path} is cut short or not a BBH file ({type(e).__name__}: {e}): expected {{\"examples\": [{{\"input\": …, \"target\": …}}, …]}}; fetch it again") from None
+
+        try:
+            return list(load_dataset("lukaemon/bbh", task, split="test"))
+        except Exception as e:
+            raise ConnectionError(
+                f"lukaemon/bbh, configuration {task}, could not be loaded from the hub ({type(e).__name__}: {e}). {_OFFLINE}"
+            ) from e
+    path = Path(source) / f"{task}.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist. {_OFFLINE}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["examples"]
+    except (ValueError, KeyError, TypeError) as e:
+        raise ValueError(
+            f'{path} is cut short or not a BBH file ({type(e).__name__}: {e}): expected {{"examples": [{{"input": …, "target": …}}, …]}}; fetch it again'
+        ) from None
 
 # %% ../../nbs/core/tasks.ipynb #94b23404
 def load_bbh(
-    task:str, # a task's name
-    source:Path|str|None=None, # a folder or "hub"; by default what `bbh_source` finds
-    split:str="test", # written into each item; BBH has this split only
-)->list[Item]: # in the file's order, duplicates included
+    task: str,  # a task's name
+    source: Path | str | None = None,  # a folder or "hub"; by default what `bbh_source` finds
+    split: str = "test",  # written into each item; BBH has this split only
+) -> list[Item]:  # in the file's order, duplicates included
     "The items of one BBH task."
     t, source = get_task(task), source or bbh_source()
     rows = _examples(task, source)
     for r in rows:
-        if not (isinstance(r, dict) and isinstance(r.get("input"), str) and isinstance(r.get("target"), str)):
-            raise ValueError(f"{task} from {source}: expected the columns input and target, both texts, got {sorted(r) if isinstance(r, dict) else r!r}; the data set has changed, use a folder of BBH's json files instead (ARTE_DATA)")
-    return [Item(item_id(task, r["input"]), task, split, r["input"], r["target"], t.kind) for r in rows]
+        if not (
+            isinstance(r, dict)
+            and isinstance(r.get("input"), str)
+            and isinstance(r.get("target"), str)
+        ):
+            raise ValueError(
+                f"{task} from {source}: expected the columns input and target, both texts, got {sorted(r) if isinstance(r, dict) else r!r}; the data set has changed, use a folder of BBH's json files instead (ARTE_DATA)"
+            )
+    return [
+        Item(item_id(task, r["input"]), task, split, r["input"], r["target"], t.kind) for r in rows
+    ]
 
 # %% ../../nbs/core/tasks.ipynb #3d21dd3a
 def parse_exemplars(
-    text:str, # of one of BBH's cot-prompts files
-)->list[Exemplar]: # as many as it holds; the answer put between tags
+    text: str,  # of one of BBH's cot-prompts files
+) -> list[Exemplar]:  # as many as it holds; the answer put between tags
     "Read worked examples written `Q: … A: Let's think step by step. … So the answer is ….`"
-    turns = re.findall(r"^Q: (.*?)\nA: Let's think step by step\.\s+(.*?)So the answer is (.*?)\.?\s*(?=\n\nQ: |\Z)", text, re.M | re.S)
+    turns = re.findall(
+        r"^Q: (.*?)\nA: Let's think step by step\.\s+(.*?)So the answer is (.*?)\.?\s*(?=\n\nQ: |\Z)",
+        text,
+        re.M | re.S,
+    )
     return [Exemplar(q.strip(), f"{r}So the answer is <ans>{a}</ans>.", a) for q, r, a in turns]
 
 # %% ../../nbs/core/tasks.ipynb #b5130cbb
 def load_exemplars(
-    task:str, # a task's name
-    source:Path|str|None=None, # a folder; by default what `bbh_source` finds. The hub has no exemplars
-)->list[Exemplar]: # three
+    task: str,  # a task's name
+    source: Path
+    | str
+    | None = None,  # a folder; by default what `bbh_source` finds. The hub has no exemplars
+) -> list[Exemplar]:  # three
     "BBH's own three worked examples of a task."
     get_task(task)
     source = source or bbh_source()
-    if source in (None, "hub"): raise FileNotFoundError(f"the worked examples of {task} come from the folder cot-prompts of the BBH repository, which the hub's data set lacks. {_OFFLINE}")
-    path = next((f for o in (Path(source), Path(source).parent) if (f := o/"cot-prompts"/f"{task}.txt").is_file()), None)
-    if path is None: raise FileNotFoundError(f"no cot-prompts/{task}.txt in {source} or beside it. {_OFFLINE}")
+    if source in (None, "hub"):
+        raise FileNotFoundError(
+            f"the worked examples of {task} come from the folder cot-prompts of the BBH repository, which the hub's data set lacks. {_OFFLINE}"
+        )
+    path = next(
+        (
+            f
+            for o in (Path(source), Path(source).parent)
+            if (f := o / "cot-prompts" / f"{task}.txt").is_file()
+        ),
+        None,
+    )
+    if path is None:
+        raise FileNotFoundError(f"no cot-prompts/{task}.txt in {source} or beside it. {_OFFLINE}")
     found = parse_exemplars(path.read_text(encoding="utf-8"))
-    if len(found) != 3: raise ValueError(f"{path}: expected three worked examples, found {len(found)}; fetch the file again")
+    if len(found) != 3:
+        raise ValueError(
+            f"{path}: expected three worked examples, found {len(found)}; fetch the file again"
+        )
     return found

@@ -39,450 +39,997 @@ from ..tailor import equalise
 @dataclass(frozen=True)
 class Key:
     "What an answer to an exercise is held against."
-    truth:object # the right answer
-    wrong:list # pairs: a usual wrong answer, or a function that knows one; what to think about
-    why:str # said to a right answer
-    eps:float=1e-6 # numbers as close as this are the same
-    probe:object=None # function of the answer: what of it is compared
+
+    truth: object  # the right answer
+    wrong: list  # pairs: a usual wrong answer, or a function that knows one; what to think about
+    why: str  # said to a right answer
+    eps: float = 1e-6  # numbers as close as this are the same
+    probe: object = None  # function of the answer: what of it is compared
+
 
 def same(
-    a, # an answer: number, word, or a list, tuple or set of such
-    b, # the one it is compared with
-    eps:float=1e-6, # numbers as close as this are the same
-)->bool:
+    a,  # an answer: number, word, or a list, tuple or set of such
+    b,  # the one it is compared with
+    eps: float = 1e-6,  # numbers as close as this are the same
+) -> bool:
     "Are two answers the same? Words whatever their capitals, lists in order."
     try:
-        if isinstance(b, str): return a.strip().casefold() == b.casefold()
-        if isinstance(b, (set, frozenset)): return set(a) == set(b)
-        if isinstance(b, (list, tuple)): return len(a) == len(b) and all(same(x, y, eps) for x, y in zip(a, b))
+        if isinstance(b, str):
+            return a.strip().casefold() == b.casefold()
+        if isinstance(b, (set, frozenset)):
+            return set(a) == set(b)
+        if isinstance(b, (list, tuple)):
+            return len(a) == len(b) and all(same(x, y, eps) for x, y in zip(a, b))
         return abs(float(a) - b) <= eps or bool(np.isnan(float(a)) and np.isnan(b))
-    except (TypeError, ValueError, AttributeError): return False
+    except (TypeError, ValueError, AttributeError):
+        return False
 
 # %% ../../nbs/course/checks.ipynb #5d1ce4ec
 def marked(
-    text:str, # with `code` and *stress* as in Markdown
-)->str: # HTML
+    text: str,  # with `code` and *stress* as in Markdown
+) -> str:  # HTML
     "What a check says, for a notebook."
     text = re.sub(r"`([^`]+)`", r"<code>\1</code>", html_text(text).replace("\n", "<br>"))
     return re.sub(r"(?<!\w)\*(\w[\w ]*)\*(?!\w)", r"<em>\1</em>", text)
 
+
 @dataclass(frozen=True, repr=False)
 class Verdict:
     "What a check says."
-    right:bool|None # None: there is no answer yet
-    text:str # for the reader
 
-    def __repr__(self): return self.text
-    def _repr_html_(self): return f"<p>{marked(self.text)}</p>"
+    right: bool | None  # None: there is no answer yet
+    text: str  # for the reader
+
+    def __repr__(self):
+        return self.text
+
+    def _repr_html_(self):
+        return f"<p>{marked(self.text)}</p>"
+
 
 def judge(
-    answer, # None: not answered yet
-    exercise, # function that returns a `Key`; its docstring is what is asked
-)->Verdict:
+    answer,  # None: not answered yet
+    exercise,  # function that returns a `Key`; its docstring is what is asked
+) -> Verdict:
     "Hold an answer against an exercise's key."
     asked = getdoc(exercise)
-    if answer is None: return Verdict(None, f"Asked: {asked}")
+    if answer is None:
+        return Verdict(None, f"Asked: {asked}")
     key = exercise()
-    try: seen = key.probe(answer) if key.probe else answer
-    except Exception as e: return Verdict(False, f"Not yet: on small inputs it stops with {type(e).__name__}: {e}\nAsked: {asked}")
-    if same(seen, key.truth, key.eps): return Verdict(True, f"Right. {key.why}")
-    met = [hint for value, hint in key.wrong if (value(seen) if callable(value) else same(seen, value, key.eps))]
-    return Verdict(False, f"Not yet. {met[0]}" if met else f"Not yet, and it is none of the usual slips. It gives {seen!r}.\nAsked: {asked}")
+    try:
+        seen = key.probe(answer) if key.probe else answer
+    except Exception as e:
+        return Verdict(
+            False, f"Not yet: on small inputs it stops with {type(e).__name__}: {e}\nAsked: {asked}"
+        )
+    if same(seen, key.truth, key.eps):
+        return Verdict(True, f"Right. {key.why}")
+    met = [
+        hint
+        for value, hint in key.wrong
+        if (value(seen) if callable(value) else same(seen, value, key.eps))
+    ]
+    return Verdict(
+        False,
+        f"Not yet. {met[0]}"
+        if met
+        else f"Not yet, and it is none of the usual slips. It gives {seen!r}.\nAsked: {asked}",
+    )
 
 # %% ../../nbs/course/checks.ipynb #43364ea5
 @cache
-def predict_00()->Key:
+def predict_00() -> Key:
     "A pool of six seeds, four question prompts, five questions a prompt, forty questions wanted, a budget of 40 decodings, and temperature 0. How many decodings does `draw_questions` spend? A number."
-    task, pool, asked = get_task("boolean_expressions"), make_items("boolean_expressions", 206, seed=5), []
+    task, pool, asked = (
+        get_task("boolean_expressions"),
+        make_items("boolean_expressions", 206, seed=5),
+        [],
+    )
+
     def teacher(prompt, sampling, draw):
         asked.append(prompt)
-        return "".join(tag_question(i.question, i.answer, 4 + x) for x, i in enumerate(pool[1 + 5*len(asked):6 + 5*len(asked)]))
-    draw_questions(FunctionEngine(teacher, "always new"), task, pool[:6], Elicit(questions=40, prompts=4, budget=40, temperature=0., max_rouge=1.))
-    return Key(len(asked), [
-        (40, "That is the budget. What does a teacher at temperature 0 answer when the same prompt comes again?"),
-        (comb(6, 3), "So many different groups of three can be made of six seeds; how many of them become prompts here?"),
-        (1, "So it would be with one prompt a task, as in Table 11. Here there are four."),
-        (8, "Forty questions at five a decoding would take eight. But does a second decoding of the same prompt bring anything new?")],
-        f"{len(asked)} decodings and at most {5*len(asked)} questions, whatever the budget: at temperature 0 a prompt has one answer. This is why the τ = 0 of §3.3 cannot mean the questions.")
+        return "".join(
+            tag_question(i.question, i.answer, 4 + x)
+            for x, i in enumerate(pool[1 + 5 * len(asked) : 6 + 5 * len(asked)])
+        )
+
+    draw_questions(
+        FunctionEngine(teacher, "always new"),
+        task,
+        pool[:6],
+        Elicit(questions=40, prompts=4, budget=40, temperature=0.0, max_rouge=1.0),
+    )
+    return Key(
+        len(asked),
+        [
+            (
+                40,
+                "That is the budget. What does a teacher at temperature 0 answer when the same prompt comes again?",
+            ),
+            (
+                comb(6, 3),
+                "So many different groups of three can be made of six seeds; how many of them become prompts here?",
+            ),
+            (1, "So it would be with one prompt a task, as in Table 11. Here there are four."),
+            (
+                8,
+                "Forty questions at five a decoding would take eight. But does a second decoding of the same prompt bring anything new?",
+            ),
+        ],
+        f"{len(asked)} decodings and at most {5 * len(asked)} questions, whatever the budget: at temperature 0 a prompt has one answer. This is why the τ = 0 of §3.3 cannot mean the questions.",
+    )
 
 # %% ../../nbs/course/checks.ipynb #768d78e0
 def _sieved(max_rouge):
     "The recorded questions of one task, sifted again: kept, all, those that are near no seed, those that are near no other one"
     run, name = open_replay(), "boolean_expressions"
-    items, questions = run.table("items"), run.table("questions").query("task == @name").question.tolist()
+    items, questions = (
+        run.table("items"),
+        run.table("questions").query("task == @name").question.tolist(),
+    )
     seeds = table_items(items[(items.task == name) & (items.split == "seed")])
     sieve = Sieve(get_task(name), seeds, Elicit(questions=len(questions), max_rouge=max_rouge))
-    for q in questions: sieve.take(tag_question(q, "True", 4))
+    for q in questions:
+        sieve.take(tag_question(q, "True", 4))
     texts = [s.question for s in seeds]
-    return [len(sieve.kept), len(questions), sum(near_duplicate(q, texts, max_rouge) is None for q in questions),
-            sum(near_duplicate(q, texts + [o for o in questions if o != q], max_rouge) is None for q in questions)]
+    return [
+        len(sieve.kept),
+        len(questions),
+        sum(near_duplicate(q, texts, max_rouge) is None for q in questions),
+        sum(
+            near_duplicate(q, texts + [o for o in questions if o != q], max_rouge) is None
+            for q in questions
+        ),
+    ]
+
 
 @cache
-def change_00()->Key:
+def change_00() -> Key:
     "The recorded questions of Boolean expressions, put through a `Sieve` one after the other with `max_rouge=.7`. How many are kept? A number."
-    kept, n, far_from_seeds, alone = _sieved(.7)
-    return Key(kept, [
-        (n, "All of them are kept at `max_rouge=1.`, as in the recorded run. Is the threshold really .7 in the settings that the sieve got?"),
-        (n - kept, "So many are set aside. How many are kept?"),
-        (far_from_seeds, "So many are far enough from the *seeds*. A question must not be near one that was kept before it either."),
-        (alone, "So many have no near neighbour at all. Of two neighbours, though, the first stays: it is the later one that is set aside.")],
-        f"{n - kept} of {n} different questions are held to be near duplicates. In a task made of one template ROUGE-L measures the template.")
+    kept, n, far_from_seeds, alone = _sieved(0.7)
+    return Key(
+        kept,
+        [
+            (
+                n,
+                "All of them are kept at `max_rouge=1.`, as in the recorded run. Is the threshold really .7 in the settings that the sieve got?",
+            ),
+            (n - kept, "So many are set aside. How many are kept?"),
+            (
+                far_from_seeds,
+                "So many are far enough from the *seeds*. A question must not be near one that was kept before it either.",
+            ),
+            (
+                alone,
+                "So many have no near neighbour at all. Of two neighbours, though, the first stays: it is the later one that is set aside.",
+            ),
+        ],
+        f"{n - kept} of {n} different questions are held to be near duplicates. In a task made of one template ROUGE-L measures the template.",
+    )
 
 # %% ../../nbs/course/checks.ipynb #be513a0d
-_VOTES = dict(agrees=("True", ["True", "True", "True", "False"]), outvoted=("True", ["False", "False", "False", "True"]), half=("True", ["False", "False", "True", "True"]),
-              silent=("True", ["False", None, None, None]), scattered=("3", ["4", "5", "6", "3"]))   # question → target, answers
+_VOTES = dict(
+    agrees=("True", ["True", "True", "True", "False"]),
+    outvoted=("True", ["False", "False", "False", "True"]),
+    half=("True", ["False", "False", "True", "True"]),
+    silent=("True", ["False", None, None, None]),
+    scattered=("3", ["4", "5", "6", "3"]),
+)  # question → target, answers
 
-def _votes(): return pd.DataFrame([dict(question_id=q, target=t, answer=a) for q, (t, answers) in _VOTES.items() for a in answers])
+
+def _votes():
+    return pd.DataFrame(
+        [
+            dict(question_id=q, target=t, answer=a)
+            for q, (t, answers) in _VOTES.items()
+            for a in answers
+        ]
+    )
+
 
 @cache
-def build_00()->Key:
+def build_00() -> Key:
     "`doubtful(drafts)`: the questions whose target is contradicted by one and the same answer in more than half of *all* their rationales. A function; it gets a table with question_id, target and answer (None where a rationale reached none), and gives a set of question_ids."
-    return Key({"outvoted"}, [
-        (lambda s: "outvoted" not in s, "Three of four rationales say False where the target is True, and your function does not name that question."),
-        (lambda s: "agrees" in s, "One rationale of four differs from the target, and your function doubts the question. It takes more than half."),
-        (lambda s: "half" in s, "Two of four is not *more* than half."),
-        (lambda s: "silent" in s, "One rationale says False, three reach no answer. Half of *all* rationales counts those without an answer, too; `value_counts` and `mode` leave them out."),
-        (lambda s: "scattered" in s, "Three rationales differ from the target, but each gives another answer: they do not contradict it with one voice.")],
-        "It needs no gold answer and no further decoding. What it cannot see is a teacher that is wrong in the same way four times.", probe=lambda f: set(f(_votes())))
+    return Key(
+        {"outvoted"},
+        [
+            (
+                lambda s: "outvoted" not in s,
+                "Three of four rationales say False where the target is True, and your function does not name that question.",
+            ),
+            (
+                lambda s: "agrees" in s,
+                "One rationale of four differs from the target, and your function doubts the question. It takes more than half.",
+            ),
+            (lambda s: "half" in s, "Two of four is not *more* than half."),
+            (
+                lambda s: "silent" in s,
+                "One rationale says False, three reach no answer. Half of *all* rationales counts those without an answer, too; `value_counts` and `mode` leave them out.",
+            ),
+            (
+                lambda s: "scattered" in s,
+                "Three rationales differ from the target, but each gives another answer: they do not contradict it with one voice.",
+            ),
+        ],
+        "It needs no gold answer and no further decoding. What it cannot see is a teacher that is wrong in the same way four times.",
+        probe=lambda f: set(f(_votes())),
+    )
 
 # %% ../../nbs/course/checks.ipynb #6409fe99
 @cache
-def predict_01()->Key:
+def predict_01() -> Key:
     "Two items with b = 0, one with a = 2 and one with a = 1. How many times as much does the first tell about a respondent at θ = 2 as the second? A number, to within 0.1."
-    ratio = information(2, 2, 0)/information(2, 1, 0)
-    return Key(ratio, [
-        (4, "That is the ratio of a². It holds at θ = b, where P(1 − P) is the same for both. What is P(1 − P) of the steep item at θ = 2?"),
-        (2, "That is the ratio of a. Information has a², and it has P(1 − P) as well."),
-        (1/ratio, "The other way round: this is what the flat item tells, in units of the steep one.")],
-        f"{ratio:.2f}: the steep item tells *less*. At θ = 2 nearly everybody answers it, so an answer says little. Discriminative items are discriminative near their difficulty.", eps=.1)
+    ratio = information(2, 2, 0) / information(2, 1, 0)
+    return Key(
+        ratio,
+        [
+            (
+                4,
+                "That is the ratio of a². It holds at θ = b, where P(1 − P) is the same for both. What is P(1 − P) of the steep item at θ = 2?",
+            ),
+            (2, "That is the ratio of a. Information has a², and it has P(1 − P) as well."),
+            (
+                1 / ratio,
+                "The other way round: this is what the flat item tells, in units of the steep one.",
+            ),
+        ],
+        f"{ratio:.2f}: the steep item tells *less*. At θ = 2 nearly everybody answers it, so an answer says little. Discriminative items are discriminative near their difficulty.",
+        eps=0.1,
+    )
+
 
 @cache
 def _recovered(k):
     "Mean overlap of the k best items over three simulated tasks of the paper's size"
-    return float(np.mean([recovery(t, fit_2pl(m, "map"), k)["overlap"] for m, t in (simulate(20, 100, seed=s) for s in range(3))]))
+    return float(
+        np.mean(
+            [
+                recovery(t, fit_2pl(m, "map"), k)["overlap"]
+                for m, t in (simulate(20, 100, seed=s) for s in range(3))
+            ]
+        )
+    )
+
 
 @cache
-def change_01()->Key:
+def change_01() -> Key:
     "The recovery study at 20 × 100 (mode, seeds 0 to 2) with k = 20 instead of 40: by how much does the mean overlap exceed that of a blind choice? A number between 0 and 1, to within 0.005."
     half, whole = _recovered(20), _recovered(40)
-    return Key(half - 20/100, [
-        (half, "That is the overlap. A blind choice of k of n items has an overlap of k/n; take it off."),
-        (half - 40/100, "The overlap is that of k = 20, but the blind choice you took off is that of k = 40."),
-        (whole - 40/100, "That is the advantage at k = 40. Did both the fit's `recovery` and the chance level get the new k?")],
-        f"The overlap falls from {whole:.2f} to {half:.2f}, and chance from .40 to .20: the advantage is {whole - .4:.2f} at k = 40 and {half - .2:.2f} at k = 20.", eps=.005)
+    return Key(
+        half - 20 / 100,
+        [
+            (
+                half,
+                "That is the overlap. A blind choice of k of n items has an overlap of k/n; take it off.",
+            ),
+            (
+                half - 40 / 100,
+                "The overlap is that of k = 20, but the blind choice you took off is that of k = 40.",
+            ),
+            (
+                whole - 40 / 100,
+                "That is the advantage at k = 40. Did both the fit's `recovery` and the chance level get the new k?",
+            ),
+        ],
+        f"The overlap falls from {whole:.2f} to {half:.2f}, and chance from .40 to .20: the advantage is {whole - 0.4:.2f} at k = 40 and {half - 0.2:.2f} at k = 20.",
+        eps=0.005,
+    )
 
 # %% ../../nbs/course/checks.ipynb #5115863e
-_MATRIX = pd.DataFrame(dict(easy=[1, 1, 1, 1, 1, 1, 1, 1], steep=[0, 1, 0, 1, 1, 1, 0, 1], odd=[1, 1, 1, 0, 1, 0, 0, 0], fair=[0, 0, 0, 1, 1, 1, 0, 1],
-                            rare=[0, 0, 0, 0, 0, 1, 0, 0], loose=[1, 1, 1, 1, 0, 0, 0, 1]), dtype=float)
+_MATRIX = pd.DataFrame(
+    dict(
+        easy=[1, 1, 1, 1, 1, 1, 1, 1],
+        steep=[0, 1, 0, 1, 1, 1, 0, 1],
+        odd=[1, 1, 1, 0, 1, 0, 0, 0],
+        fair=[0, 0, 0, 1, 1, 1, 0, 1],
+        rare=[0, 0, 0, 0, 0, 1, 0, 0],
+        loose=[1, 1, 1, 1, 0, 0, 0, 1],
+    ),
+    dtype=float,
+)
 
-def _by(values, names): return [names[i] for i in np.argsort(-np.asarray(values), kind="stable")]
+
+def _by(values, names):
+    return [names[i] for i in np.argsort(-np.asarray(values), kind="stable")]
+
 
 @cache
-def build_01()->Key:
+def build_01() -> Key:
     "`top_by_item_rest(matrix, k)`: the ids of the k items with the highest item–rest correlation, the highest first; an item that all answered alike comes last. A function; it gets a response matrix (respondents × items) and gives a list."
     names, r = list(_MATRIX), item_rest(_MATRIX)
-    whole = np.nan_to_num([np.corrcoef(_MATRIX[c], _MATRIX.sum(axis=1))[0, 1] if _MATRIX[c].nunique() > 1 else -9 for c in names])
+    whole = np.nan_to_num(
+        [
+            np.corrcoef(_MATRIX[c], _MATRIX.sum(axis=1))[0, 1] if _MATRIX[c].nunique() > 1 else -9
+            for c in names
+        ]
+    )
     best = _by(np.nan_to_num(r, nan=-9), names)
-    return Key([best[:3], best], [
-        (lambda s: s[0][0] == "easy", "The item that all answered alike has NaN, and NaN came first: sorting puts it last, and reversing the order puts it first."),
-        (lambda s: s[0][0] == "odd", "The *lowest* came first: `argsort` goes upwards."),
-        ([_by(whole, names)[:3], _by(whole, names)], "That is the order of item–*total* correlations: each item is compared with a sum it is itself part of."),
-        (lambda s: len(s[0]) != 3, "Asked for k = 3 items, it gave another number.")],
-        "It needs no model at all. See the solution for how little the overlap suffers, and what the model is for.", probe=lambda f: [list(f(_MATRIX.copy(), k)) for k in (3, len(names))])
+    return Key(
+        [best[:3], best],
+        [
+            (
+                lambda s: s[0][0] == "easy",
+                "The item that all answered alike has NaN, and NaN came first: sorting puts it last, and reversing the order puts it first.",
+            ),
+            (lambda s: s[0][0] == "odd", "The *lowest* came first: `argsort` goes upwards."),
+            (
+                [_by(whole, names)[:3], _by(whole, names)],
+                "That is the order of item–*total* correlations: each item is compared with a sum it is itself part of.",
+            ),
+            (lambda s: len(s[0]) != 3, "Asked for k = 3 items, it gave another number."),
+        ],
+        "It needs no model at all. See the solution for how little the overlap suffers, and what the model is for.",
+        probe=lambda f: [list(f(_MATRIX.copy(), k)) for k in (3, len(names))],
+    )
 
 # %% ../../nbs/course/checks.ipynb #579e6e80
 @cache
-def predict_02()->Key:
+def predict_02() -> Key:
     "k goes from 40 to 10 items. By what factor does the mean spread of four equally good rationales (best minus worst, p = .35) grow? A number, to within 0.2."
-    ratio = spread_of_equals(.35, 10).mean()/spread_of_equals(.35, 40).mean()
-    return Key(ratio, [
-        (4, "It would, if the noise of a score went with 1/k. Look at its standard error."),
-        (1, "The mean of a score does not depend on k. Its noise does, and the best of four is the luckiest of four."),
-        (1/ratio, "With fewer items there is more luck, not less.")],
-        f"{ratio:.2f}, as √(40/10) says: the standard error of a share goes with 1/√k.", eps=.2)
+    ratio = spread_of_equals(0.35, 10).mean() / spread_of_equals(0.35, 40).mean()
+    return Key(
+        ratio,
+        [
+            (4, "It would, if the noise of a score went with 1/k. Look at its standard error."),
+            (
+                1,
+                "The mean of a score does not depend on k. Its noise does, and the best of four is the luckiest of four.",
+            ),
+            (1 / ratio, "With fewer items there is more luck, not less."),
+        ],
+        f"{ratio:.2f}, as √(40/10) says: the standard error of a share goes with 1/√k.",
+        eps=0.2,
+    )
+
 
 def _both(run):
     "Answers of the recorded run over the preference set and over all validation items"
     answers = run.table("answers")
     return answers[answers["set"] == "pref"], answers[answers["set"] == "val"]
 
+
 @cache
-def change_02()->Key:
+def change_02() -> Key:
     "The agreement of the recorded run, without the questions of which no rationale brought one right answer on the preference set: the `share` of the row *best*. A number between 0 and 1, to within 0.005."
     pref, val = _both(open_replay())
     alive = pref[pref.groupby("question_id").correct.transform("any")]
     some, every = (agreement(a, val).set_index("end") for a in (alive, pref))
-    return Key(some.share.best, [
-        (every.share.best, "All questions are still in. `agreement` looks at drafts that are in both tables: take the dead questions out of one of them at least."),
-        (some.possible.best, "That is `possible`, which counts every tie as an agreement. `share` is what a draw among the tied would bring."),
-        (some.share.worst, "That is the row *worst*."),
-        (every.untied.best, "That leaves out the questions with *any* tie. Only those without a single right answer were to go.")],
-        f"From {every.share.best:.2f} to {some.share.best:.2f}. A question of which nothing is known counts as a guess among its rationales; leaving it out flatters the method, leaving it in mixes two things. So say which.", eps=.005)
+    return Key(
+        some.share.best,
+        [
+            (
+                every.share.best,
+                "All questions are still in. `agreement` looks at drafts that are in both tables: take the dead questions out of one of them at least.",
+            ),
+            (
+                some.possible.best,
+                "That is `possible`, which counts every tie as an agreement. `share` is what a draw among the tied would bring.",
+            ),
+            (some.share.worst, "That is the row *worst*."),
+            (
+                every.untied.best,
+                "That leaves out the questions with *any* tie. Only those without a single right answer were to go.",
+            ),
+        ],
+        f"From {every.share.best:.2f} to {some.share.best:.2f}. A question of which nothing is known counts as a guess among its rationales; leaving it out flatters the method, leaving it in mixes two things. So say which.",
+        eps=0.005,
+    )
 
-_ANSWERED:dict[str, list[tuple]] = dict(
-    clear=[("True", True), ("False", False), ("True", True)], loops=[("True", True), (None, False), (None, False)], silent=[(None, False)]*3)
-_READ = pd.DataFrame([dict(draft=d, item=f"i{j}", parsed=p, correct=c) for d, rows in _ANSWERED.items() for j, (p, c) in enumerate(rows)])
+
+_ANSWERED: dict[str, list[tuple]] = dict(
+    clear=[("True", True), ("False", False), ("True", True)],
+    loops=[("True", True), (None, False), (None, False)],
+    silent=[(None, False)] * 3,
+)
+_READ = pd.DataFrame(
+    [
+        dict(draft=d, item=f"i{j}", parsed=p, correct=c)
+        for d, rows in _ANSWERED.items()
+        for j, (p, c) in enumerate(rows)
+    ]
+)
+
 
 @cache
-def build_02()->Key:
+def build_02() -> Key:
     "`parsed_score(answers)`: of each draft, the share of right answers among those that could be read; NaN where none could. A function; it gets a table with draft, item, parsed (None: a parse failure) and correct, and gives a Series over all drafts."
     nan = float("nan")
-    return Key([2/3, 1., nan], [
-        ([2/3, 1/3, 0.], "That is Equation 3: an answer that cannot be read counts as wrong. Leave such answers out of the count below the line as well."),
-        ([2/3, 1., 0.], "A draft after which nothing could be read has no score: 0 of 0 is NaN, not 0."),
-        ([2/3, 1., "missing"], "The draft after which nothing could be read is not in your Series. Filtering drops it; `reindex` brings it back."),
-        ([2/3, 2/3, 1.], "That counts what is not *wrong*. What cannot be read is neither right nor wrong.")],
+    return Key(
+        [2 / 3, 1.0, nan],
+        [
+            (
+                [2 / 3, 1 / 3, 0.0],
+                "That is Equation 3: an answer that cannot be read counts as wrong. Leave such answers out of the count below the line as well.",
+            ),
+            (
+                [2 / 3, 1.0, 0.0],
+                "A draft after which nothing could be read has no score: 0 of 0 is NaN, not 0.",
+            ),
+            (
+                [2 / 3, 1.0, "missing"],
+                "The draft after which nothing could be read is not in your Series. Filtering drops it; `reindex` brings it back.",
+            ),
+            (
+                [2 / 3, 2 / 3, 1.0],
+                "That counts what is not *wrong*. What cannot be read is neither right nor wrong.",
+            ),
+        ],
         "Note the draft that was read once and right once: it has a full score from one answer.",
-        probe=lambda f: (lambda s: [float(s[d]) if d in s.index else "missing" for d in ("clear", "loops", "silent")])(f(_READ.copy())))
+        probe=lambda f: (
+            lambda s: [
+                float(s[d]) if d in s.index else "missing" for d in ("clear", "loops", "silent")
+            ]
+        )(f(_READ.copy())),
+    )
 
 # %% ../../nbs/course/checks.ipynb #b2de4881
 @cache
-def predict_03()->Key:
-    "Twelve questions with scores of 40 %, 41 % … 51 %, `how=\"extremes\"`, six pairs wanted. What is the smallest margin, in points? A number."
+def predict_03() -> Key:
+    'Twelve questions with scores of 40 %, 41 % … 51 %, `how="extremes"`, six pairs wanted. What is the smallest margin, in points? A number.'
     s = np.arange(40, 52)
-    margins = [int(s[w] - s[l]) for w, l in candidates(s/100, "extremes", 6, np.random.default_rng(0))]
-    return Key(min(margins), [
-        (max(margins), "That is the largest: the best against the worst. With whom does the sixth best meet?"),
-        (float(np.mean(margins)), "That is the mean. Which two questions are left when the other ten have met?"),
-        (0, "Twelve different scores and six pairs: nobody meets an equal.")],
-        f"The margins are {', '.join(map(str, margins))} points. With few questions the extremes meet in the middle, and the last pair compares near equals.")
+    margins = [
+        int(s[w] - s[l]) for w, l in candidates(s / 100, "extremes", 6, np.random.default_rng(0))
+    ]
+    return Key(
+        min(margins),
+        [
+            (
+                max(margins),
+                "That is the largest: the best against the worst. With whom does the sixth best meet?",
+            ),
+            (
+                float(np.mean(margins)),
+                "That is the mean. Which two questions are left when the other ten have met?",
+            ),
+            (0, "Twelve different scores and six pairs: nobody meets an equal."),
+        ],
+        f"The margins are {', '.join(map(str, margins))} points. With few questions the extremes meet in the middle, and the last pair compares near equals.",
+    )
+
 
 def _in_order(sd):
     "The simulation of the notebook: share of pairs in the right order at the least margin of 0 and at the largest asked for; mean observed margin"
     rng = np.random.default_rng(0)
-    truth = rng.normal(.4, sd, (20_000, 4)).clip(0, 1)
-    seen = rng.binomial(40, truth)/40
+    truth = rng.normal(0.4, sd, (20_000, 4)).clip(0, 1)
+    seen = rng.binomial(40, truth) / 40
     w, l = np.array([best_and_worst(s, rng) for s in seen]).T
     at = np.arange(len(seen))
     margin, right = seen[at, w] - seen[at, l], truth[at, w] > truth[at, l]
-    return float(right.mean()), float(right[margin >= .3 - 1e-9].mean()), float(margin.mean())
+    return float(right.mean()), float(right[margin >= 0.3 - 1e-9].mean()), float(margin.mean())
+
 
 @cache
-def change_03()->Key:
+def change_03() -> Key:
     "The simulation with a standard deviation of the true scores of 10 points instead of 5: which share of the pairs is in the right order when no margin is asked for? A number between 0 and 1, to within 0.01."
-    right, sifted, margin = _in_order(.10)
-    return Key(right, [
-        (_in_order(.05)[0], "That is the share at 5 points. Was `truth` drawn again, with .10?"),
-        (1., "That is the share of pairs *kept*. How many of them are in the right order?"),
-        (sifted, "That is the last point of the curve, where a margin of 30 points is asked for. No margin is the first one."),
-        (margin, "That is the mean observed margin.")],
-        f"{right:.1%}, and {_in_order(.05)[0]:.1%} at 5 points. With a standard deviation of 0 no order is right, and the mean margin is nearly that at 5 points: a margin does not show that there is anything to find.", eps=.01)
+    right, sifted, margin = _in_order(0.10)
+    return Key(
+        right,
+        [
+            (
+                _in_order(0.05)[0],
+                "That is the share at 5 points. Was `truth` drawn again, with .10?",
+            ),
+            (1.0, "That is the share of pairs *kept*. How many of them are in the right order?"),
+            (
+                sifted,
+                "That is the last point of the curve, where a margin of 30 points is asked for. No margin is the first one.",
+            ),
+            (margin, "That is the mean observed margin."),
+        ],
+        f"{right:.1%}, and {_in_order(0.05)[0]:.1%} at 5 points. With a standard deviation of 0 no order is right, and the mean margin is nearly that at 5 points: a margin does not show that there is anything to find.",
+        eps=0.01,
+    )
+
 
 @cache
-def build_03()->Key:
+def build_03() -> Key:
     "`best_against_each(s)`: pairs (draft id of the best, draft id of another one) of the best rationale against *each* of the others, without ties. A function; it gets a Series of scores of one question's drafts and gives a list of tuples."
-    first, second = dict(expert=.5, recall=.2, plain=.6, eliminate=.3), dict(expert=.5, recall=.1, plain=.5)
-    def probe(f): return [set(map(tuple, f(pd.Series(first)))), len(f(pd.Series(second)))]
-    return Key([{("plain", "expert"), ("plain", "recall"), ("plain", "eliminate")}, 1], [
-        (lambda s: ("plain", "plain") in s[0], "The best meets itself. That pair has two identical texts, and DPO learns nothing from it."),
-        (lambda s: ("expert", "plain") in s[0], "The order: the preferred one comes first, as in `make_pair`."),
-        (lambda s: len(s[0]) == 1, "That is best against worst, as the paper has it. Against *each* of the others there are three pairs."),
-        (lambda s: len(s[0]) == 3 and s[1] == 2, "Where two are tied for the best, they were made a pair. A tie prefers neither.")],
-        "Three pairs a question instead of one. See the solution for how many of them are in the right order.", probe=probe)
+    first, second = (
+        dict(expert=0.5, recall=0.2, plain=0.6, eliminate=0.3),
+        dict(expert=0.5, recall=0.1, plain=0.5),
+    )
+
+    def probe(f):
+        return [set(map(tuple, f(pd.Series(first)))), len(f(pd.Series(second)))]
+
+    return Key(
+        [{("plain", "expert"), ("plain", "recall"), ("plain", "eliminate")}, 1],
+        [
+            (
+                lambda s: ("plain", "plain") in s[0],
+                "The best meets itself. That pair has two identical texts, and DPO learns nothing from it.",
+            ),
+            (
+                lambda s: ("expert", "plain") in s[0],
+                "The order: the preferred one comes first, as in `make_pair`.",
+            ),
+            (
+                lambda s: len(s[0]) == 1,
+                "That is best against worst, as the paper has it. Against *each* of the others there are three pairs.",
+            ),
+            (
+                lambda s: len(s[0]) == 3 and s[1] == 2,
+                "Where two are tied for the best, they were made a pair. A tie prefers neither.",
+            ),
+        ],
+        "Three pairs a question instead of one. See the solution for how many of them are in the right order.",
+        probe=probe,
+    )
 
 # %% ../../nbs/course/checks.ipynb #e6b8ef71
 @cache
-def predict_04()->Key:
+def predict_04() -> Key:
     "After one rationale the student answered 6 of 12 items, after another one 5 of 12. If all true shares were equally likely beforehand: how probable is it that the first one is the better? A number between 0 and 1, to within 0.05."
     x = np.linspace(0, 1, 2001)
-    first, second = (x**k*(1 - x)**(12 - k) for k in (6, 5))
-    p = float((first*(second.cumsum() - second/2)).sum()/(first.sum()*second.sum()))
-    return Key(p, [
-        (1., "One answer of twelve is all that separates them. The standard error of such a share is 14 points."),
-        (.5, "There is *some* evidence: one answer more."),
-        (1 - p, "That the *first* is better, the one with 6.")],
-        f"{p:.2f}: a pair made of these two would be in the wrong order more than once in three times. This is what `pairs.min_margin` is for.", eps=.05)
+    first, second = (x**k * (1 - x) ** (12 - k) for k in (6, 5))
+    p = float((first * (second.cumsum() - second / 2)).sum() / (first.sum() * second.sum()))
+    return Key(
+        p,
+        [
+            (
+                1.0,
+                "One answer of twelve is all that separates them. The standard error of such a share is 14 points.",
+            ),
+            (0.5, "There is *some* evidence: one answer more."),
+            (1 - p, "That the *first* is better, the one with 6."),
+        ],
+        f"{p:.2f}: a pair made of these two would be in the wrong order more than once in three times. This is what `pairs.min_margin` is for.",
+        eps=0.05,
+    )
+
 
 @cache
-def change_04()->Key:
+def change_04() -> Key:
     "With β = 1 instead of 0.1: by how many nats must the log-ratio of chosen and rejected have moved until the loss falls to 0.3? A number, to within 2 %."
-    h = -log(exp(.3) - 1)     # −log σ(h) = 0.3
-    return Key(h, [
-        (lambda a: same(a, 10*h, .2*h), "That is so with β = 0.1. Did the new β reach `dpo_loss`?"),
-        (lambda a: same(a, h/10, .02*h), "The margin is β times the log-ratio. Which of the two is read off here?"),
-        (.3, "That is the loss itself."),
-        (lambda a: same(a, log(2), .01), "That is the loss at the start, where nothing has moved.")],
-        f"{h:.2f} nats, a tenth of the {10*h:.1f} with β = 0.1. With the larger β the loss is content sooner, so the teacher moves less; the logged margins are larger all the same, since β multiplies them.", eps=.02*h)
+    h = -log(exp(0.3) - 1)  # −log σ(h) = 0.3
+    return Key(
+        h,
+        [
+            (
+                lambda a: same(a, 10 * h, 0.2 * h),
+                "That is so with β = 0.1. Did the new β reach `dpo_loss`?",
+            ),
+            (
+                lambda a: same(a, h / 10, 0.02 * h),
+                "The margin is β times the log-ratio. Which of the two is read off here?",
+            ),
+            (0.3, "That is the loss itself."),
+            (
+                lambda a: same(a, log(2), 0.01),
+                "That is the loss at the start, where nothing has moved.",
+            ),
+        ],
+        f"{h:.2f} nats, a tenth of the {10 * h:.1f} with β = 0.1. With the larger β the loss is content sooner, so the teacher moves less; the logged margins are larger all the same, since β multiplies them.",
+        eps=0.02 * h,
+    )
+
 
 @cache
-def build_04()->Key:
+def build_04() -> Key:
     "`ipo_loss(chosen, rejected, ref_chosen, ref_rejected, beta)`: (margin/β − 1/(2β))² of each pair, with the margin of `dpo_loss`. A function; it gets four tensors of shape (batch,) and gives one."
     import torch
-    w, l, rw, rl = (torch.tensor(x) for x in ([-10., -20.], [-14., -18.], [-11., -19.], [-13., -19.]))
-    def loss(form, sign=1): return [form(sign*m, b) for b in (.1, .5) for m in dpo_loss(w, l, rw, rl, b)[1].tolist()]
-    def probe(f): return [float(x) for b in (.1, .5) for x in f(w, l, rw, rl, b)]
-    return Key(loss(lambda m, b: (m/b - 1/(2*b))**2), [
-        (loss(lambda m, b: (m - 1/(2*b))**2), "`dpo_loss` has multiplied the log-ratio by β already: divide the margin by it."),
-        (loss(lambda m, b: (m/b - 1/2*b)**2), "1/(2β) is one over twice β; `1/2*beta` is half of β."),
-        (loss(lambda m, b: (m/b - 1/(2*b))**2, -1), "Chosen and rejected are exchanged."),
-        (loss(lambda m, b: m/b - 1/(2*b)), "It is to be squared: too far is as wrong as not far enough.")],
-        "Where DPO always wants a larger margin, IPO wants this one: 1/(2β) nats and no more.", eps=1e-3, probe=probe)
+
+    w, l, rw, rl = (
+        torch.tensor(x) for x in ([-10.0, -20.0], [-14.0, -18.0], [-11.0, -19.0], [-13.0, -19.0])
+    )
+
+    def loss(form, sign=1):
+        return [
+            form(sign * m, b) for b in (0.1, 0.5) for m in dpo_loss(w, l, rw, rl, b)[1].tolist()
+        ]
+
+    def probe(f):
+        return [float(x) for b in (0.1, 0.5) for x in f(w, l, rw, rl, b)]
+
+    return Key(
+        loss(lambda m, b: (m / b - 1 / (2 * b)) ** 2),
+        [
+            (
+                loss(lambda m, b: (m - 1 / (2 * b)) ** 2),
+                "`dpo_loss` has multiplied the log-ratio by β already: divide the margin by it.",
+            ),
+            (
+                loss(lambda m, b: (m / b - 1 / 2 * b) ** 2),
+                "1/(2β) is one over twice β; `1/2*beta` is half of β.",
+            ),
+            (
+                loss(lambda m, b: (m / b - 1 / (2 * b)) ** 2, -1),
+                "Chosen and rejected are exchanged.",
+            ),
+            (
+                loss(lambda m, b: m / b - 1 / (2 * b)),
+                "It is to be squared: too far is as wrong as not far enough.",
+            ),
+        ],
+        "Where DPO always wants a larger margin, IPO wants this one: 1/(2β) nats and no more.",
+        eps=1e-3,
+        probe=probe,
+    )
 
 # %% ../../nbs/course/checks.ipynb #402b2c2b
 def _arms(sizes):
     "Examples of two tasks in arms of the given sizes"
-    return pd.DataFrame([dict(arm=a, task=t, question_id=f"{t}{i}") for a, row in sizes.items() for t, n in zip("ab", row) for i in range(n)])
+    return pd.DataFrame(
+        [
+            dict(arm=a, task=t, question_id=f"{t}{i}")
+            for a, row in sizes.items()
+            for t, n in zip("ab", row)
+            for i in range(n)
+        ]
+    )
+
 
 @cache
-def predict_05()->Key:
+def predict_05() -> Key:
     "Two tasks. The arm *original* has 6 examples of the first and 5 of the second, the arm *arte* 4 and 7. How many examples has each arm after `equalise`? A number."
     sizes = dict(original=(6, 5), arte=(4, 7))
     left = equalise(_arms(sizes)).arm.value_counts()
-    return Key(int(left["arte"]), [
-        (11, "Both arms have 11 in all, so one might leave them. But then one arm would train on more of the first task, the other on more of the second."),
-        (8, "That cuts every task of every arm to the smallest there is. The cut is made within a task."),
-        (13, "6 + 7 is what the *largest* arm of each task has.")],
-        f"{left['arte']}: the smallest arm of each task decides, 4 + 5. The arms differ in who wrote the examples, not in how many there are of which task.")
+    return Key(
+        int(left["arte"]),
+        [
+            (
+                11,
+                "Both arms have 11 in all, so one might leave them. But then one arm would train on more of the first task, the other on more of the second.",
+            ),
+            (
+                8,
+                "That cuts every task of every arm to the smallest there is. The cut is made within a task.",
+            ),
+            (13, "6 + 7 is what the *largest* arm of each task has."),
+        ],
+        f"{left['arte']}: the smallest arm of each task decides, 4 + 5. The arms differ in who wrote the examples, not in how many there are of which task.",
+    )
 
-def _answered(examples): return examples[[extract_answer(c) is not None for c in examples.completion]]
+
+def _answered(examples):
+    return examples[[extract_answer(c) is not None for c in examples.completion]]
+
 
 @cache
-def change_05()->Key:
+def change_05() -> Key:
     "The examples of the recorded run: those that reach no answer are dropped *before* `equalise`. How many has each arm now? A number."
     examples = open_replay().table("examples")
     before, after = equalise(_answered(examples)).arm.value_counts(), _answered(equalise(examples))
     smallest = _answered(examples).groupby(["arm", "task"]).size().min()
-    return Key(int(before.iloc[0]), [
-        (int(examples.arm.value_counts().iloc[0]), "So many each arm has with those that reach no answer. Were they dropped?"),
-        *((int(n), "Dropped *after* `equalise`, the arms have different numbers again, and this is one of them. A difference in accuracy could then be one of size.") for n in after.arm.value_counts()),
-        (int(smallest*examples.task.nunique()), "The smallest arm of *each* task decides for that task, not the smallest of all tasks.")],
-        "The arm that fails most decides for all the others. Dropping afterwards keeps more examples and gives up the fair comparison.")
+    return Key(
+        int(before.iloc[0]),
+        [
+            (
+                int(examples.arm.value_counts().iloc[0]),
+                "So many each arm has with those that reach no answer. Were they dropped?",
+            ),
+            *(
+                (
+                    int(n),
+                    "Dropped *after* `equalise`, the arms have different numbers again, and this is one of them. A difference in accuracy could then be one of size.",
+                )
+                for n in after.arm.value_counts()
+            ),
+            (
+                int(smallest * examples.task.nunique()),
+                "The smallest arm of *each* task decides for that task, not the smallest of all tasks.",
+            ),
+        ],
+        "The arm that fails most decides for all the others. Dropping afterwards keeps more examples and gives up the fair comparison.",
+    )
 
-_TWO = pd.DataFrame([dict(question_id=q, question=text, target="True", technique=t, rationale=f"by {t}") for q, text in (("p", "not False is"), ("q", "True or False is")) for t in ("expert", "plain")])
+
+_TWO = pd.DataFrame(
+    [
+        dict(question_id=q, question=text, target="True", technique=t, rationale=f"by {t}")
+        for q, text in (("p", "not False is"), ("q", "True or False is"))
+        for t in ("expert", "plain")
+    ]
+)
+
 
 @cache
-def build_05()->Key:
+def build_05() -> Key:
     "`between_arm(teacher, task, drafts)`: the rows of an arm between *original* and *rationale*: each draft question once, with the original teacher's *naive* rationale. A function; it gets an engine, a task and the table `drafts`, and gives a table with question_id and rationale."
-    def write(prompt, sampling, draw): return " naive <ans>True</ans>\nQuestion: more" if "step by step" in prompt else " technique <ans>True</ans>"
+
+    def write(prompt, sampling, draw):
+        return (
+            " naive <ans>True</ans>\nQuestion: more"
+            if "step by step" in prompt
+            else " technique <ans>True</ans>"
+        )
+
     def probe(f):
-        rows = f(FunctionEngine(write, "tells its prompt"), get_task("boolean_expressions"), _TWO.copy())
+        rows = f(
+            FunctionEngine(write, "tells its prompt"), get_task("boolean_expressions"), _TWO.copy()
+        )
         return [list(rows.question_id), list(rows.rationale)]
+
     good = "naive <ans>True</ans>"
-    return Key([["p", "q"], [good]*2], [
-        (lambda s: len(s[0]) == 4, "Each question comes as often as it has drafts. An arm has it once."),
-        (lambda s: s[1][0].startswith("by "), "These rationales are the drafts'. The teacher is to write new ones, by the naive prompt."),
-        (lambda s: s[1][0].startswith("technique"), "They were asked for with a technique prompt. The naive one names no technique (Table 8)."),
-        (lambda s: "Question:" in s[1][0], "A rationale ends at its answer (`cut_answer`); here the teacher went on to another question."),
-        (lambda s: s[1] == [" " + good]*2, "The rationale begins with a blank, which `make_examples` adds: strip it.")],
-        "Against *original* it isolates the choice among four rationales, against *rationale* the alignment of the teacher.", probe=probe)
+    return Key(
+        [["p", "q"], [good] * 2],
+        [
+            (
+                lambda s: len(s[0]) == 4,
+                "Each question comes as often as it has drafts. An arm has it once.",
+            ),
+            (
+                lambda s: s[1][0].startswith("by "),
+                "These rationales are the drafts'. The teacher is to write new ones, by the naive prompt.",
+            ),
+            (
+                lambda s: s[1][0].startswith("technique"),
+                "They were asked for with a technique prompt. The naive one names no technique (Table 8).",
+            ),
+            (
+                lambda s: "Question:" in s[1][0],
+                "A rationale ends at its answer (`cut_answer`); here the teacher went on to another question.",
+            ),
+            (
+                lambda s: s[1] == [" " + good] * 2,
+                "The rationale begins with a blank, which `make_examples` adds: strip it.",
+            ),
+        ],
+        "Against *original* it isolates the choice among four rationales, against *rationale* the alignment of the teacher.",
+        probe=probe,
+    )
 
 # %% ../../nbs/course/checks.ipynb #fb485584
 @cache
-def predict_06()->Key:
+def predict_06() -> Key:
     "A batch holds two examples, one with a completion of 60 tokens and one of 12. The loss is the mean over the batch's completion tokens. Which share of the gradient's weight has the short example? A number between 0 and 1, to within 0.01."
-    return Key(12/(60 + 12), [
-        (.5, "So it would be if each *example* counted the same. Each *token* does."),
-        (12/60, "Of how many tokens in all? The short example's own are among them."),
-        (60/(60 + 12), "That is the share of the long one.")],
-        "One sixth. Half of a batch's examples may have little say in it: where an arm mixes bare answers and long rationales, the long ones set the tone.", eps=.01)
+    return Key(
+        12 / (60 + 12),
+        [
+            (0.5, "So it would be if each *example* counted the same. Each *token* does."),
+            (12 / 60, "Of how many tokens in all? The short example's own are among them."),
+            (60 / (60 + 12), "That is the share of the long one."),
+        ],
+        "One sixth. Half of a batch's examples may have little say in it: where an arm mixes bare answers and long rationales, the long ones set the tone.",
+        eps=0.01,
+    )
+
 
 def _hand_example():
     "The example of the notebook: right about both tokens of the completion, silent elsewhere"
     import torch
+
     ids, logits = torch.tensor([3, 1, 2, 0]), torch.zeros(4, 4)
-    logits[1, 2] = logits[2, 0] = 50.
+    logits[1, 2] = logits[2, 0] = 50.0
     return logits, ids
 
-@cache
-def change_06()->Key:
-    "The small example of the notebook (`logits` right about both tokens of the completion), with the slip `cross_entropy(logits[prompt:], ids[prompt:])`. What is the loss? A number, to within 0.1."
-    from torch.nn.functional import cross_entropy
-    logits, ids = _hand_example()
-    each = cross_entropy(logits[2:], ids[2:], reduction="none").tolist()
-    return Key(float(np.mean(each)), [
-        (0., "That is the loss with the right slice, `logits[prompt - 1:-1]`."),
-        (log(4), "That is the loss of a model that knows nothing. This one is *sure*, of the wrong token."),
-        (sum(each), "That is the sum over both tokens; the loss is their mean."),
-        (max(each), "That is the first of the two tokens alone.")],
-        f"{np.mean(each):.1f} nats: a model that is right about everything, and a loss as if it were a fool. Row i of the logits is about token i + 1.", eps=.1)
 
 @cache
-def build_06()->Key:
+def change_06() -> Key:
+    "The small example of the notebook (`logits` right about both tokens of the completion), with the slip `cross_entropy(logits[prompt:], ids[prompt:])`. What is the loss? A number, to within 0.1."
+    from torch.nn.functional import cross_entropy
+
+    logits, ids = _hand_example()
+    each = cross_entropy(logits[2:], ids[2:], reduction="none").tolist()
+    return Key(
+        float(np.mean(each)),
+        [
+            (0.0, "That is the loss with the right slice, `logits[prompt - 1:-1]`."),
+            (
+                log(4),
+                "That is the loss of a model that knows nothing. This one is *sure*, of the wrong token.",
+            ),
+            (sum(each), "That is the sum over both tokens; the loss is their mean."),
+            (max(each), "That is the first of the two tokens alone."),
+        ],
+        f"{np.mean(each):.1f} nats: a model that is right about everything, and a loss as if it were a fool. Row i of the logits is about token i + 1.",
+        eps=0.1,
+    )
+
+
+@cache
+def build_06() -> Key:
     "`whole_loss(logits, ids)`: the mean negative log-likelihood of *all* tokens that can be predicted, prompt and completion. A function; it gets a (seq, vocab) tensor and a (seq,) tensor of token ids and gives a number or a tensor of one number."
     import torch
     from torch.nn.functional import cross_entropy
-    ids, logits = torch.tensor([3, 1, 2, 0, 1]), torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+
+    ids, logits = (
+        torch.tensor([3, 1, 2, 0, 1]),
+        torch.randn(5, 4, generator=torch.Generator().manual_seed(0)),
+    )
     whole = completion_loss(logits, ids, 1).item()
-    return Key(whole, [
-        (whole*4, "That is the sum over the tokens."),
-        (whole*4/5, "Of five tokens four can be predicted: before the first there is nothing. Divide by four."),
-        (cross_entropy(logits, ids).item(), "Row i of the logits is about token i + 1, and here it is compared with token i."),
-        (cross_entropy(logits[:-1], ids[:-1]).item(), "Both lost their last row, so they are still side by side. Row i of the logits is about token i + 1: `ids` loses its first."),
-        (completion_loss(logits, ids, 2).item(), "The second token is missing. Only the first cannot be predicted.")],
-        "It is `completion_loss` with a prompt of one token. See the solution for what the prompt's tokens then do to the gradient.", eps=1e-4, probe=lambda f: float(f(logits.clone(), ids.clone())))
+    return Key(
+        whole,
+        [
+            (whole * 4, "That is the sum over the tokens."),
+            (
+                whole * 4 / 5,
+                "Of five tokens four can be predicted: before the first there is nothing. Divide by four.",
+            ),
+            (
+                cross_entropy(logits, ids).item(),
+                "Row i of the logits is about token i + 1, and here it is compared with token i.",
+            ),
+            (
+                cross_entropy(logits[:-1], ids[:-1]).item(),
+                "Both lost their last row, so they are still side by side. Row i of the logits is about token i + 1: `ids` loses its first.",
+            ),
+            (
+                completion_loss(logits, ids, 2).item(),
+                "The second token is missing. Only the first cannot be predicted.",
+            ),
+        ],
+        "It is `completion_loss` with a prompt of one token. See the solution for what the prompt's tokens then do to the gradient.",
+        eps=1e-4,
+        probe=lambda f: float(f(logits.clone(), ids.clone())),
+    )
 
 # %% ../../nbs/course/checks.ipynb #2004f47d
 def _power(p, q, n, repeats=1000):
     "How often McNemar's test finds the difference of two independent arms"
     rng = np.random.default_rng(derive_seed(0, "power"))
-    return float(np.mean([mcnemar(rng.random(n) < q, rng.random(n) < p)[2] < .05 for _ in range(repeats)]))
+    return float(
+        np.mean([mcnemar(rng.random(n) < q, rng.random(n) < p)[2] < 0.05 for _ in range(repeats)])
+    )
+
 
 @cache
-def predict_07()->Key:
+def predict_07() -> Key:
     "Two arms whose true accuracies are 40 % and 43 %, 400 items, answers independent of one another. In which share of such comparisons is p < 0.05? A number between 0 and 1, to within 0.05."
-    found = _power(.40, .43, 400)
-    return Key(found, [
-        (.05, "So it would be if the two arms were equally good. They are not, and a little more is found."),
-        (.5, "So it would be if the difference were about twice its standard error. The standard error of a difference of two such shares is 3.5 points."),
-        (.95, "0.95 is the confidence of an interval, not the chance of finding a difference that is there."),
-        (.8, "That is what one would wish for. See the solution for how many items it takes.")],
-        f"{found:.2f}. Three points are hard to see with 400 items: most such experiments would report no difference.", eps=.05)
+    found = _power(0.40, 0.43, 400)
+    return Key(
+        found,
+        [
+            (
+                0.05,
+                "So it would be if the two arms were equally good. They are not, and a little more is found.",
+            ),
+            (
+                0.5,
+                "So it would be if the difference were about twice its standard error. The standard error of a difference of two such shares is 3.5 points.",
+            ),
+            (
+                0.95,
+                "0.95 is the confidence of an interval, not the chance of finding a difference that is there.",
+            ),
+            (0.8, "That is what one would wish for. See the solution for how many items it takes."),
+        ],
+        f"{found:.2f}. Three points are hard to see with 400 items: most such experiments would report no difference.",
+        eps=0.05,
+    )
+
 
 @cache
-def change_07()->Key:
+def change_07() -> Key:
     "Zero-shot, arm *question*, all items of the recorded run together: which share of the answers that could be *read* is right? A number between 0 and 1, to within 0.005."
     rows = open_replay().table("results").query("shots == 0 and arm == 'question'")
-    read, table = rows[rows.parsed.notna()], accuracy_table(rows).query("level == 'all'").set_index("average")
-    return Key(float(read.correct.mean()), [
-        (float(rows.correct.mean()), "That is the accuracy over *all* answers, where one that cannot be read is wrong."),
-        (len(read)/len(rows), "That is the share of answers that could be read."),
-        (float(read.groupby("task").correct.mean().mean()), "That is the mean over the tasks (macro). All items together is micro."),
-        (float(table.failures["micro"]), "That is the share of answers that could *not* be read.")],
-        f"{read.correct.mean():.0%} of the {len(read)} that could be read, {rows.correct.mean():.0%} of all {len(rows)}. But which items could be read is no accident, so two arms are then compared on different items.", eps=.005)
+    read, table = (
+        rows[rows.parsed.notna()],
+        accuracy_table(rows).query("level == 'all'").set_index("average"),
+    )
+    return Key(
+        float(read.correct.mean()),
+        [
+            (
+                float(rows.correct.mean()),
+                "That is the accuracy over *all* answers, where one that cannot be read is wrong.",
+            ),
+            (len(read) / len(rows), "That is the share of answers that could be read."),
+            (
+                float(read.groupby("task").correct.mean().mean()),
+                "That is the mean over the tasks (macro). All items together is micro.",
+            ),
+            (
+                float(table.failures["micro"]),
+                "That is the share of answers that could *not* be read.",
+            ),
+        ],
+        f"{read.correct.mean():.0%} of the {len(read)} that could be read, {rows.correct.mean():.0%} of all {len(rows)}. But which items could be read is no accident, so two arms are then compared on different items.",
+        eps=0.005,
+    )
+
 
 @cache
-def build_07()->Key:
+def build_07() -> Key:
     "`category_weights(table)`: the four weights that bring the category columns of `PAPER_TABLE2` nearest to its column BBH, by least squares, without a constant and without a constraint. A function; it gets the table and gives four numbers, in the order of the columns."
+
     def fit(t, constant=False):
         X = t.iloc[:, :4].to_numpy()
-        return np.linalg.lstsq(np.c_[X, np.ones(len(X))] if constant else X, t["BBH"].to_numpy(), rcond=None)[0][:4]
+        return np.linalg.lstsq(
+            np.c_[X, np.ones(len(X))] if constant else X, t["BBH"].to_numpy(), rcond=None
+        )[0][:4]
+
     w = fit(PAPER_TABLE2)
-    return Key(list(w), [
-        (list(fit(PAPER_TABLE2, True)), "There is a constant in the fit, which takes up what the weights should explain."),
-        (list(w/w.sum()), "They were made to sum to 1. How near they come to it by themselves is part of the finding."),
-        (list(fit(PAPER_TABLE2.loc[0])), "That is the zero-shot half. There are eighteen rows."),
-        (list(fit(PAPER_TABLE2.loc[3])), "That is the three-shot half. There are eighteen rows.")],
-        f"{', '.join(f'{x:.2f}' for x in w)}, beside 10, 7, 3 and 3 of 23 tasks, which is {', '.join(f'{x/23:.2f}' for x in (10, 7, 3, 3))}.", eps=2e-3, probe=lambda f: list(f(PAPER_TABLE2.copy())))
+    return Key(
+        list(w),
+        [
+            (
+                list(fit(PAPER_TABLE2, True)),
+                "There is a constant in the fit, which takes up what the weights should explain.",
+            ),
+            (
+                list(w / w.sum()),
+                "They were made to sum to 1. How near they come to it by themselves is part of the finding.",
+            ),
+            (
+                list(fit(PAPER_TABLE2.loc[0])),
+                "That is the zero-shot half. There are eighteen rows.",
+            ),
+            (
+                list(fit(PAPER_TABLE2.loc[3])),
+                "That is the three-shot half. There are eighteen rows.",
+            ),
+        ],
+        f"{', '.join(f'{x:.2f}' for x in w)}, beside 10, 7, 3 and 3 of 23 tasks, which is {', '.join(f'{x / 23:.2f}' for x in (10, 7, 3, 3))}.",
+        eps=2e-3,
+        probe=lambda f: list(f(PAPER_TABLE2.copy())),
+    )
 
 # %% ../../nbs/course/checks.ipynb #c1b34acd
-EXERCISES = {f"{f.__name__[-2:]}.{f.__name__[:-3]}": f for f in (
-    predict_00, change_00, build_00, predict_01, change_01, build_01, predict_02, change_02, build_02, predict_03, change_03, build_03,
-    predict_04, change_04, build_04, predict_05, change_05, build_05, predict_06, change_06, build_06, predict_07, change_07, build_07)}  # name → function
+EXERCISES = {
+    f"{f.__name__[-2:]}.{f.__name__[:-3]}": f
+    for f in (
+        predict_00,
+        change_00,
+        build_00,
+        predict_01,
+        change_01,
+        build_01,
+        predict_02,
+        change_02,
+        build_02,
+        predict_03,
+        change_03,
+        build_03,
+        predict_04,
+        change_04,
+        build_04,
+        predict_05,
+        change_05,
+        build_05,
+        predict_06,
+        change_06,
+        build_06,
+        predict_07,
+        change_07,
+        build_07,
+    )
+}  # name → function
+
 
 def verdict(
-    name:str, # of the exercise: "00.predict" to "07.build"
-    answer, # None: not answered yet
-)->Verdict:
+    name: str,  # of the exercise: "00.predict" to "07.build"
+    answer,  # None: not answered yet
+) -> Verdict:
     "What there is to say to an answer."
-    if name not in EXERCISES: raise ValueError(f"there is no exercise {name!r}; they are named after notebook and kind: {', '.join(list(EXERCISES)[:4])} … {list(EXERCISES)[-1]}")
+    if name not in EXERCISES:
+        raise ValueError(
+            f"there is no exercise {name!r}; they are named after notebook and kind: {', '.join(list(EXERCISES)[:4])} … {list(EXERCISES)[-1]}"
+        )
     return judge(answer, EXERCISES[name])
 
+
 def check(
-    name:str, # of the exercise: "00.predict" to "07.build"
-    answer, # None: say what is asked
-)->None:
+    name: str,  # of the exercise: "00.predict" to "07.build"
+    answer,  # None: say what is asked
+) -> None:
     "Show what is asked, a hint, or that the answer is right."
     display(verdict(name, answer))
 
 # %% ../../nbs/course/checks.ipynb #4e22cdbf
 def solved(
-    name:str, # of the exercise
-    answer, # its solution
-    slips:dict, # what was overlooked → the wrong answer it leads to; at least three
-)->pd.DataFrame: # a row per answer: what was overlooked, what the check says
+    name: str,  # of the exercise
+    answer,  # its solution
+    slips: dict,  # what was overlooked → the wrong answer it leads to; at least three
+) -> pd.DataFrame:  # a row per answer: what was overlooked, what the check says
     "What the check says to a solution and to usual slips; `AssertionError` where it cannot tell them apart."
     good, said = verdict(name, answer), {k: verdict(name, a) for k, a in slips.items()}
-    if not good.right: raise AssertionError(f"{name}: the solution is refused: {good.text}")
-    odd = [k for k, v in said.items() if v.right or "none of the usual slips" in v.text or "small inputs it stops" in v.text]
-    if odd or len({v.text for v in said.values()}) < max(3, len(slips)): raise AssertionError(f"{name}: no hint of their own for {odd or list(slips)}")
-    return pd.DataFrame([dict(answer=marked(k), check=marked(v.text)) for k, v in [("solution", good), *said.items()]]).style.hide().set_properties(**{"text-align": "left", "white-space": "normal"})
+    if not good.right:
+        raise AssertionError(f"{name}: the solution is refused: {good.text}")
+    odd = [
+        k
+        for k, v in said.items()
+        if v.right or "none of the usual slips" in v.text or "small inputs it stops" in v.text
+    ]
+    if odd or len({v.text for v in said.values()}) < max(3, len(slips)):
+        raise AssertionError(f"{name}: no hint of their own for {odd or list(slips)}")
+    return (
+        pd.DataFrame(
+            [
+                dict(answer=marked(k), check=marked(v.text))
+                for k, v in [("solution", good), *said.items()]
+            ]
+        )
+        .style.hide()
+        .set_properties(**{"text-align": "left", "white-space": "normal"})
+    )

@@ -7,269 +7,541 @@ __all__ = ['BENCHMARKS', 'letter', 'with_options', 'read_column', 'read_piqa', '
            'get_benchmark', 'benchmark_source', 'read_jsonl', 'load_benchmark', 'benchmark_exemplars']
 
 # %% ../../nbs/data/benchmarks.ipynb #b0a2192f
-import json, os, re
+import json
+import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.basics import nearest
-from ..core.tasks import ANSWER_FORMS, Exemplar, Item, Task, Technique, hub_has, item_id, split_items
+from arte.core.tasks import (
+    ANSWER_FORMS,
+    Exemplar,
+    Item,
+    Task,
+    Technique,
+    hub_has,
+    item_id,
+    split_items,
+)
 
 # %% ../../nbs/data/benchmarks.ipynb #536a6573
 _TECHNIQUES = {
     "piqa": dict(
         expert="You fix, build and cook things every day. Picture yourself doing what each option says, step by step and with the real objects, "
-               "say what would happen, and choose the option that reaches the goal.",
+        "say what would happen, and choose the option that reaches the goal.",
         recall="First recall what matters here about the materials and the tools: how hot, heavy, sharp, soft or absorbent they are, and what they are used for. "
-               "Then apply these facts to both options and choose.",
+        "Then apply these facts to both options and choose.",
         plain="Choose the option that reaches the goal.",
         eliminate="Find the place where the two options differ. Look for something in one of them that would fail, break, spill or make no sense, "
-                  "rule that option out, and choose the other one."),
+        "rule that option out, and choose the other one.",
+    ),
     "csqa": dict(
         expert="You know how people live and what they use things for. Imagine the situation in the question, say what would normally be the case in it, "
-               "and choose the option that fits best.",
+        "and choose the option that fits best.",
         recall="First recall what you know about the thing or the event in the question: where it is found, what it is for, what causes it and what follows from it. "
-               "Then choose the option that agrees with these facts.",
+        "Then choose the option that agrees with these facts.",
         plain="Answer the question with the option that makes most sense.",
         eliminate="Go through the options one at a time and say what would be odd about each as an answer. Rule out those that are impossible or far-fetched, "
-                  "and among what is left choose the one that most people would name."),
+        "and among what is left choose the one that most people would name.",
+    ),
     "arc": dict(
         expert="You teach science. Say what the question is about and what it asks for, explain the process or the law behind it in a sentence or two, "
-               "draw the conclusion for this case, and choose the option that states it.",
+        "draw the conclusion for this case, and choose the option that states it.",
         recall="First recall the scientific facts and definitions that the question needs. Then apply them to the case in the question, "
-               "and choose the option that follows from them.",
+        "and choose the option that follows from them.",
         plain="Choose the correct option.",
         eliminate="Take the options one at a time. Say of each what would have to be true for it to be the answer; rule it out if science says otherwise, "
-                  "or if it does not answer the question. Choose what is left."),
+        "or if it does not answer the question. Choose what is left.",
+    ),
     "gsm8k": dict(
         expert="You teach arithmetic. Name the quantities in the problem with their units, write an equation for each step and solve it before you go on, "
-               "and check that the last result is what the question asks for.",
+        "and check that the last result is what the question asks for.",
         recall="First recall the relations that the problem needs: cost is price times number, distance is speed times time, a per cent is a hundredth, and the like. "
-               "Then put in the numbers of the problem, one relation at a time.",
+        "Then put in the numbers of the problem, one relation at a time.",
         plain="Work out the number that is asked for.",
         eliminate="Say what is asked for, and cross out every number in the text that has no bearing on it. Calculate with the others. "
-                  "Rule out a result that cannot be, such as a part larger than the whole, and mend the step it came from.")}
+        "Rule out a result that cannot be, such as a part larger than the whole, and mend the step it came from.",
+    ),
+}
+
 
 def _task(name, title, kind, description):
     techniques = _TECHNIQUES[name.removesuffix("_easy").removesuffix("_challenge")].items()
-    return Task(name, title, "out of domain", kind, description,
-                tuple(Technique(t, f"{p} Finish with the answer between tags, like {ANSWER_FORMS[kind]}") for t, p in techniques))
+    return Task(
+        name,
+        title,
+        "out of domain",
+        kind,
+        description,
+        tuple(
+            Technique(t, f"{p} Finish with the answer between tags, like {ANSWER_FORMS[kind]}")
+            for t, p in techniques
+        ),
+    )
+
 
 _TASKS = [
-    _task("piqa", "everyday physical tasks", "option", "Choose which of two ways to reach an everyday goal would work."),
-    _task("csqa", "commonsense questions", "option", "Choose the answer to a question about everyday life that common sense supports best."),
-    _task("arc_easy", "easy science questions", "option", "Answer a multiple-choice question from a grade-school science exam."),
-    _task("arc_challenge", "hard science questions", "option", "Answer a difficult multiple-choice question from a grade-school science exam."),
-    _task("gsm8k", "grade-school word problems", "number", "Solve a word problem that takes a few steps of arithmetic.")]
+    _task(
+        "piqa",
+        "everyday physical tasks",
+        "option",
+        "Choose which of two ways to reach an everyday goal would work.",
+    ),
+    _task(
+        "csqa",
+        "commonsense questions",
+        "option",
+        "Choose the answer to a question about everyday life that common sense supports best.",
+    ),
+    _task(
+        "arc_easy",
+        "easy science questions",
+        "option",
+        "Answer a multiple-choice question from a grade-school science exam.",
+    ),
+    _task(
+        "arc_challenge",
+        "hard science questions",
+        "option",
+        "Answer a difficult multiple-choice question from a grade-school science exam.",
+    ),
+    _task(
+        "gsm8k",
+        "grade-school word problems",
+        "number",
+        "Solve a word problem that takes a few steps of arithmetic.",
+    ),
+]
 
 # %% ../../nbs/data/benchmarks.ipynb #f5562fff
 def letter(
-    i:int, # place of an option, from 0
-)->str: # "(A)"
+    i: int,  # place of an option, from 0
+) -> str:  # "(A)"
     "The letter of an option, as BBH writes it."
     return f"({chr(65 + i)})"
 
+
 def with_options(
-    stem:str, # the question itself
-    texts:list[str], # its options, at most 26
-)->str: # as BBH writes it
+    stem: str,  # the question itself
+    texts: list[str],  # its options, at most 26
+) -> str:  # as BBH writes it
     "A question with its lettered options."
-    return "\n".join([stem.strip(), "Options:", *(f"{letter(i)} {' '.join(t.split())}" for i, t in enumerate(texts))])
+    return "\n".join(
+        [
+            stem.strip(),
+            "Options:",
+            *(f"{letter(i)} {' '.join(t.split())}" for i, t in enumerate(texts)),
+        ]
+    )
 
 # %% ../../nbs/data/benchmarks.ipynb #ea2fdbe6
 _MEND = "the data set has changed, or is another one: compare it with the forms shown in the notebook of this module, or use a folder with the original files"
 
+
 def read_column(
-    row, # a dict, if all is well
-    column:str, # a key of it
-    place:str, # what to call the row in an error
-    kind=str, # the type, or types, of its value
-    words:str="a text", # what to call them in an error
-): # the value; ValueError names the column, what was expected and what came
+    row,  # a dict, if all is well
+    column: str,  # a key of it
+    place: str,  # what to call the row in an error
+    kind=str,  # the type, or types, of its value
+    words: str = "a text",  # what to call them in an error
+):  # the value; ValueError names the column, what was expected and what came
     "A value of a row that somebody else's file should have."
-    if not isinstance(row, dict): raise ValueError(f"{place}: expected a row with the column {column!r}, got {row!r}; {_MEND}")
-    if column not in row: raise ValueError(f"{place}: expected the column {column!r}, {words}, got only {', '.join(map(repr, sorted(row)))}; {_MEND}")
-    if not isinstance(row[column], kind): raise ValueError(f"{place}: expected {words} in the column {column!r}, got {row[column]!r}; {_MEND}")
+    if not isinstance(row, dict):
+        raise ValueError(
+            f"{place}: expected a row with the column {column!r}, got {row!r}; {_MEND}"
+        )
+    if column not in row:
+        raise ValueError(
+            f"{place}: expected the column {column!r}, {words}, got only {', '.join(map(repr, sorted(row)))}; {_MEND}"
+        )
+    if not isinstance(row[column], kind):
+        raise ValueError(
+            f"{place}: expected {words} in the column {column!r}, got {row[column]!r}; {_MEND}"
+        )
     return row[column]
 
 # %% ../../nbs/data/benchmarks.ipynb #57fd3b5e
 def read_piqa(
-    row:dict, # goal, sol1, sol2, label
-    place:str, # what to call the row in an error
-)->tuple[str, str]: # question with options, gold letter
+    row: dict,  # goal, sol1, sol2, label
+    place: str,  # what to call the row in an error
+) -> tuple[str, str]:  # question with options, gold letter
     "A row of PIQA."
     label = read_column(row, "label", place, int, "0 or 1")
-    if label not in (0, 1): raise ValueError(f"{place}: expected 0 or 1 in the column 'label', got {label}; {_MEND}")
-    return with_options(read_column(row, "goal", place), [read_column(row, c, place) for c in ("sol1", "sol2")]), letter(label)
+    if label not in (0, 1):
+        raise ValueError(f"{place}: expected 0 or 1 in the column 'label', got {label}; {_MEND}")
+    return with_options(
+        read_column(row, "goal", place), [read_column(row, c, place) for c in ("sol1", "sol2")]
+    ), letter(label)
 
 # %% ../../nbs/data/benchmarks.ipynb #6b513881
 def read_choices(
-    row:dict, # question, answerKey and, on the hub, choices
-    place:str, # what to call the row in an error
-)->tuple[str, str]: # question with options, gold letter
+    row: dict,  # question, answerKey and, on the hub, choices
+    place: str,  # what to call the row in an error
+) -> tuple[str, str]:  # question with options, gold letter
     "A row of CommonsenseQA or ARC."
-    if isinstance(row, dict) and isinstance(row.get("question"), dict):      # the original files
+    if isinstance(row, dict) and isinstance(row.get("question"), dict):  # the original files
         stem = read_column(row["question"], "stem", f"{place}, question")
-        choices = read_column(row["question"], "choices", f"{place}, question", list, "a list of options")
-        labels, texts = ([read_column(o, c, f"{place}, choices") for o in choices] for c in ("label", "text"))
-    else:                                                                   # the hub
-        stem, choices = read_column(row, "question", place), read_column(row, "choices", place, dict, "label and text")
-        labels, texts = (read_column(choices, c, f"{place}, choices", list, "a list of texts") for c in ("label", "text"))
+        choices = read_column(
+            row["question"], "choices", f"{place}, question", list, "a list of options"
+        )
+        labels, texts = (
+            [read_column(o, c, f"{place}, choices") for o in choices] for c in ("label", "text")
+        )
+    else:  # the hub
+        stem, choices = (
+            read_column(row, "question", place),
+            read_column(row, "choices", place, dict, "label and text"),
+        )
+        labels, texts = (
+            read_column(choices, c, f"{place}, choices", list, "a list of texts")
+            for c in ("label", "text")
+        )
     key = read_column(row, "answerKey", place)
     if len(labels) != len(texts) or len(labels) < 2:
-        raise ValueError(f"{place}: expected at least two options, each with a label, got {len(texts)} texts and {len(labels)} labels; {_MEND}")
-    if key not in labels: raise ValueError(f"{place}: the answerKey {key!r} is none of the options' labels {', '.join(labels)}; {_MEND}")
+        raise ValueError(
+            f"{place}: expected at least two options, each with a label, got {len(texts)} texts and {len(labels)} labels; {_MEND}"
+        )
+    if key not in labels:
+        raise ValueError(
+            f"{place}: the answerKey {key!r} is none of the options' labels {', '.join(labels)}; {_MEND}"
+        )
     return with_options(stem, texts), letter(labels.index(key))
 
 # %% ../../nbs/data/benchmarks.ipynb #5431442c
 def read_gsm8k(
-    row:dict, # question, answer
-    place:str, # what to call the row in an error
-)->tuple[str, str]: # question, gold number
+    row: dict,  # question, answer
+    place: str,  # what to call the row in an error
+) -> tuple[str, str]:  # question, gold number
     "A row of GSM8K."
     question, answer = read_column(row, "question", place), read_column(row, "answer", place)
     _, sign, gold = answer.rpartition("####")
     gold = gold.strip().replace(",", "")
     if not sign or not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", gold):
-        raise ValueError(f"{place}: expected an answer that ends '#### ' and a number, got {answer[-40:]!r}; {_MEND}")
+        raise ValueError(
+            f"{place}: expected an answer that ends '#### ' and a number, got {answer[-40:]!r}; {_MEND}"
+        )
     return question.strip(), gold
 
 # %% ../../nbs/data/benchmarks.ipynb #edabb9c2
 @dataclass(frozen=True)
 class Benchmark:
     "Where a benchmark comes from and how its rows are read."
-    task:Task # its category is "out of domain"
-    column:str # its column in Table 3
-    hub:tuple # arguments of `datasets.load_dataset`: address, configuration
-    split:str # the one with public answers
-    file:str # its place in a folder: the official file
-    read:Callable # a row → question, gold answer
-    n:int # rows of that split as published
-    licence:str # of the data
 
-BENCHMARKS = {t.name: Benchmark(t, *rest) for t, rest in zip(_TASKS, [ # name → `Benchmark`, in the order of Table 3
-    ("PIQA", ("baber/piqa", None), "validation", "piqa/valid.jsonl", read_piqa, 1838, "AFL-3.0"),
-    ("CSQA", ("tau/commonsense_qa", None), "validation", "csqa/dev_rand_split.jsonl", read_choices, 1221, "MIT"),
-    ("ARC-E", ("allenai/ai2_arc", "ARC-Easy"), "test", "ARC-Easy/ARC-Easy-Test.jsonl", read_choices, 2376, "CC BY-SA 4.0"),
-    ("ARC-C", ("allenai/ai2_arc", "ARC-Challenge"), "test", "ARC-Challenge/ARC-Challenge-Test.jsonl", read_choices, 1172, "CC BY-SA 4.0"),
-    ("GSM8K", ("openai/gsm8k", "main"), "test", "gsm8k/test.jsonl", read_gsm8k, 1319, "MIT")])}
+    task: Task  # its category is "out of domain"
+    column: str  # its column in Table 3
+    hub: tuple  # arguments of `datasets.load_dataset`: address, configuration
+    split: str  # the one with public answers
+    file: str  # its place in a folder: the official file
+    read: Callable  # a row → question, gold answer
+    n: int  # rows of that split as published
+    licence: str  # of the data
+
+
+BENCHMARKS = {
+    t.name: Benchmark(t, *rest)
+    for t, rest in zip(
+        _TASKS,
+        [  # name → `Benchmark`, in the order of Table 3
+            (
+                "PIQA",
+                ("baber/piqa", None),
+                "validation",
+                "piqa/valid.jsonl",
+                read_piqa,
+                1838,
+                "AFL-3.0",
+            ),
+            (
+                "CSQA",
+                ("tau/commonsense_qa", None),
+                "validation",
+                "csqa/dev_rand_split.jsonl",
+                read_choices,
+                1221,
+                "MIT",
+            ),
+            (
+                "ARC-E",
+                ("allenai/ai2_arc", "ARC-Easy"),
+                "test",
+                "ARC-Easy/ARC-Easy-Test.jsonl",
+                read_choices,
+                2376,
+                "CC BY-SA 4.0",
+            ),
+            (
+                "ARC-C",
+                ("allenai/ai2_arc", "ARC-Challenge"),
+                "test",
+                "ARC-Challenge/ARC-Challenge-Test.jsonl",
+                read_choices,
+                1172,
+                "CC BY-SA 4.0",
+            ),
+            (
+                "GSM8K",
+                ("openai/gsm8k", "main"),
+                "test",
+                "gsm8k/test.jsonl",
+                read_gsm8k,
+                1319,
+                "MIT",
+            ),
+        ],
+    )
+}
+
 
 def get_benchmark(
-    name:str, # a key of `BENCHMARKS`
-)->Benchmark: # ValueError names the nearest when there is no such benchmark
+    name: str,  # a key of `BENCHMARKS`
+) -> Benchmark:  # ValueError names the nearest when there is no such benchmark
     "A benchmark by name."
-    if name in BENCHMARKS: return BENCHMARKS[name]
-    raise ValueError(f"there is no benchmark {name!r}. {nearest(name, BENCHMARKS)}The benchmarks are {', '.join(BENCHMARKS)}.")
+    if name in BENCHMARKS:
+        return BENCHMARKS[name]
+    raise ValueError(
+        f"there is no benchmark {name!r}. {nearest(name, BENCHMARKS)}The benchmarks are {', '.join(BENCHMARKS)}."
+    )
 
 # %% ../../nbs/data/benchmarks.ipynb #fd4ab4cf
-def _offline(name): # what to do without the hub
+def _offline(name):  # what to do without the hub
     file = BENCHMARKS[name].file + (" and piqa/valid-labels.lst" if name == "piqa" else "")
     return f"To go on offline: put {file} into a folder and set ARTE_BENCHMARKS to that folder, or leave {name} out of the recipe."
 
+
 def benchmark_source(
-    name:str, # a key of `BENCHMARKS`
-)->Path|str|None: # a folder that has its file, "hub", or None where it is out of reach
+    name: str,  # a key of `BENCHMARKS`
+) -> Path | str | None:  # a folder that has its file, "hub", or None where it is out of reach
     "Where a benchmark can be had: `ARTE_BENCHMARKS`, `../shared/data` here or above, the Hugging Face hub."
     b = get_benchmark(name)
     if d := os.environ.get("ARTE_BENCHMARKS"):
-        if (Path(d).expanduser()/b.file).is_file(): return Path(d).expanduser()
-        raise FileNotFoundError(f"ARTE_BENCHMARKS={d} holds no {b.file}; put it there, or unset the variable to use the hub ({b.hub[0]})")
+        if (Path(d).expanduser() / b.file).is_file():
+            return Path(d).expanduser()
+        raise FileNotFoundError(
+            f"ARTE_BENCHMARKS={d} holds no {b.file}; put it there, or unset the variable to use the hub ({b.hub[0]})"
+        )
     for o in (Path.cwd(), *Path.cwd().parents):
-        if (o.parent/"shared"/"data"/b.file).is_file(): return o.parent/"shared"/"data"
+        if (o.parent / "shared" / "data" / b.file).is_file():
+            return o.parent / "shared" / "data"
     return "hub" if hub_has(b.hub[0]) else None
 
 # %% ../../nbs/data/benchmarks.ipynb #e53cc500
 def read_jsonl(
-    path:Path, # a file with a JSON value in each line
-)->Iterator: # the values; ValueError names file and line
+    path: Path,  # a file with a JSON value in each line
+) -> Iterator:  # the values; ValueError names file and line
     "Read a file line by line."
     with open(path, encoding="utf-8") as f:
         for i, line in enumerate(f, 1):
             try:
-                if line.strip(): yield json.loads(line)
-            except ValueError as e: raise ValueError(f"{path}, line {i} is cut short or no JSON ({e}): got {line[:60]!r}; fetch the file again") from None
+                if line.strip():
+                    yield json.loads(line)
+            except ValueError as e:
+                raise ValueError(
+                    f"{path}, line {i} is cut short or no JSON ({e}): got {line[:60]!r}; fetch the file again"
+                ) from None
+
 
 def _local_rows(name, path):
-    if not path.is_file(): raise FileNotFoundError(f"{path} does not exist. {_offline(name)}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist. {_offline(name)}")
     rows = list(read_jsonl(path))
-    if name != "piqa" or rows and isinstance(rows[0], dict) and "label" in rows[0]: return rows
+    if name != "piqa" or rows and isinstance(rows[0], dict) and "label" in rows[0]:
+        return rows
     labels = path.with_name("valid-labels.lst")
-    if not labels.is_file(): raise FileNotFoundError(f"{labels} does not exist: PIQA's labels are a file of their own, beside {path.name}. {_offline(name)}")
+    if not labels.is_file():
+        raise FileNotFoundError(
+            f"{labels} does not exist: PIQA's labels are a file of their own, beside {path.name}. {_offline(name)}"
+        )
     marks = labels.read_text(encoding="utf-8").split()
     if len(marks) != len(rows):
-        raise ValueError(f"{path} has {len(rows)} questions and {labels.name} {len(marks)} labels, expected as many; one of them is cut short, fetch both again")
+        raise ValueError(
+            f"{path} has {len(rows)} questions and {labels.name} {len(marks)} labels, expected as many; one of them is cut short, fetch both again"
+        )
     return [r | dict(label=int(m) if m.isdecimal() else m) for r, m in zip(rows, marks)]
+
 
 def _hub_rows(name):
     from datasets import load_dataset
+
     b = BENCHMARKS[name]
-    try: return load_dataset(*b.hub, split=b.split)
+    try:
+        return load_dataset(*b.hub, split=b.split)
     except Exception as e:
-        raise ConnectionError(f"{b.hub[0]}, split {b.split}, could not be loaded from the hub ({type(e).__name__}: {e}). {_offline(name)}") from e
+        raise ConnectionError(
+            f"{b.hub[0]}, split {b.split}, could not be loaded from the hub ({type(e).__name__}: {e}). {_offline(name)}"
+        ) from e
 
 # %% ../../nbs/data/benchmarks.ipynb #14ab7d75
 def load_benchmark(
-    name:str, # a key of `BENCHMARKS`
-    source:Path|str|None=None, # a folder or "hub"; by default what `benchmark_source` finds
-    n:int=0, # items to draw; 0 is all, in the file's order
-    seed:int=0, # the recipe's; of the draw
-)->tuple[Task, list[Item]]: # a question that occurs twice counts once
+    name: str,  # a key of `BENCHMARKS`
+    source: Path | str | None = None,  # a folder or "hub"; by default what `benchmark_source` finds
+    n: int = 0,  # items to draw; 0 is all, in the file's order
+    seed: int = 0,  # the recipe's; of the draw
+) -> tuple[Task, list[Item]]:  # a question that occurs twice counts once
     "A benchmark's task and its test items."
     b, source = get_benchmark(name), source or benchmark_source(name)
-    if source is None: raise FileNotFoundError(f"{name} is not here and the hub cannot be reached. {_offline(name)}")
-    items:dict[str, Item] = {}
-    for i, row in enumerate(_hub_rows(name) if source == "hub" else _local_rows(name, Path(source)/b.file), 1):
+    if source is None:
+        raise FileNotFoundError(
+            f"{name} is not here and the hub cannot be reached. {_offline(name)}"
+        )
+    items: dict[str, Item] = {}
+    for i, row in enumerate(
+        _hub_rows(name) if source == "hub" else _local_rows(name, Path(source) / b.file), 1
+    ):
         question, answer = b.read(row, f"{name} from {source}, row {i}")
-        items.setdefault(item_id(name, question), Item(item_id(name, question), name, "test", question, answer, b.task.kind))
-    if not items: raise ValueError(f"{name} from {source}: expected {b.n} rows, got none; fetch it again")
-    return b.task, split_items(list(items.values()), {"test": n}, seed)["test"] if n else list(items.values())
+        items.setdefault(
+            item_id(name, question),
+            Item(item_id(name, question), name, "test", question, answer, b.task.kind),
+        )
+    if not items:
+        raise ValueError(f"{name} from {source}: expected {b.n} rows, got none; fetch it again")
+    return b.task, split_items(list(items.values()), {"test": n}, seed)["test"] if n else list(
+        items.values()
+    )
 
 # %% ../../nbs/data/benchmarks.ipynb #a8460a08
-_WORKED:dict[str, list[tuple[str, list[str], str, str]]] = {
+_WORKED: dict[str, list[tuple[str, list[str], str, str]]] = {
     "piqa": [
-        ("Keep a cut apple from turning brown until lunch.", ["Brush the cut side with lemon juice.", "Brush the cut side with coffee."],
-         "A cut apple turns brown because air gets to it. The acid of lemon juice slows this down; coffee is brown itself and would stain the apple.", "(A)"),
-        ("Carry a full bowl of soup to the table.", ["Hold the bowl at its rim with two fingers and walk fast.", "Hold the bowl with both hands and walk slowly."],
-         "A full bowl is heavy and spills when it is tilted or shaken. Held with two fingers it tilts, and a fast walk shakes it. With both hands and slow steps it stays level.", "(B)"),
-        ("Find a needle that fell on a thick carpet.", ["Move a magnet slowly over the carpet.", "Move a wooden spoon slowly over the carpet."],
-         "A needle is made of steel, and a magnet attracts steel. Wood attracts nothing. The magnet will pick the needle up.", "(A)")],
+        (
+            "Keep a cut apple from turning brown until lunch.",
+            ["Brush the cut side with lemon juice.", "Brush the cut side with coffee."],
+            "A cut apple turns brown because air gets to it. The acid of lemon juice slows this down; coffee is brown itself and would stain the apple.",
+            "(A)",
+        ),
+        (
+            "Carry a full bowl of soup to the table.",
+            [
+                "Hold the bowl at its rim with two fingers and walk fast.",
+                "Hold the bowl with both hands and walk slowly.",
+            ],
+            "A full bowl is heavy and spills when it is tilted or shaken. Held with two fingers it tilts, and a fast walk shakes it. With both hands and slow steps it stays level.",
+            "(B)",
+        ),
+        (
+            "Find a needle that fell on a thick carpet.",
+            [
+                "Move a magnet slowly over the carpet.",
+                "Move a wooden spoon slowly over the carpet.",
+            ],
+            "A needle is made of steel, and a magnet attracts steel. Wood attracts nothing. The magnet will pick the needle up.",
+            "(A)",
+        ),
+    ],
     "csqa": [
-        ("Where would somebody put milk that is to stay fresh for some days?", ["bookshelf", "refrigerator", "oven", "bathtub", "mailbox"],
-         "Milk stays fresh where it is cold. Of these places only a refrigerator is cold.", "(B)"),
-        ("What would a man who carried bricks all day most like to do in the evening?", ["run a race", "paint the house", "learn a poem", "rest", "move out"],
-         "Carrying bricks all day makes a man tired, and who is tired likes to rest.", "(D)"),
-        ("She opened her umbrella on the way home. What had probably begun?", ["a concert", "an argument", "the holidays", "her supper", "the rain"],
-         "An umbrella keeps off rain. She opened it on the way, so it had probably begun to rain.", "(E)")],
+        (
+            "Where would somebody put milk that is to stay fresh for some days?",
+            ["bookshelf", "refrigerator", "oven", "bathtub", "mailbox"],
+            "Milk stays fresh where it is cold. Of these places only a refrigerator is cold.",
+            "(B)",
+        ),
+        (
+            "What would a man who carried bricks all day most like to do in the evening?",
+            ["run a race", "paint the house", "learn a poem", "rest", "move out"],
+            "Carrying bricks all day makes a man tired, and who is tired likes to rest.",
+            "(D)",
+        ),
+        (
+            "She opened her umbrella on the way home. What had probably begun?",
+            ["a concert", "an argument", "the holidays", "her supper", "the rain"],
+            "An umbrella keeps off rain. She opened it on the way, so it had probably begun to rain.",
+            "(E)",
+        ),
+    ],
     "arc_easy": [
-        ("A gardener pulls up a bean plant and sees thin white threads below its stem. What do they do for the plant?",
-         ["They make seeds.", "They catch sunlight.", "They take up water.", "They attract bees."],
-         "The threads below the stem are the roots. Roots take up water from the soil.", "(C)"),
-        ("A puddle on a warm street is gone by noon, though nobody wiped it up. What became of the water?",
-         ["It turned into vapour.", "It turned into ice.", "It turned into sand.", "It turned into light."],
-         "Warm water evaporates: it goes into the air as vapour.", "(A)"),
-        ("Which of these things shines in a dark room without any other lamp?", ["a mirror", "a white wall", "a coin", "a burning candle"],
-         "A mirror, a wall and a coin only throw back light that falls on them. A burning candle gives off light of its own.", "(D)")],
+        (
+            "A gardener pulls up a bean plant and sees thin white threads below its stem. What do they do for the plant?",
+            [
+                "They make seeds.",
+                "They catch sunlight.",
+                "They take up water.",
+                "They attract bees.",
+            ],
+            "The threads below the stem are the roots. Roots take up water from the soil.",
+            "(C)",
+        ),
+        (
+            "A puddle on a warm street is gone by noon, though nobody wiped it up. What became of the water?",
+            [
+                "It turned into vapour.",
+                "It turned into ice.",
+                "It turned into sand.",
+                "It turned into light.",
+            ],
+            "Warm water evaporates: it goes into the air as vapour.",
+            "(A)",
+        ),
+        (
+            "Which of these things shines in a dark room without any other lamp?",
+            ["a mirror", "a white wall", "a coin", "a burning candle"],
+            "A mirror, a wall and a coin only throw back light that falls on them. A burning candle gives off light of its own.",
+            "(D)",
+        ),
+    ],
     "arc_challenge": [
-        ("Two equal ice cubes lie in one room, one on a metal tray and one on a wooden board. The cube on the tray melts first. Which statement explains this best?",
-         ["The metal is warmer than the wood.", "The metal conducts heat to the ice faster.", "The wood takes heat out of the air.", "The ice sticks to the wood."],
-         "Tray and board have the temperature of the room, so the metal is not warmer. Metal is a better conductor than wood and brings heat to the ice faster.", "(B)"),
-        ("The frogs of a pond eat its insects and are eaten by its herons. All frogs are caught. What is most likely to happen in the next weeks?",
-         ["There will be more herons.", "There will be fewer plants and more frogs.", "There will be more insects.", "Nothing will change."],
-         "Without frogs nothing eats the insects any more, and the herons lose food. So the herons do not increase, and the insects do.", "(C)"),
-        ("A ball thrown straight up stands still for an instant at its highest point. Which statement about this instant is true?",
-         ["No force acts on the ball.", "A force pushes the ball up.", "The forces on the ball are balanced.", "Gravity pulls the ball down."],
-         "Gravity acts at every height, whether the ball moves or not; that is why it begins to fall. Nothing else pushes the ball, so the forces are not balanced.", "(D)")],
+        (
+            "Two equal ice cubes lie in one room, one on a metal tray and one on a wooden board. The cube on the tray melts first. Which statement explains this best?",
+            [
+                "The metal is warmer than the wood.",
+                "The metal conducts heat to the ice faster.",
+                "The wood takes heat out of the air.",
+                "The ice sticks to the wood.",
+            ],
+            "Tray and board have the temperature of the room, so the metal is not warmer. Metal is a better conductor than wood and brings heat to the ice faster.",
+            "(B)",
+        ),
+        (
+            "The frogs of a pond eat its insects and are eaten by its herons. All frogs are caught. What is most likely to happen in the next weeks?",
+            [
+                "There will be more herons.",
+                "There will be fewer plants and more frogs.",
+                "There will be more insects.",
+                "Nothing will change.",
+            ],
+            "Without frogs nothing eats the insects any more, and the herons lose food. So the herons do not increase, and the insects do.",
+            "(C)",
+        ),
+        (
+            "A ball thrown straight up stands still for an instant at its highest point. Which statement about this instant is true?",
+            [
+                "No force acts on the ball.",
+                "A force pushes the ball up.",
+                "The forces on the ball are balanced.",
+                "Gravity pulls the ball down.",
+            ],
+            "Gravity acts at every height, whether the ball moves or not; that is why it begins to fall. Nothing else pushes the ball, so the forces are not balanced.",
+            "(D)",
+        ),
+    ],
     "gsm8k": [
-        ("A baker makes 6 trays of 8 rolls. She sells 30 rolls in the morning and half of the rest in the afternoon. How many rolls are left?", [],
-         "Six trays of 8 rolls are 6 * 8 = 48 rolls. After the morning there are 48 - 30 = 18. Half of them are sold, 18 / 2 = 9, and 18 - 9 = 9 are left.", "9"),
-        ("A ticket for the boat costs $24, and children pay half. What do two adults and three children pay together?", [],
-         "Two adults pay 2 * 24 = 48 dollars. A child pays 24 / 2 = 12 dollars, three children 3 * 12 = 36 dollars. Together they pay 48 + 36 = 84 dollars.", "84"),
-        ("Tom's book has 315 pages. He has read 15 pages a day for 7 days. How many more days will he need?", [],
-         "In 7 days he has read 7 * 15 = 105 pages. 315 - 105 = 210 pages are left. At 15 pages a day they take 210 / 15 = 14 days.", "14")]}
+        (
+            "A baker makes 6 trays of 8 rolls. She sells 30 rolls in the morning and half of the rest in the afternoon. How many rolls are left?",
+            [],
+            "Six trays of 8 rolls are 6 * 8 = 48 rolls. After the morning there are 48 - 30 = 18. Half of them are sold, 18 / 2 = 9, and 18 - 9 = 9 are left.",
+            "9",
+        ),
+        (
+            "A ticket for the boat costs $24, and children pay half. What do two adults and three children pay together?",
+            [],
+            "Two adults pay 2 * 24 = 48 dollars. A child pays 24 / 2 = 12 dollars, three children 3 * 12 = 36 dollars. Together they pay 48 + 36 = 84 dollars.",
+            "84",
+        ),
+        (
+            "Tom's book has 315 pages. He has read 15 pages a day for 7 days. How many more days will he need?",
+            [],
+            "In 7 days he has read 7 * 15 = 105 pages. 315 - 105 = 210 pages are left. At 15 pages a day they take 210 / 15 = 14 days.",
+            "14",
+        ),
+    ],
+}
+
 
 def benchmark_exemplars(
-    name:str, # a key of `BENCHMARKS`
-)->list[Exemplar]: # three
+    name: str,  # a key of `BENCHMARKS`
+) -> list[Exemplar]:  # three
     "Worked examples of a benchmark, written for this package."
     get_benchmark(name)
-    return [Exemplar(with_options(q, texts) if texts else q, f"{r} So the answer is <ans>{a}</ans>.", a) for q, texts, r, a in _WORKED[name]]
+    return [
+        Exemplar(with_options(q, texts) if texts else q, f"{r} So the answer is <ans>{a}</ans>.", a)
+        for q, texts, r, a in _WORKED[name]
+    ]

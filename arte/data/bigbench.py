@@ -8,7 +8,15 @@ __all__ = ['PROGRAMMATIC', 'NAMES', 'bigbench_name', 'convert', 'bigbench_source
            'validation_counts']
 
 # %% ../../nbs/data/bigbench.ipynb #35b00bf6
-import json, os, random, re, subprocess, sys, tarfile, tempfile, unicodedata
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -17,287 +25,481 @@ from string import ascii_uppercase
 import numpy as np
 from ..core.files import cache_dir, whole_folder
 from ..core.basics import derive_seed
-from ..core.tasks import Item, _hub_reachable, builtin_tasks, get_task, item_id, items_table, load_bbh, table_items
+from arte.core.tasks import (
+    Item,
+    _hub_reachable,
+    builtin_tasks,
+    get_task,
+    item_id,
+    items_table,
+    load_bbh,
+    table_items,
+)
 
 # %% ../../nbs/data/bigbench.ipynb #12631f52
-PROGRAMMATIC = ("boolean_expressions", "multistep_arithmetic_two", "web_of_lies") # programs in BIG-bench, which has no examples of them
+PROGRAMMATIC = (
+    "boolean_expressions",
+    "multistep_arithmetic_two",
+    "web_of_lies",
+)  # programs in BIG-bench, which has no examples of them
+
 
 def bigbench_name(
-    task:str, # a task's name
-)->str: # e.g. "logical_deduction/three_objects"
+    task: str,  # a task's name
+) -> str:  # e.g. "logical_deduction/three_objects"
     "The task's folder in BIG-bench's `benchmark_tasks`."
-    if m := re.fullmatch(r"(logical_deduction|tracking_shuffled_objects)_(.+)", task): return f"{m[1]}/{m[2]}"
-    return {"causal_judgement": "causal_judgment", "formal_fallacies": "formal_fallacies_syllogisms_negation"}.get(task, task)
+    if m := re.fullmatch(r"(logical_deduction|tracking_shuffled_objects)_(.+)", task):
+        return f"{m[1]}/{m[2]}"
+    return {
+        "causal_judgement": "causal_judgment",
+        "formal_fallacies": "formal_fallacies_syllogisms_negation",
+    }.get(task, task)
 
 # %% ../../nbs/data/bigbench.ipynb #4331bdd0
-_INTRO = { # task → (last words of its instruction, what stands between it and the input)
-    "causal_judgement": ("causation?", "\n"), "disambiguation_qa": ("ambiguous.", "\n"), "dyck_languages": ("properly.", " "),
-    "navigate": ("starting point?", " "), "penguins_in_a_table": ("80 cm.", "  "), "salient_translation_error_detection": ("identify that error.", "  "),
-    "sports_understanding": ("implausible:", ""), "word_sorting": ("alphabetically:", " ")} | {
-    f"logical_deduction_{n}_objects": ("paragraph.", " ") for n in ("three", "five", "seven")}
+_INTRO = {  # task → (last words of its instruction, what stands between it and the input)
+    "causal_judgement": ("causation?", "\n"),
+    "disambiguation_qa": ("ambiguous.", "\n"),
+    "dyck_languages": ("properly.", " "),
+    "navigate": ("starting point?", " "),
+    "penguins_in_a_table": ("80 cm.", "  "),
+    "salient_translation_error_detection": ("identify that error.", "  "),
+    "sports_understanding": ("implausible:", ""),
+    "word_sorting": ("alphabetically:", " "),
+} | {f"logical_deduction_{n}_objects": ("paragraph.", " ") for n in ("three", "five", "seven")}
 
-def _layout(task, text): # the question without its options
+
+def _layout(task, text):  # the question without its options
     end, between = _INTRO.get(task, ("", ""))
     intro, found, body = text.strip().partition(end) if end else ("", "", text)
-    if end and not found: raise ValueError(f"no instruction that ends in {end!r} in {text[:80]!r}")
+    if end and not found:
+        raise ValueError(f"no instruction that ends in {end!r} in {text[:80]!r}")
     body = re.sub(r" +", " ", re.sub(r"\s*\n\s*", "\n", body.strip())).removeprefix("Q: ")
-    if task == "sports_understanding": return f'Is the following sentence plausible? "{body.removeprefix("Statement: ")}."'
+    if task == "sports_understanding":
+        return f'Is the following sentence plausible? "{body.removeprefix("Statement: ")}."'
     return (intro + found).replace("\n", " ") + between + body
 
 # %% ../../nbs/data/bigbench.ipynb #9ad2a873
-_PAIRS = {"hyperbaton": r'(.*:) a " (.*) " b " (.*) " \?', "snarks": r"(.*?\?) \(a\) (.*) \(b\) (.*)"} # choices that stand in the input
+_PAIRS = {
+    "hyperbaton": r'(.*:) a " (.*) " b " (.*) " \?',
+    "snarks": r"(.*?\?) \(a\) (.*) \(b\) (.*)",
+}  # choices that stand in the input
 _SHUFFLED = ("date_understanding", "temporal_sequences")
-_RENAMED = {"navigate": {"True": "Yes", "False": "No"}, "sports_understanding": {"plausible": "yes", "implausible": "no"}}
-_LISTED = {"causal_judgement": "\nOptions:\n- Yes\n- No", "navigate": "\nOptions:\n- Yes\n- No", "formal_fallacies": "\nOptions:\n- valid \n- invalid"}
+_RENAMED = {
+    "navigate": {"True": "Yes", "False": "No"},
+    "sports_understanding": {"plausible": "yes", "implausible": "no"},
+}
+_LISTED = {
+    "causal_judgement": "\nOptions:\n- Yes\n- No",
+    "navigate": "\nOptions:\n- Yes\n- No",
+    "formal_fallacies": "\nOptions:\n- valid \n- invalid",
+}
 
-def _choices(task, question, names, best): # (question, choices, the right one)
+
+def _choices(task, question, names, best):  # (question, choices, the right one)
     if task in _PAIRS:
         m = re.fullmatch(_PAIRS[task], question, re.S)
-        if m is None or len(names) != 2: raise ValueError(f"no two choices in {question[:80]!r}, named {', '.join(names)}")
+        if m is None or len(names) != 2:
+            raise ValueError(f"no two choices in {question[:80]!r}, named {', '.join(names)}")
         said = dict(zip(sorted(names), m.groups()[1:]))
         question, names, best = m[1], said.values(), said[best]
-    if task == "reasoning_about_colored_objects": names = [o for o in names if not o.isdigit()]   # "3" stands beside "three"
+    if task == "reasoning_about_colored_objects":
+        names = [o for o in names if not o.isdigit()]  # "3" stands beside "three"
     names, best = [o.strip().removesuffix(".") for o in names], best.strip().removesuffix(".")
-    if task in _SHUFFLED: names = [names[i] for i in np.random.default_rng(derive_seed(0, "options", question)).permutation(len(names))]
+    if task in _SHUFFLED:
+        names = [
+            names[i]
+            for i in np.random.default_rng(derive_seed(0, "options", question)).permutation(
+                len(names)
+            )
+        ]
     return question, names, best
 
+
 def convert(
-    task:str, # a task's name
-    text:str, # instruction, label and input of a BIG-bench example
-    choices:list[str], # in the file's order; empty where the answer is free
-    best:str, # the right choice, or the free answer
-)->tuple[str, str]: # question and answer
+    task: str,  # a task's name
+    text: str,  # instruction, label and input of a BIG-bench example
+    choices: list[str],  # in the file's order; empty where the answer is free
+    best: str,  # the right choice, or the free answer
+) -> tuple[str, str]:  # question and answer
     "A BIG-bench example as BBH writes it; ValueError where it is not like the task's examples."
     question = _layout(task, text)
     if get_task(task).kind != "option":
         renamed = _RENAMED.get(task, {best: best})
-        if best not in renamed: raise ValueError(f"the answer {best!r} is none of {', '.join(renamed)}")
+        if best not in renamed:
+            raise ValueError(f"the answer {best!r} is none of {', '.join(renamed)}")
         return question + _LISTED.get(task, ""), renamed[best]
     question, choices, best = _choices(task, question, choices, best)
-    if not 1 < len(choices) <= 26: raise ValueError(f"got {len(choices)} choices, expected 2 to 26")
-    return "\n".join([question, "Options:", *(f"({c}) {o}" for c, o in zip(ascii_uppercase, choices))]), f"({ascii_uppercase[choices.index(best)]})"
+    if not 1 < len(choices) <= 26:
+        raise ValueError(f"got {len(choices)} choices, expected 2 to 26")
+    return "\n".join(
+        [question, "Options:", *(f"({c}) {o}" for c, o in zip(ascii_uppercase, choices))]
+    ), f"({ascii_uppercase[choices.index(best)]})"
 
 # %% ../../nbs/data/bigbench.ipynb #8232c6ca
-_HOW = ("Set ARTE_BIGBENCH to a folder with BIG-bench's task.json files (a clone of the repository google/BIG-bench will do, or files named like navigate.json), "
-        "or set data.items=bbh in the recipe, which takes the validation items from BBH.")
-_ARCHIVE = "bigbench==1.0.0" # BIG-bench as its authors froze it, on the package index
+_HOW = (
+    "Set ARTE_BIGBENCH to a folder with BIG-bench's task.json files (a clone of the repository google/BIG-bench will do, or files named like navigate.json), "
+    "or set data.items=bbh in the recipe, which takes the validation items from BBH."
+)
+_ARCHIVE = "bigbench==1.0.0"  # BIG-bench as its authors froze it, on the package index
 
-def _file(folder, task): # the task's file in a flat folder or in BIG-bench's tree, or None
+
+def _file(folder, task):  # the task's file in a flat folder or in BIG-bench's tree, or None
     name = bigbench_name(task)
-    places = (folder/f"{name.replace('/', '_')}.json", folder/name/"task.json", folder/"bigbench"/"benchmark_tasks"/name/"task.json")
+    places = (
+        folder / f"{name.replace('/', '_')}.json",
+        folder / name / "task.json",
+        folder / "bigbench" / "benchmark_tasks" / name / "task.json",
+    )
     return next((p for p in places if p.is_file()), None)
 
-def _has_files(folder): return any(_file(folder, t) for t in builtin_tasks())
 
-def bigbench_source()->Path|str: # a folder, "hub" or "index"
+def _has_files(folder):
+    return any(_file(folder, t) for t in builtin_tasks())
+
+
+def bigbench_source() -> Path | str:  # a folder, "hub" or "index"
     "Where BIG-bench can be had: `ARTE_BIGBENCH`, `../shared/data/bigbench` here or above, the cache, the hub, the package index; answers within seconds."
     if d := os.environ.get("ARTE_BIGBENCH"):
-        if _has_files(folder := Path(d).expanduser()): return folder
-        raise FileNotFoundError(f"ARTE_BIGBENCH={d} holds no file of BIG-bench: expected navigate.json, navigate/task.json and the like; correct or unset it")
-    for o in (*(p.parent/"shared"/"data"/"bigbench" for p in (Path.cwd(), *Path.cwd().parents)), cache_dir()/"bigbench"):
-        if _has_files(o): return o
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")   # then `datasets` answers at once, from its own cache
+        if _has_files(folder := Path(d).expanduser()):
+            return folder
+        raise FileNotFoundError(
+            f"ARTE_BIGBENCH={d} holds no file of BIG-bench: expected navigate.json, navigate/task.json and the like; correct or unset it"
+        )
+    for o in (
+        *(p.parent / "shared" / "data" / "bigbench" for p in (Path.cwd(), *Path.cwd().parents)),
+        cache_dir() / "bigbench",
+    ):
+        if _has_files(o):
+            return o
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in (
+        "1",
+        "ON",
+        "YES",
+        "TRUE",
+    )  # then `datasets` answers at once, from its own cache
     return "hub" if offline or _hub_reachable() else "index"
 
 # %% ../../nbs/data/bigbench.ipynb #72fc215e
 def unpack_archive(
-    archive:str|Path, # bigbench-1.0.0.tar.gz
-    folder:str|Path, # the target; replaced if it exists
-)->int: # how many files were found, at most 24
+    archive: str | Path,  # bigbench-1.0.0.tar.gz
+    folder: str | Path,  # the target; replaced if it exists
+) -> int:  # how many files were found, at most 24
     "Copy the files of BBH's tasks from the source archive of BIG-bench into a flat folder."
-    wanted = {f"bigbench/benchmark_tasks/{bigbench_name(t)}/task.json": bigbench_name(t).replace("/", "_") for t in builtin_tasks() if t not in PROGRAMMATIC}
+    wanted = {
+        f"bigbench/benchmark_tasks/{bigbench_name(t)}/task.json": bigbench_name(t).replace("/", "_")
+        for t in builtin_tasks()
+        if t not in PROGRAMMATIC
+    }
     with whole_folder(folder) as target, tarfile.open(archive) as tar:
         for member in tar:
             name = wanted.get(member.name.partition("/")[2])
-            if name and member.isfile() and (file := tar.extractfile(member)): (target/f"{name}.json").write_bytes(file.read())
+            if name and member.isfile() and (file := tar.extractfile(member)):
+                (target / f"{name}.json").write_bytes(file.read())
         found = len(list(target.iterdir()))
-        if not found: raise ValueError(f"{archive} holds no bigbench/benchmark_tasks/…/task.json of a BBH task; expected the source archive of {_ARCHIVE}")
+        if not found:
+            raise ValueError(
+                f"{archive} holds no bigbench/benchmark_tasks/…/task.json of a BBH task; expected the source archive of {_ARCHIVE}"
+            )
     return found
 
-def fetch_archive()->Path: # the folder in the cache
+
+def fetch_archive() -> Path:  # the folder in the cache
     "Fetch BIG-bench's source archive from the package index, and keep the files of BBH's tasks."
-    folder = cache_dir()/"bigbench"
+    folder = cache_dir() / "bigbench"
     with tempfile.TemporaryDirectory() as tmp:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "bigbench", "--dest", tmp, _ARCHIVE]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-binary",
+            "bigbench",
+            "--dest",
+            tmp,
+            _ARCHIVE,
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         archive = next(Path(tmp).glob("bigbench-*"), None)
-        if archive is None: raise ConnectionError(f"{_ARCHIVE} could not be fetched from the package index: {done.stderr.strip()[-300:]!r}. {_HOW}")
+        if archive is None:
+            raise ConnectionError(
+                f"{_ARCHIVE} could not be fetched from the package index: {done.stderr.strip()[-300:]!r}. {_HOW}"
+            )
         unpack_archive(archive, folder)
     return folder
 
 # %% ../../nbs/data/bigbench.ipynb #6f7d5202
-_AFTER = re.compile(r"\s+(?:A|Output|Answer|Sorted|Possible times|Pronoun identification|Plausible/implausible)[:?]\s*$")
+_AFTER = re.compile(
+    r"\s+(?:A|Output|Answer|Sorted|Possible times|Pronoun identification|Plausible/implausible)[:?]\s*$"
+)
 
-def _hub_rows(task): # (head, rows), like a file's
+
+def _hub_rows(task):  # (head, rows), like a file's
     from datasets import load_dataset
+
     name, _, size = bigbench_name(task).partition("/")
     n_choices = {"three_objects": 3, "five_objects": 5, "seven_objects": 7}.get(size)
-    try: rows = [r for part in load_dataset("tasksource/bigbench", name).values() for r in part]
-    except Exception as e: raise ConnectionError(f"tasksource/bigbench, configuration {name}, could not be loaded from the hub ({type(e).__name__}: {e}). {_HOW}") from e
+    try:
+        rows = [r for part in load_dataset("tasksource/bigbench", name).values() for r in part]
+    except Exception as e:
+        raise ConnectionError(
+            f"tasksource/bigbench, configuration {name}, could not be loaded from the hub ({type(e).__name__}: {e}). {_HOW}"
+        ) from e
     columns = {"inputs", "targets", "multiple_choice_targets", "multiple_choice_scores"}
     if rows and not columns <= rows[0].keys():
-        raise ValueError(f"{task} from the hub: expected the columns {', '.join(sorted(columns))}, got {', '.join(sorted(rows[0]))}; the data set has changed. {_HOW}")
+        raise ValueError(
+            f"{task} from the hub: expected the columns {', '.join(sorted(columns))}, got {', '.join(sorted(rows[0]))}; the data set has changed. {_HOW}"
+        )
+
     def as_in_file(r):
         scores = dict(zip(r["multiple_choice_targets"], r["multiple_choice_scores"]))
-        return {"input": _AFTER.sub("", r["inputs"].split("\n  choice: ")[0]), "target": r["targets"], "target_scores": scores}
-    return {"example_input_prefix": ""}, [as_in_file(r) for r in rows if n_choices in (None, len(r["multiple_choice_targets"]))]
+        return {
+            "input": _AFTER.sub("", r["inputs"].split("\n  choice: ")[0]),
+            "target": r["targets"],
+            "target_scores": scores,
+        }
 
-def _file_rows(task, folder): # (head, rows)
+    return {"example_input_prefix": ""}, [
+        as_in_file(r) for r in rows if n_choices in (None, len(r["multiple_choice_targets"]))
+    ]
+
+
+def _file_rows(task, folder):  # (head, rows)
     path = _file(Path(folder), task)
-    if path is None: raise FileNotFoundError(f"{folder} has no {bigbench_name(task).replace('/', '_')}.json and no {bigbench_name(task)}/task.json. {_HOW}")
+    if path is None:
+        raise FileNotFoundError(
+            f"{folder} has no {bigbench_name(task).replace('/', '_')}.json and no {bigbench_name(task)}/task.json. {_HOW}"
+        )
     try:
         head = json.loads(path.read_text(encoding="utf-8"))
         return head, list(head["examples"])
     except (ValueError, KeyError, TypeError) as e:
         expected = '{"examples": [{"input": …, "target_scores": …}, …]}'
-        raise ValueError(f"{path} is cut short or no task.json of BIG-bench ({type(e).__name__}: {e}): expected {expected}; fetch it again") from None
+        raise ValueError(
+            f"{path} is cut short or no task.json of BIG-bench ({type(e).__name__}: {e}): expected {expected}; fetch it again"
+        ) from None
 
 # %% ../../nbs/data/bigbench.ipynb #507de34e
-def _read_row(head, row): # (text, choices, the right answer)
+def _read_row(head, row):  # (text, choices, the right answer)
     if not (isinstance(row, dict) and isinstance(row.get("input"), str)):
-        raise ValueError(f"expected a text `input`, got {sorted(row) if isinstance(row, dict) else row!r}")
+        raise ValueError(
+            f"expected a text `input`, got {sorted(row) if isinstance(row, dict) else row!r}"
+        )
     scores, targets = row.get("target_scores") or {}, row.get("target") or []
-    if not isinstance(scores, dict) or not all(isinstance(s, (int, float)) for s in scores.values()):
+    if not isinstance(scores, dict) or not all(
+        isinstance(s, (int, float)) for s in scores.values()
+    ):
         raise ValueError(f"expected `target_scores` from choices to numbers, got {scores!r}")
-    right = [o for o, s in scores.items() if s == max(scores.values())] or ([targets] if isinstance(targets, str) else targets)
-    if not right or not all(isinstance(o, str) for o in right): raise ValueError(f"expected `target_scores`, or a text or texts as `target`, got {sorted(row)}")
-    return str(head.get("task_prefix", "")) + str(head.get("example_input_prefix", "\nQ: ")) + row["input"], list(scores), right[-1]
+    right = [o for o, s in scores.items() if s == max(scores.values())] or (
+        [targets] if isinstance(targets, str) else targets
+    )
+    if not right or not all(isinstance(o, str) for o in right):
+        raise ValueError(
+            f"expected `target_scores`, or a text or texts as `target`, got {sorted(row)}"
+        )
+    return (
+        str(head.get("task_prefix", ""))
+        + str(head.get("example_input_prefix", "\nQ: "))
+        + row["input"],
+        list(scores),
+        right[-1],
+    )
+
 
 def load_bigbench(
-    task:str, # a task's name, none of `PROGRAMMATIC`
-    source:Path|str|None=None, # a folder, "hub" or "index"; by default what `bigbench_source` finds
-    split:str="val", # written into each item
-)->list[Item]: # in the file's order, BBH's items and duplicates included
+    task: str,  # a task's name, none of `PROGRAMMATIC`
+    source: Path
+    | str
+    | None = None,  # a folder, "hub" or "index"; by default what `bigbench_source` finds
+    split: str = "val",  # written into each item
+) -> list[Item]:  # in the file's order, BBH's items and duplicates included
     "The examples of one BIG-bench task as BBH writes them."
     kind, source = get_task(task).kind, source or bigbench_source()
-    if task in PROGRAMMATIC: raise ValueError(f"{task} is a program in BIG-bench, which has no examples of it; use generate_items")
-    if source == "index": source = fetch_archive()
+    if task in PROGRAMMATIC:
+        raise ValueError(
+            f"{task} is a program in BIG-bench, which has no examples of it; use generate_items"
+        )
+    if source == "index":
+        source = fetch_archive()
     head, rows = _hub_rows(task) if source == "hub" else _file_rows(task, source)
     items = []
     for i, row in enumerate(rows):
-        try: question, answer = convert(task, *_read_row(head, row))
-        except ValueError as e: raise ValueError(f"{bigbench_name(task)} from {source}, example {i}: {e}; fetch the file again") from None
+        try:
+            question, answer = convert(task, *_read_row(head, row))
+        except ValueError as e:
+            raise ValueError(
+                f"{bigbench_name(task)} from {source}, example {i}: {e}; fetch the file again"
+            ) from None
         items.append(Item(item_id(task, question), task, split, question, answer, kind))
     return items
 
 # %% ../../nbs/data/bigbench.ipynb #bcf43ab8
-_MARK = re.compile(r"\s+(?:[-*•]|\(?[a-z][.)])\s|\n|,|\([a-z]\)") # where an option begins, or a part of one
+_MARK = re.compile(
+    r"\s+(?:[-*•]|\(?[a-z][.)])\s|\n|,|\([a-z]\)"
+)  # where an option begins, or a part of one
 
-def _said(text): return re.sub(r"\s|(?<=[a-z])-(?=[a-z])", "", re.sub(r"[^\w\s()\[\]{}<>+*/=-]", "", text)) # punctuation first, then hyphens and spaces
+
+def _said(text):
+    return re.sub(
+        r"\s|(?<=[a-z])-(?=[a-z])", "", re.sub(r"[^\w\s()\[\]{}<>+*/=-]", "", text)
+    )  # punctuation first, then hyphens and spaces
+
 
 def stem(
-    question:str, # its whole text
-)->str: # equal for questions that differ in case, spacing, punctuation, and the order and letters of their options
+    question: str,  # its whole text
+) -> str:  # equal for questions that differ in case, spacing, punctuation, and the order and letters of their options
     "What a question says, whatever it looks like."
-    text = unicodedata.normalize("NFKC", question).upper().casefold()   # both: ı is I in capitals, and ß is SS
+    text = (
+        unicodedata.normalize("NFKC", question).upper().casefold()
+    )  # both: ı is I in capitals, and ß is SS
     body, found, listed = text.rpartition("options:")
-    if not found: return _said(text)
+    if not found:
+        return _said(text)
     return "|".join([_said(body), *sorted(filter(None, map(_said, _MARK.split("\n" + listed))))])
 
+
 def distinct(
-    items:Iterable[Item], # any number
-    others:Iterable[Item]=(), # items whose questions must not be among them
-)->list[Item]: # in order
+    items: Iterable[Item],  # any number
+    others: Iterable[Item] = (),  # items whose questions must not be among them
+) -> list[Item]:  # in order
     "The first item with each stem, without those whose stem is one of the others'."
     seen, kept = {stem(o.question) for o in others}, []
     for o in items:
-        if (s := stem(o.question)) not in seen: kept.append(o)
+        if (s := stem(o.question)) not in seen:
+            kept.append(o)
         seen.add(s)
     return kept
 
 # %% ../../nbs/data/bigbench.ipynb #963636d8
 def _make_arithmetic(rng):
     def bracket():
-        numbers, signs = [rng.randint(-9, 9) for _ in range(4)], [rng.choice("+-*") for _ in range(3)]
+        numbers, signs = (
+            [rng.randint(-9, 9) for _ in range(4)],
+            [rng.choice("+-*") for _ in range(3)],
+        )
         terms = numbers[:1]
         for sign, n in zip(signs, numbers[1:]):
-            if sign == "*": terms[-1] *= n
-            else: terms.append(n if sign == "+" else -n)
-        return f"({numbers[0]}" + "".join(f" {s} {n}" for s, n in zip(signs, numbers[1:])) + ")", sum(terms)
+            if sign == "*":
+                terms[-1] *= n
+            else:
+                terms.append(n if sign == "+" else -n)
+        return f"({numbers[0]}" + "".join(
+            f" {s} {n}" for s, n in zip(signs, numbers[1:])
+        ) + ")", sum(terms)
+
     (a, x), (b, y), sign = bracket(), bracket(), rng.choice("+-*")
     return f"({a} {sign} {b}) =", str({"+": x + y, "-": x - y, "*": x * y}[sign])
 
 # %% ../../nbs/data/bigbench.ipynb #ef27413c
-NAMES = tuple("""Adaora Aksel Amara Anselm Beatrix Bilal Branwen Cassius Celeste Cosmo Daphne Darius Edda Emeka Enzo Esther Farid Fiona Gideon Greta
+NAMES = tuple(
+    """Adaora Aksel Amara Anselm Beatrix Bilal Branwen Cassius Celeste Cosmo Daphne Darius Edda Emeka Enzo Esther Farid Fiona Gideon Greta
 Hamid Hedda Ibrahim Ilse Isolde Jasper Joana Kasimir Keiko Lars Leopold Linnea Lucio Mahalia Malik Matilda Nadia Nestor Noemi Odette Orson Petra
-Quentin Ramona Rufus Saskia Silas Tabitha Teodor Ursula Viggo Wanda Xenia Yusuf Zelda""".split()) # who tells the truth or lies
+Quentin Ramona Rufus Saskia Silas Tabitha Teodor Ursula Viggo Wanda Xenia Yusuf Zelda""".split()
+)  # who tells the truth or lies
+
 
 def _make_lies(rng):
     says = ("lies", "tells the truth")
     who, *others = rng.sample(NAMES, 5)
-    honest = rng.random() < .5
+    honest = rng.random() < 0.5
     sentences = [f"{who} {says[honest]}."]
     for name in others:
-        claim = rng.random() < .5
+        claim = rng.random() < 0.5
         sentences.append(f"{name} says {who} {says[claim]}.")
         who, honest = name, claim == honest
     return f"Question: {' '.join(sentences)} Does {who} tell the truth?", "Yes" if honest else "No"
 
+
 _MAKE = {"multistep_arithmetic_two": _make_arithmetic, "web_of_lies": _make_lies}
 
+
 def generate_items(
-    task:str, # one of `PROGRAMMATIC`
-    n:int, # how many, at least 0
-    seed:int=0, # the same seed gives the same items
-    avoid:Iterable[Item]=(), # items that must not come up, usually BBH's
-)->list[Item]: # n different ones, split "val"
+    task: str,  # one of `PROGRAMMATIC`
+    n: int,  # how many, at least 0
+    seed: int = 0,  # the same seed gives the same items
+    avoid: Iterable[Item] = (),  # items that must not come up, usually BBH's
+) -> list[Item]:  # n different ones, split "val"
     "New items of a task that is a program in BIG-bench, in BBH's format."
-    if task not in PROGRAMMATIC: raise ValueError(f"there is no program for {task!r}; there is one for {', '.join(PROGRAMMATIC)}")
+    if task not in PROGRAMMATIC:
+        raise ValueError(
+            f"there is no program for {task!r}; there is one for {', '.join(PROGRAMMATIC)}"
+        )
     if task == "boolean_expressions":
         from arte.models.school import make_items
-        pairs = ((o.question, o.answer) for o in make_items(task, n, derive_seed(seed, "program", task), [o.question for o in avoid]))
+
+        pairs = (
+            (o.question, o.answer)
+            for o in make_items(
+                task, n, derive_seed(seed, "program", task), [o.question for o in avoid]
+            )
+        )
     else:
         rng = random.Random(derive_seed(seed, "program", task))
         pairs = iter(lambda: _MAKE[task](rng), None)
     seen, kind = {stem(o.question) for o in avoid}, get_task(task).kind
-    found:list[Item] = []
+    found: list[Item] = []
     while len(found) < n:
         question, answer = next(pairs)
-        if (s := stem(question)) not in seen: found.append(Item(item_id(task, question), task, "val", question, answer, kind))
+        if (s := stem(question)) not in seen:
+            found.append(Item(item_id(task, question), task, "val", question, answer, kind))
         seen.add(s)
     return found
 
 # %% ../../nbs/data/bigbench.ipynb #871160c3
-def _drawn(items, n, *names): # n of them at random, all where there are fewer
+def _drawn(items, n, *names):  # n of them at random, all where there are fewer
     order = np.random.default_rng(derive_seed(*names)).permutation(len(items))
     return [items[i] for i in order[:n]]
 
+
 def validation_table(
-    task:str, # a task's name
-    n:int, # how many items; §4.1 has 100 for validation; seeds come on top
-    seed:int, # the recipe's
-    source:Path|str|None=None, # of BIG-bench, as for `load_bigbench`
-    test:list[Item]|None=None, # BBH's items of the task; by default those of `load_bbh`
-): # DataFrame: item task split question answer kind source; ValueError where BBH would be used up
-    "Items for validation, and where each came from: \"bigbench\", \"generated\" or \"bbh held out\"."
+    task: str,  # a task's name
+    n: int,  # how many items; §4.1 has 100 for validation; seeds come on top
+    seed: int,  # the recipe's
+    source: Path | str | None = None,  # of BIG-bench, as for `load_bigbench`
+    test: list[Item] | None = None,  # BBH's items of the task; by default those of `load_bbh`
+):  # DataFrame: item task split question answer kind source; ValueError where BBH would be used up
+    'Items for validation, and where each came from: "bigbench", "generated" or "bbh held out".'
     test = distinct(load_bbh(task) if test is None else test)
-    if task in PROGRAMMATIC: found, origin = generate_items(task, n, derive_seed(seed, "validation", task), test), "generated"
-    else: found, origin = _drawn(distinct(load_bigbench(task, source), test), n, seed, "validation", task), "bigbench"
+    if task in PROGRAMMATIC:
+        found, origin = (
+            generate_items(task, n, derive_seed(seed, "validation", task), test),
+            "generated",
+        )
+    else:
+        found, origin = (
+            _drawn(distinct(load_bigbench(task, source), test), n, seed, "validation", task),
+            "bigbench",
+        )
     missing = n - len(found)
     if missing and missing >= len(test):
-        raise ValueError(f"{task}: {n} validation items asked for; BIG-bench has {len(found)} that are not in BBH, and BBH's {len(test)} would be used up: ask for fewer")
+        raise ValueError(
+            f"{task}: {n} validation items asked for; BIG-bench has {len(found)} that are not in BBH, and BBH's {len(test)} would be used up: ask for fewer"
+        )
     held = _drawn(test, missing, seed, "held out", task)
     pool = [replace(o, split="val") for o in found + held]
-    return items_table(pool).assign(source=[origin]*len(found) + ["bbh held out"]*len(held))
+    return items_table(pool).assign(source=[origin] * len(found) + ["bbh held out"] * len(held))
+
 
 def validation_pool(
-    task:str, # a task's name
-    n:int, # how many items
-    seed:int, # the recipe's
-    source:Path|str|None=None, # of BIG-bench, as for `load_bigbench`
-    test:list[Item]|None=None, # BBH's items of the task; by default those of `load_bbh`
-)->list[Item]: # n different ones, split "val"
+    task: str,  # a task's name
+    n: int,  # how many items
+    seed: int,  # the recipe's
+    source: Path | str | None = None,  # of BIG-bench, as for `load_bigbench`
+    test: list[Item] | None = None,  # BBH's items of the task; by default those of `load_bbh`
+) -> list[Item]:  # n different ones, split "val"
     "The items of `validation_table`; `distinct(test, pool)` are the test items that remain."
     return table_items(validation_table(task, n, seed, source, test))
 
 # %% ../../nbs/data/bigbench.ipynb #ca7894ae
 def validation_counts(
-    n:int=100, # validation items per task; §4.1
-    source:Path|str|None=None, # of BIG-bench, as for `load_bigbench`
-    tasks:Iterable[str]|None=None, # names; by default all 27
-): # DataFrame, one row a task: bbh bigbench in_bbh repeated left from_bigbench generated held_out test
+    n: int = 100,  # validation items per task; §4.1
+    source: Path | str | None = None,  # of BIG-bench, as for `load_bigbench`
+    tasks: Iterable[str] | None = None,  # names; by default all 27
+):  # DataFrame, one row a task: bbh bigbench in_bbh repeated left from_bigbench generated held_out test
     "How many validation items each task has, and where from."
     import pandas as pd
+
     source, rows = source or bigbench_source(), {}
     for task in tasks or builtin_tasks():
         bbh = distinct(load_bbh(task))
@@ -305,6 +507,15 @@ def validation_counts(
         once, left = distinct(items), distinct(items, bbh)
         pool = validation_table(task, n, 0, source, bbh).source.value_counts()
         held = int(pool.get("bbh held out", 0))
-        rows[task] = dict(bbh=len(bbh), bigbench=len(items), in_bbh=len(once) - len(left), repeated=len(items) - len(once), left=len(left),
-                          from_bigbench=int(pool.get("bigbench", 0)), generated=int(pool.get("generated", 0)), held_out=held, test=len(bbh) - held)
+        rows[task] = dict(
+            bbh=len(bbh),
+            bigbench=len(items),
+            in_bbh=len(once) - len(left),
+            repeated=len(items) - len(once),
+            left=len(left),
+            from_bigbench=int(pool.get("bigbench", 0)),
+            generated=int(pool.get("generated", 0)),
+            held_out=held,
+            test=len(bbh) - held,
+        )
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("task")

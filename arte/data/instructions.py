@@ -7,7 +7,9 @@ __all__ = ['BASELINES', 'instruction_prompt', 'read_alpaca', 'read_orca', 'read_
            'get_baseline', 'uniform_sample', 'MissingBaseline', 'baseline_source', 'baseline_rows', 'load_baseline']
 
 # %% ../../nbs/data/instructions.ipynb #efb2cbdc
-import heapq, json, os
+import heapq
+import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -21,184 +23,319 @@ from ..core.tasks import hub_has
 
 # %% ../../nbs/data/instructions.ipynb #de5fc880
 def instruction_prompt(
-    system:str, # the system prompt; may be empty
-    instruction:str, # what the user wrote
-)->str: # ends "Answer:"; what follows begins with a space
+    system: str,  # the system prompt; may be empty
+    instruction: str,  # what the user wrote
+) -> str:  # ends "Answer:"; what follows begins with a space
     "An instruction in the frame of Table 13."
-    return "\n".join([*filter(None, [system.strip()]), f"Question: {instruction.strip()}", "Answer:"])
+    return "\n".join(
+        [*filter(None, [system.strip()]), f"Question: {instruction.strip()}", "Answer:"]
+    )
 
 # %% ../../nbs/data/instructions.ipynb #0e8e3166
-def _text(row, column, place): return read_column(row, column, place, (str, type(None))) or "" # the hub writes None for an empty text, too
+def _text(row, column, place):
+    return (
+        read_column(row, column, place, (str, type(None))) or ""
+    )  # the hub writes None for an empty text, too
+
 
 def read_alpaca(
-    row:dict, # instruction, input, output
-    place:str, # what to call the row in an error
-)->tuple[str, str, str]: # system prompt, instruction, answer
+    row: dict,  # instruction, input, output
+    place: str,  # what to call the row in an error
+) -> tuple[str, str, str]:  # system prompt, instruction, answer
     "A row of GPT-4-LLM."
     instruction, given, output = (_text(row, c, place) for c in ("instruction", "input", "output"))
     return "", f"{instruction.strip()}\n{given.strip()}".strip(), output
 
+
 def read_orca(
-    row:dict, # system_prompt, question, response
-    place:str, # what to call the row in an error
-)->tuple[str, str, str]: # system prompt, instruction, answer
+    row: dict,  # system_prompt, question, response
+    place: str,  # what to call the row in an error
+) -> tuple[str, str, str]:  # system prompt, instruction, answer
     "A row of OpenOrca."
     return tuple(_text(row, c, place) for c in ("system_prompt", "question", "response"))
 
 # %% ../../nbs/data/instructions.ipynb #c01f4ea0
 def read_turns(
-    row:dict, # one column with a list of turns
-    place:str, # what to call the row in an error
-    column:str, # that column: "messages"
-    who:str, # key of a turn's role: "role"
-    what:str, # key of a turn's text: "content"
-    roles:dict, # the roles' names → "system", "user" or "assistant"
-)->tuple[str, str, str]: # system prompt, instruction, answer; the last two are empty where the first user turn has no answer
+    row: dict,  # one column with a list of turns
+    place: str,  # what to call the row in an error
+    column: str,  # that column: "messages"
+    who: str,  # key of a turn's role: "role"
+    what: str,  # key of a turn's text: "content"
+    roles: dict,  # the roles' names → "system", "user" or "assistant"
+) -> tuple[
+    str, str, str
+]:  # system prompt, instruction, answer; the last two are empty where the first user turn has no answer
     "A conversation, up to its first answer."
     where = f"{place}, {column}"
-    turns = [(read_column(t, who, where), _text(t, what, where)) for t in read_column(row, column, place, list, "a list of turns")]
+    turns = [
+        (read_column(t, who, where), _text(t, what, where))
+        for t in read_column(row, column, place, list, "a list of turns")
+    ]
     for role, _ in turns:
         if role not in roles:
-            raise ValueError(f"{where}: expected the {who} to be {', '.join(roles)}, got {role!r}; the data set has changed or is another one")
+            raise ValueError(
+                f"{where}: expected the {who} to be {', '.join(roles)}, got {role!r}; the data set has changed or is another one"
+            )
     turns = [(roles[role], text) for role, text in turns]
     i = next((i for i, (role, _) in enumerate(turns) if role == "user"), len(turns))
     system = "\n".join(text for role, text in turns[:i] if role == "system")
-    answered = [role for role, _ in turns[i:i+2]] == ["user", "assistant"]
-    return (system, turns[i][1], turns[i+1][1]) if answered else (system, "", "")
+    answered = [role for role, _ in turns[i : i + 2]] == ["user", "assistant"]
+    return (system, turns[i][1], turns[i + 1][1]) if answered else (system, "", "")
+
 
 def read_tulu(
-    row:dict, # dataset, id, messages
-    place:str, # what to call the row in an error
-)->tuple[str, str, str]: # system prompt, instruction, answer
+    row: dict,  # dataset, id, messages
+    place: str,  # what to call the row in an error
+) -> tuple[str, str, str]:  # system prompt, instruction, answer
     "A row of Tulu-v2."
-    return read_turns(row, place, "messages", "role", "content", dict(system="system", user="user", assistant="assistant"))
+    return read_turns(
+        row,
+        place,
+        "messages",
+        "role",
+        "content",
+        dict(system="system", user="user", assistant="assistant"),
+    )
+
 
 def read_wizard(
-    row:dict, # idx, conversations
-    place:str, # what to call the row in an error
-)->tuple[str, str, str]: # system prompt, instruction, answer
+    row: dict,  # idx, conversations
+    place: str,  # what to call the row in an error
+) -> tuple[str, str, str]:  # system prompt, instruction, answer
     "A row of WizardLM-Evol-Instruct."
-    return read_turns(row, place, "conversations", "from", "value", dict(system="system", human="user", gpt="assistant"))
+    return read_turns(
+        row,
+        place,
+        "conversations",
+        "from",
+        "value",
+        dict(system="system", human="user", gpt="assistant"),
+    )
 
 # %% ../../nbs/data/instructions.ipynb #5ea1789d
 @dataclass(frozen=True)
 class Baseline:
     "Where an instruction set comes from and how its rows are read."
-    hub:str # its address on the hub; split "train"
-    rows:int # about how many it has there
-    size:str # about how much goes over the network
-    licence:str # of the data on the hub; Tulu-v2 is a mixture with licences of its own
-    columns:str # what a row must have
-    read:Callable # a row → system prompt, instruction, answer
 
-BASELINES = { # name (an arm, a row of Table 2, a folder) → `Baseline`
-    "GPT-4-LLM": Baseline("vicgalle/alpaca-gpt4", 52_000, "50 MB", "CC BY-NC 4.0", "instruction, input, output", read_alpaca),
-    "Tulu-v2": Baseline("allenai/tulu-v2-sft-mixture", 326_000, "0.6 GB", "ODC-BY 1.0", "messages (role, content)", read_tulu),
-    "WizardLM": Baseline("WizardLMTeam/WizardLM_evol_instruct_V2_196k", 143_000, "0.4 GB", "MIT", "conversations (from, value)", read_wizard),
-    "OpenOrca": Baseline("Open-Orca/OpenOrca", 4_200_000, "4.1 GB", "MIT", "system_prompt, question, response", read_orca)}
+    hub: str  # its address on the hub; split "train"
+    rows: int  # about how many it has there
+    size: str  # about how much goes over the network
+    licence: str  # of the data on the hub; Tulu-v2 is a mixture with licences of its own
+    columns: str  # what a row must have
+    read: Callable  # a row → system prompt, instruction, answer
+
+
+BASELINES = {  # name (an arm, a row of Table 2, a folder) → `Baseline`
+    "GPT-4-LLM": Baseline(
+        "vicgalle/alpaca-gpt4",
+        52_000,
+        "50 MB",
+        "CC BY-NC 4.0",
+        "instruction, input, output",
+        read_alpaca,
+    ),
+    "Tulu-v2": Baseline(
+        "allenai/tulu-v2-sft-mixture",
+        326_000,
+        "0.6 GB",
+        "ODC-BY 1.0",
+        "messages (role, content)",
+        read_tulu,
+    ),
+    "WizardLM": Baseline(
+        "WizardLMTeam/WizardLM_evol_instruct_V2_196k",
+        143_000,
+        "0.4 GB",
+        "MIT",
+        "conversations (from, value)",
+        read_wizard,
+    ),
+    "OpenOrca": Baseline(
+        "Open-Orca/OpenOrca",
+        4_200_000,
+        "4.1 GB",
+        "MIT",
+        "system_prompt, question, response",
+        read_orca,
+    ),
+}
+
 
 def get_baseline(
-    name:str, # a key of `BASELINES`
-)->Baseline: # ValueError names the nearest when there is no such baseline
+    name: str,  # a key of `BASELINES`
+) -> Baseline:  # ValueError names the nearest when there is no such baseline
     "A baseline by name."
-    if name in BASELINES: return BASELINES[name]
-    raise ValueError(f"there is no baseline {name!r}. {nearest(name, BASELINES)}The baselines are {', '.join(BASELINES)}.")
+    if name in BASELINES:
+        return BASELINES[name]
+    raise ValueError(
+        f"there is no baseline {name!r}. {nearest(name, BASELINES)}The baselines are {', '.join(BASELINES)}."
+    )
 
 # %% ../../nbs/data/instructions.ipynb #d50c62fe
-def _number(seed, prompt, completion): # 0 ≤ number < 2⁶⁴
-    return int.from_bytes(blake2b(f"{seed}\0{prompt}\0{completion}".encode("utf-8", "replace"), digest_size=8).digest())
+def _number(seed, prompt, completion):  # 0 ≤ number < 2⁶⁴
+    return int.from_bytes(
+        blake2b(
+            f"{seed}\0{prompt}\0{completion}".encode("utf-8", "replace"), digest_size=8
+        ).digest()
+    )
 
 # %% ../../nbs/data/instructions.ipynb #f8a99765
 def uniform_sample(
-    pairs:Iterable[tuple], # (prompt, completion), any number of them, in any order
-    n:int, # rows to draw, at least 1
-    seed:int=0, # the recipe's
-)->list[tuple]: # min(n, distinct pairs) pairs; the first m are the sample of size m
+    pairs: Iterable[tuple],  # (prompt, completion), any number of them, in any order
+    n: int,  # rows to draw, at least 1
+    seed: int = 0,  # the recipe's
+) -> list[tuple]:  # min(n, distinct pairs) pairs; the first m are the sample of size m
     "Draw n of the distinct pairs, each with the same chance, in one pass and with n of them in memory."
-    if n < 1: raise ValueError(f"got n = {n}, expected at least 1 example to draw")
-    heap:list[tuple[int, tuple]] = []      # (-number, pair), the largest number on top
+    if n < 1:
+        raise ValueError(f"got n = {n}, expected at least 1 example to draw")
+    heap: list[tuple[int, tuple]] = []  # (-number, pair), the largest number on top
     held = set()
     for pair in pairs:
         x = _number(seed, *pair)
-        if x in held or len(heap) == n and x > -heap[0][0]: continue
-        heapq.heappush(heap, (-x, pair)); held.add(x)
-        if len(heap) > n: held.discard(-heapq.heappop(heap)[0])
+        if x in held or len(heap) == n and x > -heap[0][0]:
+            continue
+        heapq.heappush(heap, (-x, pair))
+        held.add(x)
+        if len(heap) > n:
+            held.discard(-heapq.heappop(heap)[0])
     return [pair for _, pair in sorted(heap, reverse=True)]
 
 # %% ../../nbs/data/instructions.ipynb #215fabf4
 class MissingBaseline(FileNotFoundError):
     "An instruction set is not there; says how to get it."
-    def __init__(self,
-        name:str, # a key of `BASELINES`
-        problem:str, # what was found instead
+
+    def __init__(
+        self,
+        name: str,  # a key of `BASELINES`
+        problem: str,  # what was found instead
     ):
         b = BASELINES[name]
-        super().__init__(f"the baseline {name} is not there: {problem}. Its data is {b.hub} on the Hugging Face hub ({b.size}, {b.licence}). On a machine that reaches the hub, "
-                         f"`hf download {b.hub} --repo-type dataset --local-dir {name}` fetches it; put its .jsonl, .json or .parquet files (columns {b.columns}) into a folder {name} "
-                         f"and set ARTE_BASELINES to the folder above. Or take {name} out of the recipe.")
+        super().__init__(
+            f"the baseline {name} is not there: {problem}. Its data is {b.hub} on the Hugging Face hub ({b.size}, {b.licence}). On a machine that reaches the hub, "
+            f"`hf download {b.hub} --repo-type dataset --local-dir {name}` fetches it; put its .jsonl, .json or .parquet files (columns {b.columns}) into a folder {name} "
+            f"and set ARTE_BASELINES to the folder above. Or take {name} out of the recipe."
+        )
 
-def _files(folder): # in its subfolders too, but not in hidden ones: a download leaves notes there
-    shown = (f for f in folder.rglob("*") if not any(o.startswith(".") for o in f.relative_to(folder).parts))
+
+def _files(folder):  # in its subfolders too, but not in hidden ones: a download leaves notes there
+    shown = (
+        f
+        for f in folder.rglob("*")
+        if not any(o.startswith(".") for o in f.relative_to(folder).parts)
+    )
     return sorted(f for f in shown if f.suffix in (".jsonl", ".json", ".parquet"))
 
+
 def baseline_source(
-    name:str, # a key of `BASELINES`
-)->Path|str: # a folder with its files, or "hub"; `MissingBaseline` where it is out of reach
+    name: str,  # a key of `BASELINES`
+) -> Path | str:  # a folder with its files, or "hub"; `MissingBaseline` where it is out of reach
     "Where a baseline can be had: `ARTE_BASELINES`, the Hugging Face hub; answers within seconds."
     b = get_baseline(name)
     if d := os.environ.get("ARTE_BASELINES"):
-        folder = Path(d).expanduser()/name
-        if _files(folder): return folder
-        raise MissingBaseline(name, f"ARTE_BASELINES={d}, but {folder} has no .jsonl, .json or .parquet file")
-    if hub_has(b.hub): return "hub"
+        folder = Path(d).expanduser() / name
+        if _files(folder):
+            return folder
+        raise MissingBaseline(
+            name, f"ARTE_BASELINES={d}, but {folder} has no .jsonl, .json or .parquet file"
+        )
+    if hub_has(b.hub):
+        return "hub"
     raise MissingBaseline(name, "ARTE_BASELINES is not set, and the hub cannot be reached")
 
 # %% ../../nbs/data/instructions.ipynb #b59b23e2
-def _read(path): # the rows of one file, one at a time where its format allows
-    if path.suffix == ".jsonl": yield from read_jsonl(path)
+def _read(path):  # the rows of one file, one at a time where its format allows
+    if path.suffix == ".jsonl":
+        yield from read_jsonl(path)
     elif path.suffix == ".parquet":
         from pyarrow.parquet import ParquetFile
-        try: batches = ParquetFile(path).iter_batches(1000)
-        except Exception as e: raise ValueError(f"{path} is cut short or no Parquet file ({e}); fetch it again") from None
-        for batch in batches: yield from batch.to_pylist()
+
+        try:
+            batches = ParquetFile(path).iter_batches(1000)
+        except Exception as e:
+            raise ValueError(
+                f"{path} is cut short or no Parquet file ({e}); fetch it again"
+            ) from None
+        for batch in batches:
+            yield from batch.to_pylist()
     else:
-        try: rows = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as e: raise ValueError(f"{path} is cut short or no JSON ({e}); fetch it again, or name it .jsonl if each line is a row") from None
-        if not isinstance(rows, list): raise ValueError(f"{path}: expected a list of rows, got a {type(rows).__name__}; fetch it again")
+        try:
+            rows = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as e:
+            raise ValueError(
+                f"{path} is cut short or no JSON ({e}); fetch it again, or name it .jsonl if each line is a row"
+            ) from None
+        if not isinstance(rows, list):
+            raise ValueError(
+                f"{path}: expected a list of rows, got a {type(rows).__name__}; fetch it again"
+            )
         yield from rows
+
 
 def _hub(name):
     from datasets import load_dataset
-    try: yield from load_dataset(BASELINES[name].hub, split="train", streaming=True)
-    except Exception as e: raise MissingBaseline(name, f"it could not be read from the hub ({type(e).__name__}: {e})") from e
+
+    try:
+        yield from load_dataset(BASELINES[name].hub, split="train", streaming=True)
+    except Exception as e:
+        raise MissingBaseline(
+            name, f"it could not be read from the hub ({type(e).__name__}: {e})"
+        ) from e
+
 
 def baseline_rows(
-    name:str, # a key of `BASELINES`
-    source:Path|str, # a folder, or "hub"
-)->Iterator[tuple]: # system prompt, instruction, answer of each row
+    name: str,  # a key of `BASELINES`
+    source: Path | str,  # a folder, or "hub"
+) -> Iterator[tuple]:  # system prompt, instruction, answer of each row
     "The rows of a baseline, one after the other."
     b = get_baseline(name)
-    files = [("the hub", _hub(name))] if source == "hub" else [(f, _read(f)) for f in _files(Path(source))]
-    if not files: raise MissingBaseline(name, f"{source} has no .jsonl, .json or .parquet file")
+    files = (
+        [("the hub", _hub(name))]
+        if source == "hub"
+        else [(f, _read(f)) for f in _files(Path(source))]
+    )
+    if not files:
+        raise MissingBaseline(name, f"{source} has no .jsonl, .json or .parquet file")
     for file, rows in files:
-        for i, row in enumerate(rows, 1): yield b.read(row, f"{name} from {file}, row {i}")
+        for i, row in enumerate(rows, 1):
+            yield b.read(row, f"{name} from {file}, row {i}")
 
 # %% ../../nbs/data/instructions.ipynb #4c94862a
 def load_baseline(
-    name:str, # a key of `BASELINES`
-    n:int, # examples to draw: as many as ARTE has
-    seed:int=0, # the recipe's
-    source:Path|str|None=None, # a folder or "hub"; by default what `baseline_source` finds
-)->tuple[pd.DataFrame, dict]: # table `examples`: example, arm, task, prompt, completion, question_id; reason → rows that could not be used
+    name: str,  # a key of `BASELINES`
+    n: int,  # examples to draw: as many as ARTE has
+    seed: int = 0,  # the recipe's
+    source: Path | str | None = None,  # a folder or "hub"; by default what `baseline_source` finds
+) -> tuple[
+    pd.DataFrame, dict
+]:  # table `examples`: example, arm, task, prompt, completion, question_id; reason → rows that could not be used
     "Exactly n examples of an instruction set; the first m rows are the draw of size m."
-    left_out:Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
+
     def usable():
         for system, instruction, answer in baseline_rows(name, source or baseline_source(name)):
-            if instruction.strip() and answer.strip(): yield instruction_prompt(system, instruction), " " + answer.strip()
-            else: left_out["no first question with an answer" if not instruction.strip() else "an empty answer"] += 1
+            if instruction.strip() and answer.strip():
+                yield instruction_prompt(system, instruction), " " + answer.strip()
+            else:
+                left_out[
+                    "no first question with an answer"
+                    if not instruction.strip()
+                    else "an empty answer"
+                ] += 1
+
     pairs = uniform_sample(usable(), n, seed)
     if len(pairs) < n:
-        raise ValueError(f"{name}: {n} examples asked for, {len(pairs)} distinct ones are there ({left_out.total()} rows could not be used: {dict(left_out)}); ask for fewer, or look for a file that is missing")
+        raise ValueError(
+            f"{name}: {n} examples asked for, {len(pairs)} distinct ones are there ({left_out.total()} rows could not be used: {dict(left_out)}); ask for fewer, or look for a file that is missing"
+        )
     ids = [f"{name}-{_number('id', *p):016x}" for p in pairs]
-    table = pd.DataFrame(dict(example=ids, arm=name, task=name, prompt=[p for p, _ in pairs], completion=[c for _, c in pairs], question_id=ids))
+    table = pd.DataFrame(
+        dict(
+            example=ids,
+            arm=name,
+            task=name,
+            prompt=[p for p, _ in pairs],
+            completion=[c for _, c in pairs],
+            question_id=ids,
+        )
+    )
     return table, dict(left_out)

@@ -6,7 +6,12 @@
 __all__ = ['SCHEMA', 'sampling_key', 'entry_key', 'Journal', 'after_this', 'Journaled', 'copy_journal', 'rescue']
 
 # %% ../../nbs/engines/journal.ipynb #861941e3
-import json, os, signal, sqlite3, threading, time
+import json
+import os
+import signal
+import sqlite3
+import threading
+import time
 from collections.abc import Sequence
 from contextlib import closing, contextmanager
 from hashlib import blake2b
@@ -15,22 +20,32 @@ from pathlib import Path
 import numpy as np
 
 from arte.engines.protocol import (
-    Completion, FirstToken, MAX_PATTERN, MIN_PATTERN, REPEATS, Sampling, progress,
+    Completion,
+    FirstToken,
+    MAX_PATTERN,
+    MIN_PATTERN,
+    REPEATS,
+    Sampling,
+    progress,
 )
 
 # %% ../../nbs/engines/journal.ipynb #70defc06
 def sampling_key(
-    sampling:Sampling,
-)->str: # JSON
+    sampling: Sampling,
+) -> str:  # JSON
     "The settings that decide what is generated."
     s = sampling
-    how = dict(repeats=[MIN_PATTERN, MAX_PATTERN, REPEATS]*s.stop_repeats) if s.temperature == 0 else dict(temperature=s.temperature, seed=s.seed)
+    how = (
+        dict(repeats=[MIN_PATTERN, MAX_PATTERN, REPEATS] * s.stop_repeats)
+        if s.temperature == 0
+        else dict(temperature=s.temperature, seed=s.seed)
+    )
     return json.dumps(dict(max_tokens=s.max_tokens, stop=s.stop, **how))
 
 # %% ../../nbs/engines/journal.ipynb #95273250
 def entry_key(
-    *parts, # strings and numbers
-)->bytes: # 16 bytes
+    *parts,  # strings and numbers
+) -> bytes:  # 16 bytes
     "The hash under which an entry is kept."
     return blake2b(json.dumps(parts).encode(), digest_size=16).digest()
 
@@ -41,51 +56,79 @@ CREATE TABLE completions(key BLOB PRIMARY KEY, model TEXT, prompt TEXT, sampling
 CREATE TABLE scores(key BLOB PRIMARY KEY, model TEXT, prompt TEXT, continuation TEXT, logprobs BLOB, engine TEXT);
 """
 
+
 @contextmanager
 def _explained(path):
     "SQLite's errors, with what to do."
-    try: yield
+    try:
+        yield
     except sqlite3.Error as e:
         why = str(e)
-        if "full" in why: raise OSError(f"The disk is full: {path} can't grow. What was committed is safe; make room and run the same command again") from e
+        if "full" in why:
+            raise OSError(
+                f"The disk is full: {path} can't grow. What was committed is safe; make room and run the same command again"
+            ) from e
         if "readonly" in why or "unable to open" in why or "attempt to write" in why:
-            raise PermissionError(f"Can't open or write {path} ({why}). Check that the folder exists and is writable") from e
-        if "locked" in why: raise OSError(f"{path} is in use by another process ({why}). Wait for it, or end it, and run the same command again") from e
-        raise ValueError(f"{path} can't be read as a journal ({why}). Save what is left of it, and go on, with: python -c \"from arte.engines.journal import rescue; rescue('{path}')\"") from e
+            raise PermissionError(
+                f"Can't open or write {path} ({why}). Check that the folder exists and is writable"
+            ) from e
+        if "locked" in why:
+            raise OSError(
+                f"{path} is in use by another process ({why}). Wait for it, or end it, and run the same command again"
+            ) from e
+        raise ValueError(
+            f"{path} can't be read as a journal ({why}). Save what is left of it, and go on, with: python -c \"from arte.engines.journal import rescue; rescue('{path}')\""
+        ) from e
 
 # %% ../../nbs/engines/journal.ipynb #74b1c47d
 class Journal:
     "A SQLite file of everything that was generated."
-    def __init__(self,
-        path:str|Path, # made at the first write if it isn't there
+
+    def __init__(
+        self,
+        path: str | Path,  # made at the first write if it isn't there
     ):
         self.path, self._wal = Path(path), False
         with _explained(self.path):
             self.db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
             version = self.db.execute("PRAGMA user_version").fetchone()[0]
-            tables = {t for t, in self.db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if version > SCHEMA: raise ValueError(f"{path} has version {version}, this program knows versions up to {SCHEMA}. It was written by a newer arte-distill: update this one")
-        if version == 0 and tables: raise ValueError(f"{path} is a SQLite file but not a journal: it holds {', '.join(sorted(tables))}")
+            tables = {
+                t for (t,) in self.db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            }
+        if version > SCHEMA:
+            raise ValueError(
+                f"{path} has version {version}, this program knows versions up to {SCHEMA}. It was written by a newer arte-distill: update this one"
+            )
+        if version == 0 and tables:
+            raise ValueError(
+                f"{path} is a SQLite file but not a journal: it holds {', '.join(sorted(tables))}"
+            )
 
     @contextmanager
     def transaction(self):
         "All of it or nothing."
         with _explained(self.path):
-            if not self._wal: self._begin_writing()
+            if not self._wal:
+                self._begin_writing()
             self.db.execute("BEGIN IMMEDIATE")
-            try: yield self.db
+            try:
+                yield self.db
             except BaseException:
-                if self.db.in_transaction: self.db.execute("ROLLBACK")   # SQLite has done so itself when the disk is full
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")  # SQLite has done so itself when the disk is full
                 raise
             self.db.execute("COMMIT")
 
     def _begin_writing(self):
-        self.db.execute("PRAGMA page_size = 8192")     # of a new file: a prompt then has room in a page
+        self.db.execute(
+            "PRAGMA page_size = 8192"
+        )  # of a new file: a prompt then has room in a page
         self._set_wal()
         self.db.execute("PRAGMA synchronous = NORMAL")
         self.db.execute("BEGIN IMMEDIATE")
         if self.db.execute("PRAGMA user_version").fetchone()[0] == 0:
-            for statement in filter(str.strip, _TABLES.split(";")): self.db.execute(statement)
+            for statement in filter(str.strip, _TABLES.split(";")):
+                self.db.execute(statement)
             self.db.execute(f"PRAGMA user_version = {SCHEMA}")
         self.db.execute("COMMIT")
         self._wal = True
@@ -94,74 +137,118 @@ class Journal:
         "WAL needs the file alone for a moment, and SQLite's own timeout does not cover this statement."
         end = time.monotonic() + patience
         while True:
-            try: return self.db.execute("PRAGMA journal_mode = WAL")
+            try:
+                return self.db.execute("PRAGMA journal_mode = WAL")
             except sqlite3.OperationalError as e:
-                if "locked" not in str(e) or time.monotonic() > end: raise
-                time.sleep(.02)
+                if "locked" not in str(e) or time.monotonic() > end:
+                    raise
+                time.sleep(0.02)
 
-    def look_up(self,
-        table:str, # "completions" or "scores"
-        columns:str, # SQL
-        keys:list[bytes],
-    )->dict: # key -> row, for those that are there
+    def look_up(
+        self,
+        table: str,  # "completions" or "scores"
+        columns: str,  # SQL
+        keys: list[bytes],
+    ) -> dict:  # key -> row, for those that are there
         "The entries with these keys."
-        found:dict[bytes, tuple] = {}
+        found: dict[bytes, tuple] = {}
         with _explained(self.path):
-            if not self._has(table): return {}
+            if not self._has(table):
+                return {}
             for i in range(0, len(keys), 500):
-                some = keys[i:i + 500]
-                found |= {row[0]: row[1:] for row in self.db.execute(f"SELECT key, {columns} FROM {table} WHERE key IN ({','.join('?'*len(some))})", some)}
+                some = keys[i : i + 500]
+                found |= {
+                    row[0]: row[1:]
+                    for row in self.db.execute(
+                        f"SELECT key, {columns} FROM {table} WHERE key IN ({','.join('?' * len(some))})",
+                        some,
+                    )
+                }
         return found
 
-    def _has(self, table): return self.db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+    def _has(self, table):
+        return self.db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone()
 
-    def write(self,
-        table:str, # "completions" or "scores"
-        rows:Sequence[Sequence], # all columns
+    def write(
+        self,
+        table: str,  # "completions" or "scores"
+        rows: Sequence[Sequence],  # all columns
     ):
         "Writes entries in one transaction; one that is there already stays as it is."
         with self.transaction() as db:
-            if rows: db.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({','.join('?'*len(rows[0]))})", rows)
+            if rows:
+                db.executemany(
+                    f"INSERT OR IGNORE INTO {table} VALUES ({','.join('?' * len(rows[0]))})", rows
+                )
 
-    def __len__(self): return self.db.execute("SELECT count(*) FROM completions").fetchone()[0] if self._has("completions") else 0
+    def __len__(self):
+        return (
+            self.db.execute("SELECT count(*) FROM completions").fetchone()[0]
+            if self._has("completions")
+            else 0
+        )
 
-    def backup(self,
-        path:str|Path, # the file to write; replaced
+    def backup(
+        self,
+        path: str | Path,  # the file to write; replaced
     ):
         "Writes a copy of all there is, whoever else is writing."
-        with _explained(path), closing(sqlite3.connect(path)) as copy: self.db.backup(copy)
+        with _explained(path), closing(sqlite3.connect(path)) as copy:
+            self.db.backup(copy)
 
-    def close(self): self.db.close()
+    def close(self):
+        self.db.close()
 
 # %% ../../nbs/engines/journal.ipynb #cdc670ea
 @contextmanager
 def after_this():
     "Holds a first Ctrl-C back until the block is done; a second one interrupts at once."
-    if threading.current_thread() is not threading.main_thread(): yield; return
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     came, usual = [], signal.getsignal(signal.SIGINT)
+
     def note(sign, frame):
         came.append(sign)
         signal.signal(signal.SIGINT, usual)
-        print("\nCtrl-C: finishing this batch, so that nothing is lost. Press it again to stop at once.", flush=True)
+        print(
+            "\nCtrl-C: finishing this batch, so that nothing is lost. Press it again to stop at once.",
+            flush=True,
+        )
+
     signal.signal(signal.SIGINT, note)
-    try: yield
-    finally: signal.signal(signal.SIGINT, usual)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
     if came:
-        print("Stopped; everything so far is in the journal. Run the same command again to go on from here.", flush=True)
+        print(
+            "Stopped; everything so far is in the journal. Run the same command again to go on from here.",
+            flush=True,
+        )
         raise KeyboardInterrupt
 
 # %% ../../nbs/engines/journal.ipynb #fb8f834b
 class Journaled:
     "An engine in front of a journal: looks up, and generates only what is missing."
-    def __init__(self,
-        journal:Journal, # where completions are kept
-        fingerprint:str, # of the model
-        make=None, # () -> engine, called when something is missing; None: replay only
-        chunk:int=512, # completions in one transaction
-        label:str="", # for the progress bar
-        wrap=None, # str → str, put around each prompt first: a chat template
+
+    def __init__(
+        self,
+        journal: Journal,  # where completions are kept
+        fingerprint: str,  # of the model
+        make=None,  # () -> engine, called when something is missing; None: replay only
+        chunk: int = 512,  # completions in one transaction
+        label: str = "",  # for the progress bar
+        wrap=None,  # str → str, put around each prompt first: a chat template
     ):
-        self.journal, self.fingerprint, self.make, self.chunk, self.label, self.wrap = journal, fingerprint, make, chunk, label, wrap
+        self.journal, self.fingerprint, self.make, self.chunk, self.label, self.wrap = (
+            journal,
+            fingerprint,
+            make,
+            chunk,
+            label,
+            wrap,
+        )
         self.inner = None
         self.hits = self.misses = self.tokens_in = self.tokens_out = 0
 
@@ -169,94 +256,172 @@ class Journaled:
         "The engine that generates, made on first use."
         if self.inner is None:
             self.inner = self.make()
-            if self.inner.fingerprint != self.fingerprint: raise ValueError(
-                f"The journal expects the model {self.fingerprint}, but the one loaded is {self.inner.fingerprint}: its files have changed since they were registered")
+            if self.inner.fingerprint != self.fingerprint:
+                raise ValueError(
+                    f"The journal expects the model {self.fingerprint}, but the one loaded is {self.inner.fingerprint}: its files have changed since they were registered"
+                )
         return self.inner
 
-    def generate(self,
-        prompts:list[str],
-        sampling:Sampling=Sampling(),
-    )->list[list[Completion]]: # `sampling.n` per prompt, in order
+    def generate(
+        self,
+        prompts: list[str],
+        sampling: Sampling = Sampling(),
+    ) -> list[list[Completion]]:  # `sampling.n` per prompt, in order
         how, prompts = sampling_key(sampling), self._wrapped(prompts)
         key = {p: [entry_key(self.fingerprint, p, how, d) for d in sampling.draws] for p in prompts}
+
         def write(some, results):
-            rows = [(k, self.fingerprint, p, how, d, c.text, c.tokens, c.prompt_tokens, c.finish, self._name())
-                    for p, cs in zip(some, results) for d, k, c in zip(sampling.draws, key[p], cs) if k not in have]
+            rows = [
+                (
+                    k,
+                    self.fingerprint,
+                    p,
+                    how,
+                    d,
+                    c.text,
+                    c.tokens,
+                    c.prompt_tokens,
+                    c.finish,
+                    self._name(),
+                )
+                for p, cs in zip(some, results)
+                for d, k, c in zip(sampling.draws, key[p], cs)
+                if k not in have
+            ]
             self.journal.write("completions", rows)
             self._count(rows)
             return {r[0]: r[5:9] for r in rows}
-        have = self.journal.look_up("completions", "text, tokens, prompt_tokens, finish", [k for ks in key.values() for k in ks])
-        size = max(1, self.chunk//sampling.n)
+
+        have = self.journal.look_up(
+            "completions",
+            "text, tokens, prompt_tokens, finish",
+            [k for ks in key.values() for k in ks],
+        )
+        size = max(1, self.chunk // sampling.n)
         self._fill(have, key, "generate", lambda some: (some, sampling), write, size)
         return [[Completion(*have[k]) for k in key[p]] for p in prompts]
 
-    def logprobs(self,
-        prompts:list[str],
-        continuations:list[str], # one per prompt
-    )->list[np.ndarray]: # float32 log-probability of each token of each continuation
+    def logprobs(
+        self,
+        prompts: list[str],
+        continuations: list[str],  # one per prompt
+    ) -> list[np.ndarray]:  # float32 log-probability of each token of each continuation
         pairs = list(zip(self._wrapped(prompts), continuations, strict=True))
         key = {pair: [entry_key("logprobs", self.fingerprint, *pair)] for pair in pairs}
+
         def write(some, results):
-            rows = [(key[pair][0], self.fingerprint, *pair, np.asarray(lp, np.float32).tobytes(), self._name()) for pair, lp in zip(some, results)]
+            rows = [
+                (
+                    key[pair][0],
+                    self.fingerprint,
+                    *pair,
+                    np.asarray(lp, np.float32).tobytes(),
+                    self._name(),
+                )
+                for pair, lp in zip(some, results)
+            ]
             self.journal.write("scores", rows)
             self.misses += len(rows)
             return {r[0]: (r[4],) for r in rows}
+
         have = self.journal.look_up("scores", "logprobs", [k for ks in key.values() for k in ks])
         self._fill(have, key, "logprobs", lambda some: map(list, zip(*some)), write, self.chunk)
         return [np.frombuffer(have[key[pair][0]][0], np.float32) for pair in pairs]
 
-    def first_tokens(self,
-        prompts:list[str],
-        k:int, # at most so many, the most likely first
-    )->list[list[FirstToken]]: # per prompt
-        if self.wrap is not None: raise ValueError("a first token is put behind the prompt, where the chat template has already closed it: use plain prompts (chat: false)")
+    def first_tokens(
+        self,
+        prompts: list[str],
+        k: int,  # at most so many, the most likely first
+    ) -> list[list[FirstToken]]:  # per prompt
+        if self.wrap is not None:
+            raise ValueError(
+                "a first token is put behind the prompt, where the chat template has already closed it: use plain prompts (chat: false)"
+            )
         key = {p: [entry_key("first tokens", self.fingerprint, p, k)] for p in prompts}
+
         def write(some, results):
-            rows = [(key[p][0], self.fingerprint, p, json.dumps([[t.text, t.joins] for t in ts]), np.array([t.logprob for t in ts], np.float32).tobytes(), self._name())
-                    for p, ts in zip(some, results)]
+            rows = [
+                (
+                    key[p][0],
+                    self.fingerprint,
+                    p,
+                    json.dumps([[t.text, t.joins] for t in ts]),
+                    np.array([t.logprob for t in ts], np.float32).tobytes(),
+                    self._name(),
+                )
+                for p, ts in zip(some, results)
+            ]
             self.journal.write("scores", rows)
             self.misses += len(rows)
             return {r[0]: (r[3], r[4]) for r in rows}
-        have = self.journal.look_up("scores", "continuation, logprobs", [x for xs in key.values() for x in xs])
+
+        have = self.journal.look_up(
+            "scores", "continuation, logprobs", [x for xs in key.values() for x in xs]
+        )
         self._fill(have, key, "first_tokens", lambda some: (some, k), write, self.chunk)
-        def read(texts, logprobs): return [FirstToken(t, float(lp), joins) for (t, joins), lp in zip(json.loads(texts), np.frombuffer(logprobs, np.float32))]
+
+        def read(texts, logprobs):
+            return [
+                FirstToken(t, float(lp), joins)
+                for (t, joins), lp in zip(json.loads(texts), np.frombuffer(logprobs, np.float32))
+            ]
+
         return [read(*have[key[p][0]]) for p in prompts]
 
-    def _wrapped(self, prompts): return prompts if self.wrap is None else list(map(self.wrap, prompts))
+    def _wrapped(self, prompts):
+        return prompts if self.wrap is None else list(map(self.wrap, prompts))
 
     def _fill(self, have, key, method, args, write, size):
         "Does what is missing, `size` at a time, each chunk committed before the next begins, or as it arrives."
         self.hits += len(have)
         missing = [x for x, ks in key.items() if any(k not in have for k in ks)]
-        if missing and self.make is None: raise LookupError(self._unknown(missing, len(key)))
+        if missing and self.make is None:
+            raise LookupError(self._unknown(missing, len(key)))
         with progress(len(missing), self.label) as bar:
-            arriving = getattr(self.engine(), {"generate": "arriving"}.get(method, f"arriving_{method}"), None) if missing else None
-            if arriving: self._as_it_arrives(have, missing, arriving(*args(missing)), write, size, bar)
+            arriving = (
+                getattr(
+                    self.engine(), {"generate": "arriving"}.get(method, f"arriving_{method}"), None
+                )
+                if missing
+                else None
+            )
+            if arriving:
+                self._as_it_arrives(have, missing, arriving(*args(missing)), write, size, bar)
             else:
                 for i in range(0, len(missing), size):
-                    some = missing[i:i + size]
-                    with after_this(): have |= write(some, getattr(self.engine(), method)(*args(some)))
+                    some = missing[i : i + size]
+                    with after_this():
+                        have |= write(some, getattr(self.engine(), method)(*args(some)))
                     bar.update(len(some))
 
     def _as_it_arrives(self, have, missing, arriving, write, size, bar):
         "Commits `size` at a time, in the order in which they come, and at an error or Ctrl-C what is there by then."
         some, results = [], []
+
         def commit():
             have.update(write(some, results))
-            some.clear(); results.clear()
+            some.clear()
+            results.clear()
+
         try:
             for i, result in arriving:
-                some.append(missing[i]); results.append(result)
+                some.append(missing[i])
+                results.append(result)
                 bar.update()
-                if len(some) >= size: commit()
-        finally: commit()
+                if len(some) >= size:
+                    commit()
+        finally:
+            commit()
 
     def _unknown(self, missing, total):
         text = missing[0] if isinstance(missing[0], str) else missing[0][0]
-        return (f"the recorded run does not hold this prompt (and {len(missing) - 1} more of {total}) for the model {self.fingerprint}: "
-                f"{text[:200]!r} … A change in prompts, seeds or settings makes a recording unusable; record it anew (`make replay`) or give a model")
+        return (
+            f"the recorded run does not hold this prompt (and {len(missing) - 1} more of {total}) for the model {self.fingerprint}: "
+            f"{text[:200]!r} … A change in prompts, seeds or settings makes a recording unusable; record it anew (`make replay`) or give a model"
+        )
 
-    def _name(self): return type(self.engine()).__name__
+    def _name(self):
+        return type(self.engine()).__name__
 
     def _count(self, rows):
         self.misses += len(rows)
@@ -265,69 +430,102 @@ class Journaled:
 
     def close(self):
         "Sets the model's memory free; the journal stays open."
-        if self.inner is not None: self.inner.close()
+        if self.inner is not None:
+            self.inner.close()
         self.inner = None
 
 # %% ../../nbs/engines/journal.ipynb #17578349
 def copy_journal(
-    src:str|Path, # a journal
-    dst:str|Path, # the recording; must not exist
-    keep:set[bytes], # keys
-    prompts:bool=False, # also copy the prompts' texts
-)->int: # entries copied
+    src: str | Path,  # a journal
+    dst: str | Path,  # the recording; must not exist
+    keep: set[bytes],  # keys
+    prompts: bool = False,  # also copy the prompts' texts
+) -> int:  # entries copied
     "Copies the entries with these keys into a new, compact journal; raises KeyError when one is missing."
-    if not Path(src).is_file(): raise FileNotFoundError(f"There is no journal {str(src)!r}")
-    if Path(dst).exists(): raise FileExistsError(f"{str(dst)!r} exists already; move it away first")
+    if not Path(src).is_file():
+        raise FileNotFoundError(f"There is no journal {str(src)!r}")
+    if Path(dst).exists():
+        raise FileExistsError(f"{str(dst)!r} exists already; move it away first")
     source, target, n = Journal(src), Journal(dst), 0
     for table in ("completions", "scores"):
-        rows = [list(r) for r in source.db.execute(f"SELECT * FROM {table} ORDER BY key") if r[0] in keep] if source._has(table) else []
+        rows = (
+            [
+                list(r)
+                for r in source.db.execute(f"SELECT * FROM {table} ORDER BY key")
+                if r[0] in keep
+            ]
+            if source._has(table)
+            else []
+        )
         if not prompts:
-            for r in rows: r[2] = ""
+            for r in rows:
+                r[2] = ""
         target.write(table, rows)
         n += len(rows)
     target.db.execute("PRAGMA journal_mode = DELETE")
     target.db.execute("VACUUM")
-    source.close(); target.close()
-    if n < len(keep): raise KeyError(f"{len(keep) - n} of {len(keep)} keys aren't in {src}")
+    source.close()
+    target.close()
+    if n < len(keep):
+        raise KeyError(f"{len(keep) - n} of {len(keep)} keys aren't in {src}")
     return n
 
 # %% ../../nbs/engines/journal.ipynb #65cfac09
 def _rows(path, some=10):
     "(table, row) of what SQLite can still read, `some` at a time; rows are numbered as they were written, and take more than 100 bytes each."
     data, size = Path(path), Path(path).stat().st_size
-    with open(data, "rb") as f: page = int.from_bytes(f.read(18)[16:]) or 1
-    if size > page: os.truncate(data, size - size % page)         # half a page would be read as one that ends in zeros
+    with open(data, "rb") as f:
+        page = int.from_bytes(f.read(18)[16:]) or 1
+    if size > page:
+        os.truncate(data, size - size % page)  # half a page would be read as one that ends in zeros
     db = sqlite3.connect(f"{data.resolve().as_uri()}?mode=ro", uri=True)
-    db.execute("PRAGMA writable_schema = ON")     # a file that was cut short is then read as far as it goes
+    db.execute(
+        "PRAGMA writable_schema = ON"
+    )  # a file that was cut short is then read as far as it goes
     for table in ("completions", "scores"):
-        for first in range(1, size//100, some):
+        for first in range(1, size // 100, some):
             n = 0
             try:
-                for row in db.execute(f"SELECT * FROM {table} WHERE rowid BETWEEN ? AND ?", (first, first + some - 1)):
+                for row in db.execute(
+                    f"SELECT * FROM {table} WHERE rowid BETWEEN ? AND ?", (first, first + some - 1)
+                ):
                     n += 1
                     yield table, row
-            except sqlite3.DatabaseError: continue
-            if not n: break
+            except sqlite3.DatabaseError:
+                continue
+            if not n:
+                break
     db.close()
+
 
 def _sound(table, row):
     "Whether the key is the hash of the row."
     key, model, prompt, what = row[:4]
-    if table == "completions": return key == entry_key(model, prompt, what, row[4])
-    return key == entry_key("logprobs", model, prompt, what) or any(key == entry_key("first tokens", model, prompt, k) for k in range(1, 21))     # vLLM tells no more than 20
+    if table == "completions":
+        return key == entry_key(model, prompt, what, row[4])
+    return key == entry_key("logprobs", model, prompt, what) or any(
+        key == entry_key("first tokens", model, prompt, k) for k in range(1, 21)
+    )  # vLLM tells no more than 20
+
 
 def rescue(
-    path:str|Path, # a journal that can't be read any more; it is kept, as `….damaged`
-)->int: # entries in the new one
+    path: str | Path,  # a journal that can't be read any more; it is kept, as `….damaged`
+) -> int:  # entries in the new one
     "Puts a new journal in the place of a damaged one, with every entry that can still be read."
     path = Path(path)
     for end in ("", "-wal", "-shm"):
-        if (file := Path(f"{path}{end}")).exists(): file.replace(f"{path}.damaged{end}")
+        if (file := Path(f"{path}{end}")).exists():
+            file.replace(f"{path}.damaged{end}")
     new = Journal(path)
     with new.transaction() as db:
         for table, row in _rows(f"{path}.damaged"):
-            if _sound(table, row): db.execute(f"INSERT OR IGNORE INTO {table} VALUES ({','.join('?'*len(row))})", row)
-    n = sum(new.db.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("completions", "scores"))
+            if _sound(table, row):
+                db.execute(
+                    f"INSERT OR IGNORE INTO {table} VALUES ({','.join('?' * len(row))})", row
+                )
+    n = sum(
+        new.db.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("completions", "scores")
+    )
     new.close()
     print(f"{n:,} entries are rescued. What is missing is generated again.")
     return n

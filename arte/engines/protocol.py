@@ -8,7 +8,11 @@ __all__ = ['MIN_PATTERN', 'MAX_PATTERN', 'REPEATS', 'FAMILY', 'Sampling', 'Compl
            'family_batches', 'choose', 'TransformersEngine', 'VllmEngine', 'make_engine']
 
 # %% ../../nbs/engines/protocol.ipynb #72e502ec
-import logging, os, sys, tempfile, warnings
+import logging
+import os
+import sys
+import tempfile
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -27,134 +31,179 @@ from ..core.basics import derive_seed
 @dataclass(frozen=True)
 class Sampling:
     "How to decode."
-    temperature:float=0.0 # 0 = greedy; otherwise logits are divided by it and tokens drawn
-    max_tokens:int=256 # at most so many new tokens
-    stop:tuple=() # strings that end a completion; kept in its text
-    n:int=1 # completions per prompt
-    seed:int=0 # seeds the draws, together with the prompt and the draw's number
-    stop_repeats:bool=True # greedy only: end a completion that provably loops
-    first_draw:int=0 # number of the first completion, which its seed is made of; more than 0 where the n of a prompt are drawn in several places
+
+    temperature: float = 0.0  # 0 = greedy; otherwise logits are divided by it and tokens drawn
+    max_tokens: int = 256  # at most so many new tokens
+    stop: tuple = ()  # strings that end a completion; kept in its text
+    n: int = 1  # completions per prompt
+    seed: int = 0  # seeds the draws, together with the prompt and the draw's number
+    stop_repeats: bool = True  # greedy only: end a completion that provably loops
+    first_draw: int = 0  # number of the first completion, which its seed is made of; more than 0 where the n of a prompt are drawn in several places
 
     @property
-    def draws(self)->range: return range(self.first_draw, self.first_draw + self.n)
+    def draws(self) -> range:
+        return range(self.first_draw, self.first_draw + self.n)
 
     def __post_init__(self):
-        if isinstance(self.stop, str): raise ValueError(f"stop must be a tuple of strings, got the string {self.stop!r}; write ({self.stop!r},)")
+        if isinstance(self.stop, str):
+            raise ValueError(
+                f"stop must be a tuple of strings, got the string {self.stop!r}; write ({self.stop!r},)"
+            )
         object.__setattr__(self, "stop", tuple(self.stop))
-        if self.temperature < 0: raise ValueError(f"temperature must be 0 or more, got {self.temperature}")
-        if self.max_tokens < 1 or self.n < 1: raise ValueError(f"max_tokens and n must be at least 1, got {self.max_tokens} and {self.n}")
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be 0 or more, got {self.temperature}")
+        if self.max_tokens < 1 or self.n < 1:
+            raise ValueError(
+                f"max_tokens and n must be at least 1, got {self.max_tokens} and {self.n}"
+            )
 
 # %% ../../nbs/engines/protocol.ipynb #ce9bd956
 @dataclass(frozen=True)
 class Completion:
     "What a model wrote."
-    text:str # without special tokens; ends with the stop string, if one was met
-    tokens:int # generated tokens, the end-of-sequence token included
-    prompt_tokens:int # tokens of the prompt
-    finish:str # "stop" (a stop string), "eos", "length", or "repeat" (it was looping)
+
+    text: str  # without special tokens; ends with the stop string, if one was met
+    tokens: int  # generated tokens, the end-of-sequence token included
+    prompt_tokens: int  # tokens of the prompt
+    finish: str  # "stop" (a stop string), "eos", "length", or "repeat" (it was looping)
+
 
 @dataclass(frozen=True)
 class FirstToken:
     "One way in which a completion may begin."
-    text:str # of the token; empty for the end of the text
-    logprob:float # natural logarithm of its probability
-    joins:bool # whether prompt + text is encoded as the prompt's tokens and this one, so that generation can go on from there
+
+    text: str  # of the token; empty for the end of the text
+    logprob: float  # natural logarithm of its probability
+    joins: bool  # whether prompt + text is encoded as the prompt's tokens and this one, so that generation can go on from there
 
 # %% ../../nbs/engines/protocol.ipynb #01e11209
 def cut_at_stop(
-    text:str, # what has been generated so far
-    stop:tuple, # stop strings
-)->str|None: # the text up to and including the stop string that comes first; None if there is none
+    text: str,  # what has been generated so far
+    stop: tuple,  # stop strings
+) -> (
+    str | None
+):  # the text up to and including the stop string that comes first; None if there is none
     "Ends a text at its first stop string."
     ends = [i + len(s) for s in stop if (i := text.find(s)) >= 0]
-    return text[:min(ends)] if ends else None
+    return text[: min(ends)] if ends else None
 
 # %% ../../nbs/engines/protocol.ipynb #641b7175
 MIN_PATTERN, MAX_PATTERN, REPEATS = 10, 48, 3
 
+
 def is_looping(
-    tokens:list[int], # generated so far
-    shortest:int=MIN_PATTERN, # of the pattern, in tokens
-    longest:int=MAX_PATTERN, # of the pattern, in tokens
-    repeats:int=REPEATS, # times the pattern must stand in a row at the end
-)->bool:
+    tokens: list[int],  # generated so far
+    shortest: int = MIN_PATTERN,  # of the pattern, in tokens
+    longest: int = MAX_PATTERN,  # of the pattern, in tokens
+    repeats: int = REPEATS,  # times the pattern must stand in a row at the end
+) -> bool:
     "Whether `tokens` ends in a repeated pattern, as vLLM's repetition_detection decides it."
-    for k in range(shortest, min(longest, len(tokens)//repeats) + 1):
-        if tokens[-k:]*(repeats - 1) == tokens[-k*repeats:-k]: return True
+    for k in range(shortest, min(longest, len(tokens) // repeats) + 1):
+        if tokens[-k:] * (repeats - 1) == tokens[-k * repeats : -k]:
+            return True
     return False
 
 # %% ../../nbs/engines/protocol.ipynb #f41e80aa
 class FunctionEngine:
     "An engine whose model is `fn(prompt, sampling, draw) -> str`; its tokens are words."
-    def __init__(self,
-        fn, # (prompt, sampling, draw) -> text
-        fingerprint:str="function", # stands for the model in the journal
-        score=None, # (prompt, continuation) -> log-probabilities, for `logprobs`
-        first=None, # prompt -> (text, probability) of its first words, most likely first, for `first_tokens`
-    ): self.fn, self.fingerprint, self.score, self.first = fn, fingerprint, score, first
 
-    def generate(self,
-        prompts:list[str],
-        sampling:Sampling=Sampling(),
-    )->list[list[Completion]]: # `sampling.n` per prompt
+    def __init__(
+        self,
+        fn,  # (prompt, sampling, draw) -> text
+        fingerprint: str = "function",  # stands for the model in the journal
+        score=None,  # (prompt, continuation) -> log-probabilities, for `logprobs`
+        first=None,  # prompt -> (text, probability) of its first words, most likely first, for `first_tokens`
+    ):
+        self.fn, self.fingerprint, self.score, self.first = fn, fingerprint, score, first
+
+    def generate(
+        self,
+        prompts: list[str],
+        sampling: Sampling = Sampling(),
+    ) -> list[list[Completion]]:  # `sampling.n` per prompt
         return [[self._one(p, sampling, d) for d in sampling.draws] for p in prompts]
 
     def _one(self, prompt, sampling, draw):
         text, finish = self.fn(prompt, sampling, draw), "eos"
-        if (cut := cut_at_stop(text, sampling.stop)) is not None: text, finish = cut, "stop"
-        if len(text.split()) > sampling.max_tokens: text, finish = " ".join(text.split()[:sampling.max_tokens]), "length"
+        if (cut := cut_at_stop(text, sampling.stop)) is not None:
+            text, finish = cut, "stop"
+        if len(text.split()) > sampling.max_tokens:
+            text, finish = " ".join(text.split()[: sampling.max_tokens]), "length"
         return Completion(text, len(text.split()), len(prompt.split()), finish)
 
-    def logprobs(self,
-        prompts:list[str],
-        continuations:list[str], # one per prompt
-    )->list[np.ndarray]: # log-probability of each token of each continuation
-        return [np.array(self.score(p, c), dtype=float) for p, c in zip(prompts, continuations, strict=True)]
+    def logprobs(
+        self,
+        prompts: list[str],
+        continuations: list[str],  # one per prompt
+    ) -> list[np.ndarray]:  # log-probability of each token of each continuation
+        return [
+            np.array(self.score(p, c), dtype=float)
+            for p, c in zip(prompts, continuations, strict=True)
+        ]
 
-    def first_tokens(self,
-        prompts:list[str],
-        k:int, # at most so many, the most likely first
-    )->list[list[FirstToken]]: # per prompt
+    def first_tokens(
+        self,
+        prompts: list[str],
+        k: int,  # at most so many, the most likely first
+    ) -> list[list[FirstToken]]:  # per prompt
         joins = lambda p, t: t.strip() != "" and (p + t).split() == p.split() + t.split()
-        return [[FirstToken(t, float(np.log(q)), joins(p, t)) for t, q in self.first(p)[:k]] for p in prompts]
+        return [
+            [FirstToken(t, float(np.log(q)), joins(p, t)) for t, q in self.first(p)[:k]]
+            for p in prompts
+        ]
 
-    def close(self): pass
+    def close(self):
+        pass
 
 # %% ../../nbs/engines/protocol.ipynb #8e7d1a7c
 def encode(
     tokenizer,
-    prompts:list[str],
-    limit:int, # the longest text the engine takes, prompt and completion together, in tokens
-)->list[list[int]]:
+    prompts: list[str],
+    limit: int,  # the longest text the engine takes, prompt and completion together, in tokens
+) -> list[list[int]]:
     "Token ids of each prompt, with what the tokenizer puts before a text; raises ValueError when a prompt is too long."
     ids = tokenizer(list(prompts)).input_ids if prompts else []
     for i, x in enumerate(ids):
-        if len(x) >= limit: raise ValueError(f"prompt {i} has {len(x)} tokens, and at most {limit - 1} leave room for an answer (max_model_len={limit}). "
-                                             f"Use fewer or shorter examples, or a larger max_model_len. It begins: {prompts[i][:60]!r}")
-        if not x: raise ValueError(f"prompt {i} is empty: it has no tokens")
+        if len(x) >= limit:
+            raise ValueError(
+                f"prompt {i} has {len(x)} tokens, and at most {limit - 1} leave room for an answer (max_model_len={limit}). "
+                f"Use fewer or shorter examples, or a larger max_model_len. It begins: {prompts[i][:60]!r}"
+            )
+        if not x:
+            raise ValueError(f"prompt {i} is empty: it has no tokens")
     return ids
 
 # %% ../../nbs/engines/protocol.ipynb #ec4ccb3b
 def encode_pairs(
     tokenizer,
-    prompts:list[str],
-    continuations:list[str], # one per prompt
-    limit:int, # in tokens
-)->list[tuple[list[int], int]]: # token ids of prompt and continuation, and how many of them are the continuation's
+    prompts: list[str],
+    continuations: list[str],  # one per prompt
+    limit: int,  # in tokens
+) -> list[
+    tuple[list[int], int]
+]:  # token ids of prompt and continuation, and how many of them are the continuation's
     "Tokenizes prompt and continuation apart, so that the boundary between them is a boundary between tokens."
     heads = encode(tokenizer, prompts, limit)
-    tails = tokenizer(list(continuations), add_special_tokens=False).input_ids if continuations else []
+    tails = (
+        tokenizer(list(continuations), add_special_tokens=False).input_ids if continuations else []
+    )
     pairs = [(h + t, len(t)) for h, t in zip(heads, tails, strict=True)]
     for i, (x, _) in enumerate(pairs):
-        if len(x) >= limit: raise ValueError(f"prompt and continuation {i} have {len(x)} tokens together, at most {limit - 1} are possible (max_model_len={limit})")
+        if len(x) >= limit:
+            raise ValueError(
+                f"prompt and continuation {i} have {len(x)} tokens together, at most {limit - 1} are possible (max_model_len={limit})"
+            )
     return pairs
 
 # %% ../../nbs/engines/protocol.ipynb #c86f7d90
 def _text(tokenizer, prompt_ids, ids):
     "The generated text; decoded behind the last prompt tokens, because some tokenizers drop a leading space."
     head = prompt_ids[-4:]
-    decode = lambda x: tokenizer.decode(x, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return decode(head + ids)[len(decode(head)):]
+    decode = lambda x: tokenizer.decode(
+        x, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return decode(head + ids)[len(decode(head)) :]
+
 
 def _eos_ids(tokenizer, model_config):
     more = model_config.eos_token_id
@@ -163,38 +212,52 @@ def _eos_ids(tokenizer, model_config):
 # %% ../../nbs/engines/protocol.ipynb #692a011e
 def first_tokens_of(
     tokenizer,
-    prompt:str,
-    ids:list[int], # of the prompt, from `encode`
-    tokens:list[int], # candidates for the next token
-    logprobs:list[float], # one per candidate
-)->list[FirstToken]: # in the same order
+    prompt: str,
+    ids: list[int],  # of the prompt, from `encode`
+    tokens: list[int],  # candidates for the next token
+    logprobs: list[float],  # one per candidate
+) -> list[FirstToken]:  # in the same order
     "Candidates for the next token as text, each tried at its border with the prompt."
     texts = [_text(tokenizer, ids, [t]) for t in tokens]
     again = tokenizer([prompt + t for t in texts]).input_ids if texts else []
-    return [FirstToken(t, float(lp), new == ids + [token]) for t, lp, new, token in zip(texts, logprobs, again, tokens)]
+    return [
+        FirstToken(t, float(lp), new == ids + [token])
+        for t, lp, new, token in zip(texts, logprobs, again, tokens)
+    ]
 
 # %% ../../nbs/engines/protocol.ipynb #d5e08a90
-def _someone_looks(): return sys.stderr.isatty() or "ipykernel" in sys.modules
+def _someone_looks():
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
+
 
 def progress(
-    total:int, # of what is to come
-    label:str, # e.g. "vLLM"
-    unit:str="completions", # what is counted
+    total: int,  # of what is to come
+    label: str,  # e.g. "vLLM"
+    unit: str = "completions",  # what is counted
 ):
     "A bar on a terminal or in a notebook for what takes more than two seconds; it goes when it's done."
-    return tqdm(total=total, desc=label, unit=unit, leave=False, delay=2, disable=not _someone_looks() or total == 0)
+    return tqdm(
+        total=total,
+        desc=label,
+        unit=unit,
+        leave=False,
+        delay=2,
+        disable=not _someone_looks() or total == 0,
+    )
 
 # %% ../../nbs/engines/protocol.ipynb #a441b93c
 def batches(
-    lengths:list[int], # tokens of each prompt
-    new:int, # tokens that may be generated
-    batch_tokens:int, # the most tokens a batch may come to hold
-)->list[list[int]]: # indices, the longest prompts first
+    lengths: list[int],  # tokens of each prompt
+    new: int,  # tokens that may be generated
+    batch_tokens: int,  # the most tokens a batch may come to hold
+) -> list[list[int]]:  # indices, the longest prompts first
     "Packs prompts of like length together."
-    out:list[list[int]] = []
+    out: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if out and (len(out[-1]) + 1)*(lengths[out[-1][0]] + new) <= batch_tokens: out[-1].append(i)
-        else: out.append([i])
+        if out and (len(out[-1]) + 1) * (lengths[out[-1][0]] + new) <= batch_tokens:
+            out[-1].append(i)
+        else:
+            out.append([i])
     return out
 
 # %% ../../nbs/engines/protocol.ipynb #c787de25
@@ -203,73 +266,106 @@ def _common(a, b):
     n = min(len(a), len(b)) - 1
     return next((i for i in range(n) if a[i] != b[i]), n)
 
+
 def families(
-    ids:list[list[int]], # tokens of each prompt
-)->list[list]: # [tokens in common, [indices]], each index once
+    ids: list[list[int]],  # tokens of each prompt
+) -> list[list]:  # [tokens in common, [indices]], each index once
     "Prompts that begin alike."
-    out:list[list] = []
+    out: list[list] = []
     for i in sorted(range(len(ids)), key=ids.__getitem__):
         shared = _common(ids[out[-1][1][0]], ids[i]) if out else 0
-        if out and 2*shared >= max(len(ids[i]), out[-1][0]):
+        if out and 2 * shared >= max(len(ids[i]), out[-1][0]):
             out[-1][0] = min(out[-1][0], shared)
             out[-1][1].append(i)
-        else: out.append([len(ids[i]) - 1, [i]])
+        else:
+            out.append([len(ids[i]) - 1, [i]])
     return out
 
-FAMILY = 4    # prompts, from which on a common beginning is worth its own matrices
+
+FAMILY = 4  # prompts, from which on a common beginning is worth its own matrices
+
 
 def family_batches(
-    ids:list[list[int]], # tokens of each prompt
-    new:int, # tokens that may be generated
-    batch_tokens:int, # the most tokens a batch may come to hold
-    longest:float=float("inf"), # prompt and new tokens of a text that may share its beginning
-)->list[list]: # batches of [tokens in common, [indices]]; prompts that go without a family have 0 in common, and batches of their own
+    ids: list[list[int]],  # tokens of each prompt
+    new: int,  # tokens that may be generated
+    batch_tokens: int,  # the most tokens a batch may come to hold
+    longest: float = float("inf"),  # prompt and new tokens of a text that may share its beginning
+) -> list[
+    list
+]:  # batches of [tokens in common, [indices]]; prompts that go without a family have 0 in common, and batches of their own
     "Packs families together, large ones in parts, the longest beginnings first; then what is left."
-    out:list[list] = []
+    out: list[list] = []
     alone, parts, room = [], [], 0
     for shared, members in families(ids):
         own = max(len(ids[i]) for i in members) - shared + new
-        if len(members) < FAMILY or shared + own > longest: alone += members; continue
-        size = max(1, (batch_tokens - shared)//own)
-        parts += [(shared + own*len(m), [shared, m]) for m in (members[i:i + size] for i in range(0, len(members), size))]
+        if len(members) < FAMILY or shared + own > longest:
+            alone += members
+            continue
+        size = max(1, (batch_tokens - shared) // own)
+        parts += [
+            (shared + own * len(m), [shared, m])
+            for m in (members[i : i + size] for i in range(0, len(members), size))
+        ]
     for tokens, part in sorted(parts, key=lambda p: -p[1][0]):
-        if tokens > room: out.append([]); room = batch_tokens
+        if tokens > room:
+            out.append([])
+            room = batch_tokens
         out[-1].append(part)
         room -= tokens
-    return out + [[[0, [alone[i] for i in batch]]] for batch in batches([len(ids[i]) for i in alone], new, batch_tokens)]
+    return out + [
+        [[0, [alone[i] for i in batch]]]
+        for batch in batches([len(ids[i]) for i in alone], new, batch_tokens)
+    ]
 
 # %% ../../nbs/engines/protocol.ipynb #b850e6a2
 def choose(
-    logits, # (rows, vocabulary)
-    temperature:float, # 0 = greedy
-    generators:list, # one torch.Generator per row; unused when greedy
-): # (rows,) token ids
+    logits,  # (rows, vocabulary)
+    temperature: float,  # 0 = greedy
+    generators: list,  # one torch.Generator per row; unused when greedy
+):  # (rows,) token ids
     "The next token of each row."
     import torch
-    if temperature == 0: return logits.argmax(-1)
-    p = torch.softmax(logits.float()/temperature, -1)
-    q = torch.stack([torch.empty(p.shape[-1], device=g.device).exponential_(generator=g) for g in generators])
-    return (p/q.to(p.device)).argmax(-1)
+
+    if temperature == 0:
+        return logits.argmax(-1)
+    p = torch.softmax(logits.float() / temperature, -1)
+    q = torch.stack(
+        [torch.empty(p.shape[-1], device=g.device).exponential_(generator=g) for g in generators]
+    )
+    return (p / q.to(p.device)).argmax(-1)
 
 # %% ../../nbs/engines/protocol.ipynb #5bca8112
 @dataclass
 class _Row:
     "One draw of one prompt while it's being decoded."
-    index:tuple; prompt:list; ids:list; generator:object; finish:str=""; text:str=""
+
+    index: tuple
+    prompt: list
+    ids: list
+    generator: object
+    finish: str = ""
+    text: str = ""
 
 # %% ../../nbs/engines/protocol.ipynb #f23115c6
 class TransformersEngine:
     "Generates with transformers, on a GPU if there is one."
-    def __init__(self,
-        path:str|Path, # a model folder
-        dtype:Dtype="bfloat16", # "float32" to compare with another engine
-        batch_tokens:int=16384, # prompt and new tokens of one batch; a common beginning counts once
-        max_model_len:int=4096, # prompt and new tokens of one completion; at most the model's own limit
-        device:str|None=None, # None: cuda if there is one, else cpu
-        trust_remote_code:bool=False, # run code that comes with the model
+
+    def __init__(
+        self,
+        path: str | Path,  # a model folder
+        dtype: Dtype = "bfloat16",  # "float32" to compare with another engine
+        batch_tokens: int = 16384,  # prompt and new tokens of one batch; a common beginning counts once
+        max_model_len: int = 4096,  # prompt and new tokens of one completion; at most the model's own limit
+        device: str | None = None,  # None: cuda if there is one, else cpu
+        trust_remote_code: bool = False,  # run code that comes with the model
     ):
         import torch
-        self.folder, self.fingerprint, self.batch_tokens = Path(path), fingerprint(path), batch_tokens
+
+        self.folder, self.fingerprint, self.batch_tokens = (
+            Path(path),
+            fingerprint(path),
+            batch_tokens,
+        )
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.tokenizer = load_tokenizer(path, trust_remote_code)
         self.model = load_model(path, dtype, trust_remote_code).to(self.device)
@@ -277,56 +373,89 @@ class TransformersEngine:
         self.eos = _eos_ids(self.tokenizer, self.model.generation_config)
         self.longest_shared = share_beginnings(self.model)
 
-    def generate(self,
-        prompts:list[str],
-        sampling:Sampling=Sampling(),
-    )->list[list[Completion]]: # `sampling.n` per prompt, in order
+    def generate(
+        self,
+        prompts: list[str],
+        sampling: Sampling = Sampling(),
+    ) -> list[list[Completion]]:  # `sampling.n` per prompt, in order
         ids = encode(self.tokenizer, prompts, self.max_model_len)
-        rows = [_Row((i, d), x, [], self._generator(sampling, prompts[i], d)) for i, x in enumerate(ids) for d in sampling.draws]
+        rows = [
+            _Row((i, d), x, [], self._generator(sampling, prompts[i], d))
+            for i, x in enumerate(ids)
+            for d in sampling.draws
+        ]
         with progress(len(rows), "transformers") as bar:
-            for batch in family_batches([r.prompt for r in rows], sampling.max_tokens, self.batch_tokens, self.longest_shared):
-                self._decode([(shared, [rows[i] for i in members]) for shared, members in batch], sampling, bar)
+            for batch in family_batches(
+                [r.prompt for r in rows],
+                sampling.max_tokens,
+                self.batch_tokens,
+                self.longest_shared,
+            ):
+                self._decode(
+                    [(shared, [rows[i] for i in members]) for shared, members in batch],
+                    sampling,
+                    bar,
+                )
         out = [Completion(r.text, len(r.ids), len(r.prompt), r.finish) for r in rows]
-        return [out[i:i + sampling.n] for i in range(0, len(out), sampling.n)]
+        return [out[i : i + sampling.n] for i in range(0, len(out), sampling.n)]
 
     def _generator(self, sampling, prompt, draw):
         import torch
-        return torch.Generator(device="cpu").manual_seed(derive_seed(sampling.seed, prompt, draw)) if sampling.temperature else None
+
+        return (
+            torch.Generator(device="cpu").manual_seed(derive_seed(sampling.seed, prompt, draw))
+            if sampling.temperature
+            else None
+        )
 
     def _forward(self, x, mask, cache, beginnings=None, keep=1):
         "Logits behind the last `keep` tokens of each row."
-        position = (mask.cumsum(-1) - 1).clamp(min=0)[:, -x.shape[1]:]
-        if beginnings is None: more = dict(position_ids=position)
-        else: more = dict(position_ids=position + beginnings.lengths, beginnings=beginnings)
-        return self.model(x, attention_mask=mask, past_key_values=cache, logits_to_keep=keep, **more).logits
+        position = (mask.cumsum(-1) - 1).clamp(min=0)[:, -x.shape[1] :]
+        if beginnings is None:
+            more = dict(position_ids=position)
+        else:
+            more = dict(position_ids=position + beginnings.lengths, beginnings=beginnings)
+        return self.model(
+            x, attention_mask=mask, past_key_values=cache, logits_to_keep=keep, **more
+        ).logits
 
     def _cache(self):
         from transformers import DynamicCache
+
         return DynamicCache(config=self.model.config)
 
-    def _begin(self,
-        heads, # [(tokens of a beginning, how many rows have it)]; without tokens, there is one
+    def _begin(
+        self,
+        heads,  # [(tokens of a beginning, how many rows have it)]; without tokens, there is one
     ):
         "Reads what families have in common."
         import torch
-        if not heads[0][0]: return None
+
+        if not heads[0][0]:
+            return None
         x, mask = self._pad([head for head, _ in heads])
         cache = self._cache()
         self._forward(x, mask, cache)
-        family = torch.tensor([i for i, (_, n) in enumerate(heads) for _ in range(n)], device=self.device)
+        family = torch.tensor(
+            [i for i, (_, n) in enumerate(heads) for _ in range(n)], device=self.device
+        )
         return Beginnings([(l.keys, l.values) for l in cache.layers], mask, family)
 
     def _decode(self, batch, sampling, bar):
         "Decodes a batch; rows that are done leave it."
         import torch
+
         rows, cache = [r for _, rows in batch for r in rows], self._cache()
         with torch.inference_mode():
-            beginnings = self._begin([(rows[0].prompt[:shared], len(rows)) for shared, rows in batch])
+            beginnings = self._begin(
+                [(rows[0].prompt[:shared], len(rows)) for shared, rows in batch]
+            )
             x, mask = self._pad([r.prompt[shared:] for shared, rows in batch for r in rows])
             while rows:
                 logits = self._forward(x, mask, cache, beginnings)[:, -1]
                 x = choose(logits, sampling.temperature, [r.generator for r in rows])[:, None]
-                for r, token in zip(rows, x[:, 0].tolist()): self._append(r, token, sampling)
+                for r, token in zip(rows, x[:, 0].tolist()):
+                    self._append(r, token, sampling)
                 mask = torch.cat([mask, mask.new_ones(len(rows), 1)], -1)
                 keep = [i for i, r in enumerate(rows) if not r.finish]
                 if len(keep) < len(rows):
@@ -335,51 +464,77 @@ class TransformersEngine:
                     if keep:
                         x, mask = x[at], mask[at]
                         cache.batch_select_indices(at)
-                        if beginnings: beginnings.keep(at)
+                        if beginnings:
+                            beginnings.keep(at)
 
     def _pad(self, ids):
         import torch
+
         n = max(map(len, ids))
-        x = torch.tensor([[self.tokenizer.pad_token_id]*(n - len(i)) + i for i in ids], device=self.device)
-        mask = torch.tensor([[0]*(n - len(i)) + [1]*len(i) for i in ids], device=self.device)
+        x = torch.tensor(
+            [[self.tokenizer.pad_token_id] * (n - len(i)) + i for i in ids], device=self.device
+        )
+        mask = torch.tensor([[0] * (n - len(i)) + [1] * len(i) for i in ids], device=self.device)
         return x, mask
 
     def _append(self, r, token, sampling):
         "Adds a token to a row and decides whether the row is done; the order of the rules is vLLM's."
         r.ids.append(token)
-        recent = self.tokenizer.decode(r.ids[-(4 + max(map(len, sampling.stop), default=0)):])
-        if token in self.eos: r.finish = "eos"
-        elif cut_at_stop(recent, sampling.stop) is not None: r.finish = "stop"
-        elif len(r.ids) == sampling.max_tokens or len(r.prompt) + len(r.ids) >= self.max_model_len: r.finish = "length"
-        elif sampling.stop_repeats and sampling.temperature == 0 and is_looping(r.ids): r.finish = "repeat"
+        recent = self.tokenizer.decode(r.ids[-(4 + max(map(len, sampling.stop), default=0)) :])
+        if token in self.eos:
+            r.finish = "eos"
+        elif cut_at_stop(recent, sampling.stop) is not None:
+            r.finish = "stop"
+        elif len(r.ids) == sampling.max_tokens or len(r.prompt) + len(r.ids) >= self.max_model_len:
+            r.finish = "length"
+        elif sampling.stop_repeats and sampling.temperature == 0 and is_looping(r.ids):
+            r.finish = "repeat"
         if r.finish:
             text = _text(self.tokenizer, r.prompt, r.ids)
             r.text = cut_at_stop(text, sampling.stop) or text
 
-    def logprobs(self,
-        prompts:list[str],
-        continuations:list[str], # one per prompt
-    )->list[np.ndarray]: # log-probability of each token of each continuation
+    def logprobs(
+        self,
+        prompts: list[str],
+        continuations: list[str],  # one per prompt
+    ) -> list[np.ndarray]:  # log-probability of each token of each continuation
         import torch
+
         pairs = encode_pairs(self.tokenizer, prompts, continuations, self.max_model_len)
         out = {}
         with torch.inference_mode(), progress(len(pairs), "transformers") as bar:
-            for batch in family_batches([x[:len(x) - k] for x, k in pairs], max((k for _, k in pairs), default=0), self.batch_tokens//4, self.longest_shared):
+            for batch in family_batches(
+                [x[: len(x) - k] for x, k in pairs],
+                max((k for _, k in pairs), default=0),
+                self.batch_tokens // 4,
+                self.longest_shared,
+            ):
                 rows = [i for _, members in batch for i in members]
-                beginnings = self._begin([(pairs[members[0]][0][:shared], len(members)) for shared, members in batch])
-                x, mask = self._pad([pairs[i][0][shared:] for shared, members in batch for i in members])
+                beginnings = self._begin(
+                    [(pairs[members[0]][0][:shared], len(members)) for shared, members in batch]
+                )
+                x, mask = self._pad(
+                    [pairs[i][0][shared:] for shared, members in batch for i in members]
+                )
                 keep = max(pairs[i][1] for i in rows) + 1
                 lp = self._forward(x, mask, self._cache(), beginnings, keep).float().log_softmax(-1)
-                lp = lp[:, :-1].gather(2, x[:, 1-keep:, None])[..., 0].cpu().numpy() if keep > 1 else np.zeros((len(rows), 0))
-                for row, i in zip(lp, rows): out[i] = row[len(row) - pairs[i][1]:]
+                lp = (
+                    lp[:, :-1].gather(2, x[:, 1 - keep :, None])[..., 0].cpu().numpy()
+                    if keep > 1
+                    else np.zeros((len(rows), 0))
+                )
+                for row, i in zip(lp, rows):
+                    out[i] = row[len(row) - pairs[i][1] :]
                 bar.update(len(rows))
         return [out[i] for i in range(len(pairs))]
 
-    def first_tokens(self,
-        prompts:list[str],
-        k:int, # at most so many, the most likely first
-    )->list[list[FirstToken]]: # per prompt
+    def first_tokens(
+        self,
+        prompts: list[str],
+        k: int,  # at most so many, the most likely first
+    ) -> list[list[FirstToken]]:  # per prompt
         import torch
+
         ids = encode(self.tokenizer, prompts, self.max_model_len)
         out = {}
         with torch.inference_mode(), progress(len(ids), "transformers") as bar:
@@ -393,32 +548,51 @@ class TransformersEngine:
         return [out[i] for i in range(len(ids))]
 
     def close(self):
-        import gc, torch
+        import gc
+        import torch
+
         self.model = None
         gc.collect()
-        if torch.cuda.is_available(): torch.cuda.empty_cache()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 # %% ../../nbs/engines/protocol.ipynb #41074757
 def _vllm_environment(
-    devices, # that one model is spread over
+    devices,  # that one model is spread over
 ):
     "vLLM reads its settings from the environment; what the user has set stays."
     import torch
+
     settings = dict(VLLM_LOGGING_LEVEL="ERROR", VLLM_NO_USAGE_STATS="1")
     if not torch.cuda.is_available():
-        cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count())
-        settings |= dict(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_CPU_KVCACHE_SPACE="2", OMP_NUM_THREADS=str(max(1, len(cpus)//devices)),
-                         VLLM_CPU_OMP_THREADS_BIND="|".join(",".join(map(str, cpus[i::devices])) for i in range(devices)))
-    for name, value in settings.items(): os.environ.setdefault(name, value)
+        cpus = (
+            sorted(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else range(os.cpu_count())
+        )
+        settings |= dict(
+            VLLM_ENABLE_V1_MULTIPROCESSING="0",
+            VLLM_CPU_KVCACHE_SPACE="2",
+            OMP_NUM_THREADS=str(max(1, len(cpus) // devices)),
+            VLLM_CPU_OMP_THREADS_BIND="|".join(
+                ",".join(map(str, cpus[i::devices])) for i in range(devices)
+            ),
+        )
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
     return os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0"
+
 
 @contextmanager
 def _without(module):
     "Hides an imported module: vLLM 0.32 looks through all of them for Triton kernels and trips over llvmlite's, which PyMC brings."
     hidden = sys.modules.pop(module, None)
-    try: yield
+    try:
+        yield
     finally:
-        if hidden is not None: sys.modules[module] = hidden
+        if hidden is not None:
+            sys.modules[module] = hidden
+
 
 @contextmanager
 def _held_back():
@@ -428,123 +602,194 @@ def _held_back():
         usual, level = os.dup(2), logging.root.manager.disable
         os.dup2(held.fileno(), 2)
         logging.disable(logging.WARNING)
-        try: yield
+        try:
+            yield
         except BaseException:
             held.seek(0)
             os.write(usual, held.read())
             raise
         finally:
             sys.stderr.flush()
-            os.dup2(usual, 2); os.close(usual)
+            os.dup2(usual, 2)
+            os.close(usual)
             logging.disable(level)
 
 # %% ../../nbs/engines/protocol.ipynb #e46e6b96
 class VllmEngine:
     "Generates with vLLM."
-    def __init__(self,
-        path:str|Path, # a model folder
-        dtype:Dtype="bfloat16", # "float32" to compare with another engine
-        max_model_len:int=4096, # prompt and new tokens of one completion; at most the model's own limit
-        trust_remote_code:bool=False, # run code that comes with the model
-        tensor_parallel:int=1, # devices that share each layer
-        pipeline_parallel:int=1, # groups of such devices that have some of the layers each
+
+    def __init__(
+        self,
+        path: str | Path,  # a model folder
+        dtype: Dtype = "bfloat16",  # "float32" to compare with another engine
+        max_model_len: int = 4096,  # prompt and new tokens of one completion; at most the model's own limit
+        trust_remote_code: bool = False,  # run code that comes with the model
+        tensor_parallel: int = 1,  # devices that share each layer
+        pipeline_parallel: int = 1,  # groups of such devices that have some of the layers each
     ):
         import torch
+
         self.folder, self.fingerprint = Path(path), fingerprint(path)
-        self.inside, self._set_num_threads = _vllm_environment(tensor_parallel*pipeline_parallel), torch.set_num_threads
+        self.inside, self._set_num_threads = (
+            _vllm_environment(tensor_parallel * pipeline_parallel),
+            torch.set_num_threads,
+        )
         self.tokenizer = load_tokenizer(path, trust_remote_code)
         with quiet():
             from transformers import AutoConfig
-            config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).get_text_config()
+
+            config = AutoConfig.from_pretrained(
+                path, trust_remote_code=trust_remote_code
+            ).get_text_config()
         self.max_model_len = min(max_model_len, config.max_position_embeddings)
         with _held_back(), _without("llvmlite.binding.ffi"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from vllm import LLM
-            self.llm = LLM(str(path), dtype=dtype, max_model_len=self.max_model_len, enforce_eager=True, enable_prefix_caching=True,
-                           disable_log_stats=True, use_tqdm_on_load=False, trust_remote_code=trust_remote_code,
-                           tensor_parallel_size=tensor_parallel, pipeline_parallel_size=pipeline_parallel)
+
+            self.llm = LLM(
+                str(path),
+                dtype=dtype,
+                max_model_len=self.max_model_len,
+                enforce_eager=True,
+                enable_prefix_caching=True,
+                disable_log_stats=True,
+                use_tqdm_on_load=False,
+                trust_remote_code=trust_remote_code,
+                tensor_parallel_size=tensor_parallel,
+                pipeline_parallel_size=pipeline_parallel,
+            )
 
     def _run(self, ids, params):
         bar = lambda it=None, total=None, **_: it if it is not None else progress(total, "vLLM")
-        return self.llm.generate([dict(prompt_token_ids=x) for x in ids], params, use_tqdm=_someone_looks() and bar)
+        return self.llm.generate(
+            [dict(prompt_token_ids=x) for x in ids], params, use_tqdm=_someone_looks() and bar
+        )
 
-    def generate(self,
-        prompts:list[str],
-        sampling:Sampling=Sampling(),
-    )->list[list[Completion]]: # `sampling.n` per prompt, in order
+    def generate(
+        self,
+        prompts: list[str],
+        sampling: Sampling = Sampling(),
+    ) -> list[list[Completion]]:  # `sampling.n` per prompt, in order
         n, ids = sampling.n, encode(self.tokenizer, prompts, self.max_model_len)
-        if not ids: return []
-        outs = self._run([x for x in ids for _ in range(n)], [self._params(sampling, p, d) for p in prompts for d in sampling.draws])
+        if not ids:
+            return []
+        outs = self._run(
+            [x for x in ids for _ in range(n)],
+            [self._params(sampling, p, d) for p in prompts for d in sampling.draws],
+        )
         done = [self._completion(o) for o in outs]
-        return [done[i:i + n] for i in range(0, len(done), n)]
+        return [done[i : i + n] for i in range(0, len(done), n)]
 
     def _params(self, sampling, prompt, draw):
         from vllm.sampling_params import RepetitionDetectionParams, SamplingParams
+
         greedy = sampling.temperature == 0
-        loops = RepetitionDetectionParams(max_pattern_size=MAX_PATTERN, min_pattern_size=MIN_PATTERN, min_count=REPEATS)
-        return SamplingParams(temperature=sampling.temperature, max_tokens=sampling.max_tokens, stop=list(sampling.stop), include_stop_str_in_output=True,
-                              seed=None if greedy else derive_seed(sampling.seed, prompt, draw),
-                              repetition_detection=loops if greedy and sampling.stop_repeats else None)
+        loops = RepetitionDetectionParams(
+            max_pattern_size=MAX_PATTERN, min_pattern_size=MIN_PATTERN, min_count=REPEATS
+        )
+        return SamplingParams(
+            temperature=sampling.temperature,
+            max_tokens=sampling.max_tokens,
+            stop=list(sampling.stop),
+            include_stop_str_in_output=True,
+            seed=None if greedy else derive_seed(sampling.seed, prompt, draw),
+            repetition_detection=loops if greedy and sampling.stop_repeats else None,
+        )
 
     def _completion(self, out):
         o = out.outputs[0]
-        finish = {"length": "length", "repetition": "repeat"}.get(o.finish_reason) or ("stop" if isinstance(o.stop_reason, str) else "eos")
+        finish = {"length": "length", "repetition": "repeat"}.get(o.finish_reason) or (
+            "stop" if isinstance(o.stop_reason, str) else "eos"
+        )
         return Completion(o.text, len(o.token_ids), len(out.prompt_token_ids), finish)
 
-    def logprobs(self,
-        prompts:list[str],
-        continuations:list[str], # one per prompt
-    )->list[np.ndarray]: # log-probability of each token of each continuation
+    def logprobs(
+        self,
+        prompts: list[str],
+        continuations: list[str],  # one per prompt
+    ) -> list[np.ndarray]:  # log-probability of each token of each continuation
         from vllm import SamplingParams
-        pairs = encode_pairs(self.tokenizer, prompts, continuations, self.max_model_len)
-        if not pairs: return []
-        outs = self._run([x for x, _ in pairs], SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0))
-        return [np.array([o.prompt_logprobs[j][x[j]].logprob for j in range(len(x) - k, len(x))]) for o, (x, k) in zip(outs, pairs)]
 
-    def first_tokens(self,
-        prompts:list[str],
-        k:int, # at most 20 (vLLM's max_logprobs), the most likely first
-    )->list[list[FirstToken]]: # per prompt
+        pairs = encode_pairs(self.tokenizer, prompts, continuations, self.max_model_len)
+        if not pairs:
+            return []
+        outs = self._run(
+            [x for x, _ in pairs], SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
+        )
+        return [
+            np.array([o.prompt_logprobs[j][x[j]].logprob for j in range(len(x) - k, len(x))])
+            for o, (x, k) in zip(outs, pairs)
+        ]
+
+    def first_tokens(
+        self,
+        prompts: list[str],
+        k: int,  # at most 20 (vLLM's max_logprobs), the most likely first
+    ) -> list[list[FirstToken]]:  # per prompt
         from vllm import SamplingParams
+
         ids = encode(self.tokenizer, prompts, self.max_model_len)
-        if not ids: return []
+        if not ids:
+            return []
         outs = self._run(ids, SamplingParams(temperature=0, max_tokens=1, logprobs=k))
         tops = [sorted(o.outputs[0].logprobs[0].items(), key=lambda t: t[1].rank)[:k] for o in outs]
-        return [first_tokens_of(self.tokenizer, p, x, [t for t, _ in top], [v.logprob for _, v in top]) for p, x, top in zip(prompts, ids, tops)]
+        return [
+            first_tokens_of(self.tokenizer, p, x, [t for t, _ in top], [v.logprob for _, v in top])
+            for p, x, top in zip(prompts, ids, tops)
+        ]
 
     def close(self):
-        import gc, torch
-        if self.llm is None: return
+        import gc
+        import torch
+
+        if self.llm is None:
+            return
         self.llm.llm_engine.engine_core.shutdown()
         self.llm = None
         if self.inside:
             from vllm.distributed import cleanup_dist_env_and_memory
+
             cleanup_dist_env_and_memory()
             torch.set_num_threads = self._set_num_threads
         gc.collect()
 
 # %% ../../nbs/engines/protocol.ipynb #23d5edb4
 def make_engine(
-    path:str|Path, # whatever `resolve_model` takes
-    kind:str="auto", # "vllm", "transformers", or "auto": vLLM if it is installed
-    dtype:Dtype="bfloat16", # of the weights
-    trust_remote_code:bool=False, # run code that comes with the model
-    tensor_parallel:int=1, # vLLM: devices that share each layer
-    pipeline_parallel:int=1, # vLLM: groups of such devices that have some of the layers each
-)->TransformersEngine|VllmEngine:
+    path: str | Path,  # whatever `resolve_model` takes
+    kind: str = "auto",  # "vllm", "transformers", or "auto": vLLM if it is installed
+    dtype: Dtype = "bfloat16",  # of the weights
+    trust_remote_code: bool = False,  # run code that comes with the model
+    tensor_parallel: int = 1,  # vLLM: devices that share each layer
+    pipeline_parallel: int = 1,  # vLLM: groups of such devices that have some of the layers each
+) -> TransformersEngine | VllmEngine:
     "Opens a model."
-    if kind not in ("auto", "vllm", "transformers"): raise ValueError(f"engine.kind must be 'auto', 'vllm' or 'transformers', got {kind!r}")
+    if kind not in ("auto", "vllm", "transformers"):
+        raise ValueError(f"engine.kind must be 'auto', 'vllm' or 'transformers', got {kind!r}")
     installed = find_spec("vllm") is not None
-    if kind == "vllm" and not installed: raise ModuleNotFoundError("engine.kind is 'vllm', but vLLM isn't installed: pip install \"arte-distill[vllm]\" "
-                                                                   "(GPU) or \"arte-distill[cpu]\" (CPU), or choose 'transformers'")
+    if kind == "vllm" and not installed:
+        raise ModuleNotFoundError(
+            "engine.kind is 'vllm', but vLLM isn't installed: pip install \"arte-distill[vllm]\" "
+            "(GPU) or \"arte-distill[cpu]\" (CPU), or choose 'transformers'"
+        )
     if kind == "auto":
         kind = "vllm" if installed else "transformers"
         _say_once(kind)
     devices = dict(tensor_parallel=tensor_parallel, pipeline_parallel=pipeline_parallel)
-    if kind == "vllm": return VllmEngine(resolve_model(path), dtype, trust_remote_code=trust_remote_code, **devices)
-    if set(devices.values()) != {1}: raise ValueError(f"only vLLM spreads a model over several devices (got {devices}), and this engine is {kind}: install vLLM, or write 1 for both")
+    if kind == "vllm":
+        return VllmEngine(
+            resolve_model(path), dtype, trust_remote_code=trust_remote_code, **devices
+        )
+    if set(devices.values()) != {1}:
+        raise ValueError(
+            f"only vLLM spreads a model over several devices (got {devices}), and this engine is {kind}: install vLLM, or write 1 for both"
+        )
     return TransformersEngine(resolve_model(path), dtype, trust_remote_code=trust_remote_code)
+
 
 @cache
 def _say_once(kind):
-    print("engine: vLLM" if kind == "vllm" else "engine: transformers (vLLM, which is faster, isn't installed)")
+    print(
+        "engine: vLLM"
+        if kind == "vllm"
+        else "engine: transformers (vLLM, which is faster, isn't installed)"
+    )

@@ -6,7 +6,10 @@
 __all__ = ['TRIES', 'PATIENCE', 'in_batches', 'own_cores', 'Replica', 'Dispatcher', 'RayEngine']
 
 # %% ../../nbs/engines/ray.ipynb #10781b73
-import logging, os, pickle, time
+import logging
+import os
+import pickle
+import time
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import groupby
@@ -17,160 +20,244 @@ from queue import SimpleQueue
 import numpy as np
 
 from arte.engines.protocol import (
-    Completion, FirstToken, Sampling, _held_back, make_engine, progress,
+    Completion,
+    FirstToken,
+    Sampling,
+    _held_back,
+    make_engine,
+    progress,
 )
 from ..models.folders import fingerprint
 from ..core.settings import Dtype, PerReplica
 
 # %% ../../nbs/engines/ray.ipynb #9b5e549e
 def in_batches(
-    jobs:list, # sortable; neighbours in that order belong together
-    most:int, # jobs of one batch, ≥ 1
-    replicas:int, # ≥ 1
-)->list: # arrays of positions, each position once
+    jobs: list,  # sortable; neighbours in that order belong together
+    most: int,  # jobs of one batch, ≥ 1
+    replicas: int,  # ≥ 1
+) -> list:  # arrays of positions, each position once
     "Cuts sorted jobs evenly, into as many batches as every replica can have the same number of."
-    if not jobs: return []
+    if not jobs:
+        return []
     order = sorted(range(len(jobs)), key=jobs.__getitem__)
-    return np.array_split(order, min(len(jobs), ceil(len(jobs)/(most*replicas))*replicas))
+    return np.array_split(order, min(len(jobs), ceil(len(jobs) / (most * replicas)) * replicas))
 
 # %% ../../nbs/engines/ray.ipynb #f832b5c2
 def own_cores(
-    number:int, # of the replica, from 0
-    count:int, # cores it has, ≥ 1
-    cores:list, # of the machine
-)->set: # some of them
+    number: int,  # of the replica, from 0
+    count: int,  # cores it has, ≥ 1
+    cores: list,  # of the machine
+) -> set:  # some of them
     "Cores for one replica; the last begin at the front again where there are too few."
-    return {cores[(number*count + i) % len(cores)] for i in range(min(count, len(cores)))}
+    return {cores[(number * count + i) % len(cores)] for i in range(min(count, len(cores)))}
+
 
 class Replica:
     "A model in a process of its own."
-    def __init__(self,
-        open_model, # () → engine
-        number:int, # of the replica, from 0
-        cores:int=0, # that it keeps to; 0: all of the machine
+
+    def __init__(
+        self,
+        open_model,  # () → engine
+        number: int,  # of the replica, from 0
+        cores: int = 0,  # that it keeps to; 0: all of the machine
     ):
         self.open_model = open_model
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")   # with vLLM in a process of this one's own, its GPU memory would outlive a kill
-        if cores and hasattr(os, "sched_setaffinity"): os.sched_setaffinity(0, own_cores(number, cores, sorted(os.sched_getaffinity(0))))
+        os.environ.setdefault(
+            "VLLM_ENABLE_V1_MULTIPROCESSING", "0"
+        )  # with vLLM in a process of this one's own, its GPU memory would outlive a kill
+        if cores and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, own_cores(number, cores, sorted(os.sched_getaffinity(0))))
 
     @cached_property
-    def engine(self): return self.open_model()
+    def engine(self):
+        return self.open_model()
 
-    def ready(self)->tuple: # fingerprint of the model, process id
+    def ready(self) -> tuple:  # fingerprint of the model, process id
         "Opens the model."
         return self.engine.fingerprint, os.getpid()
 
-    def answer(self,
-        batch:bytes, # pickled: a method of engines, its settings by part, jobs (part, columns)
-    )->bytes: # pickled: one answer per job
+    def answer(
+        self,
+        batch: bytes,  # pickled: a method of engines, its settings by part, jobs (part, columns)
+    ) -> bytes:  # pickled: one answer per job
         "What the engine says to a batch."
         method, settings, jobs = pickle.loads(batch)
         out = []
         for part, some in groupby(jobs, key=lambda j: j[0]):
-            out += getattr(self.engine, method)(*map(list, zip(*(columns for _, columns in some))), *settings[part])
+            out += getattr(self.engine, method)(
+                *map(list, zip(*(columns for _, columns in some))), *settings[part]
+            )
         return pickle.dumps(out)
 
     def close(self):
-        if "engine" in vars(self): self.engine.close()
+        if "engine" in vars(self):
+            self.engine.close()
 
 # %% ../../nbs/engines/ray.ipynb #7c3acd04
-TRIES = 4   # of one batch, before its replicas are taken to die of it
+TRIES = 4  # of one batch, before its replicas are taken to die of it
+
 
 def _death(e, doing):
     "What Ray says about a process that died, in a sentence."
     why = next((l.strip() for l in str(e).splitlines() if l.strip()), type(e).__name__)
-    return ChildProcessError(f"A replica died {doing} ({why[:300]}). Most often its memory was too small: fewer replicas, or more GPUs for each (engine.per_replica), help. "
-                             "What has been generated is in the journal: run the same command again. What replicas write is in /tmp/ray/session_latest/logs")
+    return ChildProcessError(
+        f"A replica died {doing} ({why[:300]}). Most often its memory was too small: fewer replicas, or more GPUs for each (engine.per_replica), help. "
+        "What has been generated is in the journal: run the same command again. What replicas write is in /tmp/ray/session_latest/logs"
+    )
+
 
 class Dispatcher:
     "Hands each batch to the replica that is free: a worker of Ray Data, with a thread for each replica."
-    def __init__(self,
-        replicas:list, # Ray actors of `Replica`
-    ):
-        self.free:SimpleQueue = SimpleQueue()
-        self.failed = False
-        for r in replicas: self.free.put(r)
 
-    def __call__(self,
-        row:dict, # number: of the batch, batch: for `Replica.answer`
-    )->dict: # number, and either answers or failure; nothing after a failure
+    def __init__(
+        self,
+        replicas: list,  # Ray actors of `Replica`
+    ):
+        self.free: SimpleQueue = SimpleQueue()
+        self.failed = False
+        for r in replicas:
+            self.free.put(r)
+
+    def __call__(
+        self,
+        row: dict,  # number: of the batch, batch: for `Replica.answer`
+    ) -> dict:  # number, and either answers or failure; nothing after a failure
         import ray
+
         replica, out = self.free.get(), dict(number=row["number"], answers=b"", failure=b"")
         try:
-            if not self.failed: out["answers"] = ray.get(replica.answer.remote(row["batch"]))
+            if not self.failed:
+                out["answers"] = ray.get(replica.answer.remote(row["batch"]))
         except ray.exceptions.RayError as e:
             self.failed = True
-            out["failure"] = pickle.dumps(getattr(e, "cause", None) or _death(e, f"{TRIES} times over the same prompts"))
-        finally: self.free.put(replica)
+            out["failure"] = pickle.dumps(
+                getattr(e, "cause", None) or _death(e, f"{TRIES} times over the same prompts")
+            )
+        finally:
+            self.free.put(replica)
         return out
 
 # %% ../../nbs/engines/ray.ipynb #99861fcf
 def _start_ray():
     "Ray, quietly, and whether it was started here: an existing cluster is joined."
-    try: import ray, ray.data
-    except ImportError: raise ModuleNotFoundError("engine.kind is 'ray', but Ray isn't installed: pip install \"arte-distill[ray]\"") from None
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise ModuleNotFoundError(
+            "engine.kind is 'ray', but Ray isn't installed: pip install \"arte-distill[ray]\""
+        ) from None
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    if ray.is_initialized(): return ray, False
+    if ray.is_initialized():
+        return ray, False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    for left in (2, 1, 0):      # Ray allows its processes half a minute, which is too little where a machine is busy
-        try: ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    for left in (
+        2,
+        1,
+        0,
+    ):  # Ray allows its processes half a minute, which is too little where a machine is busy
+        try:
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as e:
             ray.shutdown()
-            if "timed out during startup" not in str(e): raise
-            if not left: raise TimeoutError("Ray's processes did not start in half a minute, three times. When the machine is less busy, run the same command again") from e
-        else: return ray, True
+            if "timed out during startup" not in str(e):
+                raise
+            if not left:
+                raise TimeoutError(
+                    "Ray's processes did not start in half a minute, three times. When the machine is less busy, run the same command again"
+                ) from e
+        else:
+            return ray, True
+
 
 def _check_room(nodes, replicas, gpus):
     "Raises ValueError unless the cluster's machines have room for all replicas."
     kind, each = ("GPU", gpus) if gpus else ("CPU", 1)
     there = [n["Resources"].get(kind, 0) for n in nodes if n["Alive"]]
-    room = sum(int(x//each) for x in there)
-    if room < replicas: raise ValueError(
-        f"{replicas} replicas with {each} {kind}{'s'*(each > 1)} each don't fit: the machines of the cluster have {' + '.join(f'{x:g}' for x in there)} {kind}s, "
-        f"room for {room}. Lower engine.replicas or engine.per_replica.gpus" + (", or write gpus: 0 to use CPU cores" if gpus and not any(there) else ""))
+    room = sum(int(x // each) for x in there)
+    if room < replicas:
+        raise ValueError(
+            f"{replicas} replicas with {each} {kind}{'s' * (each > 1)} each don't fit: the machines of the cluster have {' + '.join(f'{x:g}' for x in there)} {kind}s, "
+            f"room for {room}. Lower engine.replicas or engine.per_replica.gpus"
+            + (", or write gpus: 0 to use CPU cores" if gpus and not any(there) else "")
+        )
 
-PATIENCE = 60   # seconds for the room of an engine that was just closed to become free
+
+PATIENCE = 60  # seconds for the room of an engine that was just closed to become free
+
 
 def _wait_for_room(ray, kind, need):
     "Waits until so many CPUs or GPUs are free; `TimeoutError` when something else keeps them."
     end = time.monotonic() + PATIENCE
     while (free := ray.available_resources().get(kind, 0)) < need:
-        if time.monotonic() > end: raise TimeoutError(f"{need} {kind}s are needed, and {free:g} of the cluster's {ray.cluster_resources()[kind]:g} are free: something else runs on it. "
-                                                      "End that, or ask for fewer replicas, and run the same command again")
-        time.sleep(.2)
+        if time.monotonic() > end:
+            raise TimeoutError(
+                f"{need} {kind}s are needed, and {free:g} of the cluster's {ray.cluster_resources()[kind]:g} are free: something else runs on it. "
+                "End that, or ask for fewer replicas, and run the same command again"
+            )
+        time.sleep(0.2)
 
 # %% ../../nbs/engines/ray.ipynb #eae113da
 class RayEngine:
     "Generates with several replicas of one model."
-    def __init__(self,
-        path:str|Path, # a model folder, the same on every machine
-        replicas:int=1, # copies of the model, ≥ 1
-        per_replica:PerReplica=PerReplica(), # what each is opened on
-        kind:str="auto", # of the engine in each: "vllm", "transformers", or "auto": vLLM if it is installed
-        dtype:Dtype="bfloat16", # of the weights
-        trust_remote_code:bool=False, # run code that comes with the model
-        batch:int=1024, # the most completions a replica is asked for at once: four times what vLLM works on at a time
+
+    def __init__(
+        self,
+        path: str | Path,  # a model folder, the same on every machine
+        replicas: int = 1,  # copies of the model, ≥ 1
+        per_replica: PerReplica = PerReplica(),  # what each is opened on
+        kind: str = "auto",  # of the engine in each: "vllm", "transformers", or "auto": vLLM if it is installed
+        dtype: Dtype = "bfloat16",  # of the weights
+        trust_remote_code: bool = False,  # run code that comes with the model
+        batch: int = 1024,  # the most completions a replica is asked for at once: four times what vLLM works on at a time
     ):
         p = per_replica
         self.path, self.fingerprint, self.batch = Path(path), fingerprint(path), batch
-        self.replicas:list = []
+        self.replicas: list = []
         self.ray, self.started = _start_ray()
         try:
             _check_room(self.ray.nodes(), replicas, p.gpus)
-            self._open(partial(make_engine, self.path, kind, dtype, trust_remote_code, p.tensor_parallel, p.pipeline_parallel), replicas, p.gpus)
-        except BaseException: self.close(); raise
+            self._open(
+                partial(
+                    make_engine,
+                    self.path,
+                    kind,
+                    dtype,
+                    trust_remote_code,
+                    p.tensor_parallel,
+                    p.pipeline_parallel,
+                ),
+                replicas,
+                p.gpus,
+            )
+        except BaseException:
+            self.close()
+            raise
 
     def _open(self, open_model, n, gpus):
         "Starts the replicas and waits for them."
-        ray, cores = self.ray, 0 if gpus else max(1, int(self.ray.cluster_resources().get("CPU", 1))//n)
-        _wait_for_room(ray, *(("GPU", n*gpus) if gpus else ("CPU", n*cores)))
-        actor = ray.remote(num_gpus=gpus, num_cpus=cores, max_restarts=-1, max_task_retries=TRIES - 1)(Replica)
+        ray, cores = (
+            self.ray,
+            0 if gpus else max(1, int(self.ray.cluster_resources().get("CPU", 1)) // n),
+        )
+        _wait_for_room(ray, *(("GPU", n * gpus) if gpus else ("CPU", n * cores)))
+        actor = ray.remote(
+            num_gpus=gpus, num_cpus=cores, max_restarts=-1, max_task_retries=TRIES - 1
+        )(Replica)
         self.replicas = [actor.remote(open_model, i, cores) for i in range(n)]
-        try: found = ray.get([r.ready.options(max_task_retries=0).remote() for r in self.replicas])
-        except ray.exceptions.RayTaskError as e: raise ChildProcessError(f"A replica could not open {self.path} ({type(e.cause).__name__}: {e.cause}). "
-                                                                         "What replicas write is in /tmp/ray/session_latest/logs") from None
-        except ray.exceptions.RayError as e: raise _death(e, f"while it opened {self.path}") from None
-        if others := {f for f, _ in found} - {self.fingerprint}: raise ValueError(f"{self.path} is {self.fingerprint} here and {', '.join(others)} on another machine: copy it again")
+        try:
+            found = ray.get([r.ready.options(max_task_retries=0).remote() for r in self.replicas])
+        except ray.exceptions.RayTaskError as e:
+            raise ChildProcessError(
+                f"A replica could not open {self.path} ({type(e.cause).__name__}: {e.cause}). "
+                "What replicas write is in /tmp/ray/session_latest/logs"
+            ) from None
+        except ray.exceptions.RayError as e:
+            raise _death(e, f"while it opened {self.path}") from None
+        if others := {f for f, _ in found} - {self.fingerprint}:
+            raise ValueError(
+                f"{self.path} is {self.fingerprint} here and {', '.join(others)} on another machine: copy it again"
+            )
         self.pids = [pid for _, pid in found]
 
     def _rows(self, rows):
@@ -179,46 +266,77 @@ class RayEngine:
         context = data.DataContext.get_current().copy()
         context.enable_progress_bars = context.print_on_execution_start = False
         with data.DataContext.current(context):
-            threads = data.ActorPoolStrategy(size=1, max_concurrent_calls_per_actor=len(self.replicas), enable_true_multi_threading=True)
-            answers = data.from_items(rows, override_num_blocks=len(rows)).map(Dispatcher, fn_constructor_args=[self.replicas], compute=threads, num_cpus=0)
-        with _held_back(): blocks = iter(answers.iter_batches(batch_size=None, prefetch_batches=0))     # begins; Ray's remark on restarts is a false alarm (ray#57733)
+            threads = data.ActorPoolStrategy(
+                size=1,
+                max_concurrent_calls_per_actor=len(self.replicas),
+                enable_true_multi_threading=True,
+            )
+            answers = data.from_items(rows, override_num_blocks=len(rows)).map(
+                Dispatcher, fn_constructor_args=[self.replicas], compute=threads, num_cpus=0
+            )
+        with _held_back():
+            blocks = iter(
+                answers.iter_batches(batch_size=None, prefetch_batches=0)
+            )  # begins; Ray's remark on restarts is a false alarm (ray#57733)
         for block in blocks:
             yield from zip(block["number"].tolist(), block["answers"], block["failure"])
 
     def _arriving(self, method, jobs, settings, most):
         "(position of a job, its answer), batch by batch as they come. After a failure, what is on its way still comes, then the error."
         parts, failure = in_batches(jobs, most, len(self.replicas)), None
-        if not parts: return
-        for k, answers, failed in self._rows([dict(number=k, batch=pickle.dumps((method, settings, [jobs[i] for i in part]))) for k, part in enumerate(parts)]):
-            if failed: failure = failure or pickle.loads(failed)
-            elif answers: yield from zip(parts[k].tolist(), pickle.loads(answers))
-        if failure: raise failure
+        if not parts:
+            return
+        for k, answers, failed in self._rows(
+            [
+                dict(number=k, batch=pickle.dumps((method, settings, [jobs[i] for i in part])))
+                for k, part in enumerate(parts)
+            ]
+        ):
+            if failed:
+                failure = failure or pickle.loads(failed)
+            elif answers:
+                yield from zip(parts[k].tolist(), pickle.loads(answers))
+        if failure:
+            raise failure
 
-    def arriving(self,
-        prompts:list[str],
-        sampling:Sampling=Sampling(),
-    ): # pairs: position of a prompt, its `sampling.n` completions
+    def arriving(
+        self,
+        prompts: list[str],
+        sampling: Sampling = Sampling(),
+    ):  # pairs: position of a prompt, its `sampling.n` completions
         "What `generate` returns, prompt by prompt in the order in which the answers come."
-        shares = np.array_split(sampling.draws, min(sampling.n, len(self.replicas)))      # a prompt's draws come from all replicas
+        shares = np.array_split(
+            sampling.draws, min(sampling.n, len(self.replicas))
+        )  # a prompt's draws come from all replicas
         settings = [(replace(sampling, first_draw=int(s[0]), n=len(s)),) for s in shares]
         jobs = [(part, (p,)) for part in range(len(shares)) for p in prompts]
-        got:dict[int, dict[int, list[Completion]]] = {}
-        for j, completions in self._arriving("generate", jobs, settings, max(1, self.batch//len(shares[0]))):
+        got: dict[int, dict[int, list[Completion]]] = {}
+        for j, completions in self._arriving(
+            "generate", jobs, settings, max(1, self.batch // len(shares[0]))
+        ):
             part, i = divmod(j, len(prompts))
             got.setdefault(i, {})[part] = completions
-            if len(got[i]) == len(shares): yield i, [c for _, cs in sorted(got.pop(i).items()) for c in cs]
+            if len(got[i]) == len(shares):
+                yield i, [c for _, cs in sorted(got.pop(i).items()) for c in cs]
 
-    def arriving_logprobs(self,
-        prompts:list[str],
-        continuations:list[str], # one per prompt
-    ): # pairs: position, log-probability of each token of the continuation
+    def arriving_logprobs(
+        self,
+        prompts: list[str],
+        continuations: list[str],  # one per prompt
+    ):  # pairs: position, log-probability of each token of the continuation
         "What `logprobs` returns, in the order in which the answers come."
-        return self._arriving("logprobs", [(0, pair) for pair in zip(prompts, continuations, strict=True)], [()], self.batch)
+        return self._arriving(
+            "logprobs",
+            [(0, pair) for pair in zip(prompts, continuations, strict=True)],
+            [()],
+            self.batch,
+        )
 
-    def arriving_first_tokens(self,
-        prompts:list[str],
-        k:int, # at most so many, the most likely first
-    ): # pairs: position of a prompt, its `FirstToken`s
+    def arriving_first_tokens(
+        self,
+        prompts: list[str],
+        k: int,  # at most so many, the most likely first
+    ):  # pairs: position of a prompt, its `FirstToken`s
         "What `first_tokens` returns, in the order in which the answers come."
         return self._arriving("first_tokens", [(0, (p,)) for p in prompts], [(k,)], self.batch)
 
@@ -231,28 +349,35 @@ class RayEngine:
                 bar.update()
         return [done[i] for i in range(n)]
 
-    def generate(self,
-        prompts:list[str],
-        sampling:Sampling=Sampling(),
-    )->list[list[Completion]]: # `sampling.n` per prompt, in order
+    def generate(
+        self,
+        prompts: list[str],
+        sampling: Sampling = Sampling(),
+    ) -> list[list[Completion]]:  # `sampling.n` per prompt, in order
         return self._all(self.arriving(prompts, sampling), len(prompts))
 
-    def logprobs(self,
-        prompts:list[str],
-        continuations:list[str], # one per prompt
-    )->list[np.ndarray]: # log-probability of each token of each continuation
+    def logprobs(
+        self,
+        prompts: list[str],
+        continuations: list[str],  # one per prompt
+    ) -> list[np.ndarray]:  # log-probability of each token of each continuation
         return self._all(self.arriving_logprobs(prompts, continuations), len(prompts))
 
-    def first_tokens(self,
-        prompts:list[str],
-        k:int, # at most so many, the most likely first
-    )->list[list[FirstToken]]: # per prompt
+    def first_tokens(
+        self,
+        prompts: list[str],
+        k: int,  # at most so many, the most likely first
+    ) -> list[list[FirstToken]]:  # per prompt
         return self._all(self.arriving_first_tokens(prompts, k), len(prompts))
 
     def close(self):
         "Ends the replicas, and Ray if this engine started it."
-        self.ray.wait([r.close.remote() for r in self.replicas], num_returns=len(self.replicas), timeout=20) if self.replicas else None
-        for r in self.replicas: self.ray.kill(r)
+        self.ray.wait(
+            [r.close.remote() for r in self.replicas], num_returns=len(self.replicas), timeout=20
+        ) if self.replicas else None
+        for r in self.replicas:
+            self.ray.kill(r)
         self.replicas = []
-        if self.started: self.ray.shutdown()
+        if self.started:
+            self.ray.shutdown()
         self.started = False

@@ -6,77 +6,136 @@
 __all__ = ['patiently', 'ServerEngine']
 
 # %% ../../nbs/engines/server.ipynb #2c096fed
-import os, time
+import os
+import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
 
 from arte.engines.protocol import (
-    MAX_PATTERN, MIN_PATTERN, REPEATS, Completion, FirstToken, Sampling, cut_at_stop, encode,
-    encode_pairs, first_tokens_of, progress,
+    MAX_PATTERN,
+    MIN_PATTERN,
+    REPEATS,
+    Completion,
+    FirstToken,
+    Sampling,
+    cut_at_stop,
+    encode,
+    encode_pairs,
+    first_tokens_of,
+    progress,
 )
 from ..models.folders import fingerprint, load_tokenizer
 from ..core.basics import derive_seed
 
 # %% ../../nbs/engines/server.ipynb #900d1b6f
 def patiently(
-    ask, # () → an answer, or None when it's not whole; may raise ValueError (json's errors are such) for the same
-    tries:int, # ≥ 1
-    pause:float=.5, # seconds before the second try; twice as long before each further one, 8 at most
-): # the first whole answer
+    ask,  # () → an answer, or None when it's not whole; may raise ValueError (json's errors are such) for the same
+    tries: int,  # ≥ 1
+    pause: float = 0.5,  # seconds before the second try; twice as long before each further one, 8 at most
+):  # the first whole answer
     "Asks until the answer is whole; `ConnectionError` when none is."
     why = "an answer without choices"
     for i in range(tries):
-        if i: time.sleep(min(8, pause*2**(i - 1)))
-        try: answer = ask()
-        except ValueError as e: why = f"an answer that can't be read ({e})"
+        if i:
+            time.sleep(min(8, pause * 2 ** (i - 1)))
+        try:
+            answer = ask()
+        except ValueError as e:
+            why = f"an answer that can't be read ({e})"
         else:
-            if answer is not None: return answer
+            if answer is not None:
+                return answer
     raise ConnectionError(f"{why}, {tries} times")
 
 # %% ../../nbs/engines/server.ipynb #c812e21f
 class ServerEngine:
     "Generates with a server that has the OpenAI completions interface."
-    def __init__(self,
-        path:str|Path, # folder with the tokenizer of the same model; its fingerprint stands for the model in the journal
-        url:str, # e.g. "http://localhost:8000/v1"
-        model:str, # as the server calls it
-        concurrency:int=64, # requests at a time
-        timeout:float=600, # seconds for one answer
-        retries:int=5, # tries after the first one, for each request
-        max_model_len:int=4096, # prompt and new tokens of one completion, as the server was started with
-        trust_remote_code:bool=False, # run code that comes with the tokenizer
+
+    def __init__(
+        self,
+        path: str
+        | Path,  # folder with the tokenizer of the same model; its fingerprint stands for the model in the journal
+        url: str,  # e.g. "http://localhost:8000/v1"
+        model: str,  # as the server calls it
+        concurrency: int = 64,  # requests at a time
+        timeout: float = 600,  # seconds for one answer
+        retries: int = 5,  # tries after the first one, for each request
+        max_model_len: int = 4096,  # prompt and new tokens of one completion, as the server was started with
+        trust_remote_code: bool = False,  # run code that comes with the tokenizer
     ):
-        try: from openai import OpenAI
-        except ImportError: raise ModuleNotFoundError("engine.kind is 'server', but the client isn't installed: pip install \"arte-distill[server]\"") from None
-        self.fingerprint, self.tokenizer = fingerprint(path), load_tokenizer(path, trust_remote_code)
-        self.url, self.model, self.concurrency, self.retries, self.max_model_len = url, model, concurrency, retries, max_model_len
-        self.client = OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY") or "no key", timeout=timeout, max_retries=retries)
+        try:
+            from openai import OpenAI
+        except ImportError:
+            raise ModuleNotFoundError(
+                "engine.kind is 'server', but the client isn't installed: pip install \"arte-distill[server]\""
+            ) from None
+        self.fingerprint, self.tokenizer = (
+            fingerprint(path),
+            load_tokenizer(path, trust_remote_code),
+        )
+        self.url, self.model, self.concurrency, self.retries, self.max_model_len = (
+            url,
+            model,
+            concurrency,
+            retries,
+            max_model_len,
+        )
+        self.client = OpenAI(
+            base_url=url,
+            api_key=os.environ.get("OPENAI_API_KEY") or "no key",
+            timeout=timeout,
+            max_retries=retries,
+        )
         self.vllm = self._is_vllm()
 
     def _is_vllm(self):
         there = {m.id: m.owned_by for m in self._explained(lambda: self.client.models.list().data)}
-        if self.model not in there: raise LookupError(f"{self.url} does not serve {self.model!r}. It serves: {', '.join(map(repr, there)) or 'nothing'}. Name one of them as engine.model.")
+        if self.model not in there:
+            raise LookupError(
+                f"{self.url} does not serve {self.model!r}. It serves: {', '.join(map(repr, there)) or 'nothing'}. Name one of them as engine.model."
+            )
         return there[self.model] == "vllm"
 
     def _explained(self, call):
         "The client's errors, with what to do."
         import openai
-        try: return call()
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as e: raise PermissionError(f"{self.url} refuses the key ({e.status_code}). Put it into the environment as OPENAI_API_KEY.") from None
-        except (openai.APIConnectionError, openai.APITimeoutError, openai.RateLimitError, openai.InternalServerError, ConnectionError) as e:
-            raise ConnectionError(f"{self.url} gives no answer after {self.retries + 1} tries ({self._told(e)}). What has been generated is in the journal: "
-                                  f"see to the server and run the same command again.") from None
-        except openai.APIStatusError as e: raise ValueError(f"{self.url} refuses the request ({e.status_code}): {self._told(e)}") from None
 
-    def _told(self, e): return str(e).replace(self.client.api_key, "(the key)")[:300]   # some servers send back what they got
+        try:
+            return call()
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as e:
+            raise PermissionError(
+                f"{self.url} refuses the key ({e.status_code}). Put it into the environment as OPENAI_API_KEY."
+            ) from None
+        except (
+            openai.APIConnectionError,
+            openai.APITimeoutError,
+            openai.RateLimitError,
+            openai.InternalServerError,
+            ConnectionError,
+        ) as e:
+            raise ConnectionError(
+                f"{self.url} gives no answer after {self.retries + 1} tries ({self._told(e)}). What has been generated is in the journal: "
+                f"see to the server and run the same command again."
+            ) from None
+        except openai.APIStatusError as e:
+            raise ValueError(
+                f"{self.url} refuses the request ({e.status_code}): {self._told(e)}"
+            ) from None
+
+    def _told(self, e):
+        return str(e).replace(self.client.api_key, "(the key)")[
+            :300
+        ]  # some servers send back what they got
 
     def _complete(self, ids, **settings):
         "One choice of the server for one prompt, and the tokens it took."
+
         def ask():
             r = self.client.completions.create(model=self.model, prompt=ids, **settings)
             return r if getattr(r, "choices", None) and r.usage else None
+
         r = self._explained(lambda: patiently(ask, self.retries + 1))
         return r.choices[0], r.usage
 
@@ -86,13 +145,18 @@ class ServerEngine:
         futures = {pool.submit(work, *job): i for i, job in enumerate(jobs)}
         try:
             for f in as_completed(futures):
-                if f.cancelled(): continue
-                if f.exception() is None: yield futures[f], f.result()
+                if f.cancelled():
+                    continue
+                if f.exception() is None:
+                    yield futures[f], f.result()
                 else:
                     failure = failure or f.exception()
-                    for other in futures: other.cancel()
-            if failure: raise failure
-        finally: pool.shutdown(wait=False, cancel_futures=True)
+                    for other in futures:
+                        other.cancel()
+            if failure:
+                raise failure
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _map(self, work, jobs):
         "`work` on every job, in order."
@@ -103,69 +167,121 @@ class ServerEngine:
                 bar.update()
         return [done[i] for i in range(len(jobs))]
 
-    def generate(self,
-        prompts:list[str], # texts
-        sampling:Sampling=Sampling(), # how to draw
-    )->list[list[Completion]]: # `sampling.n` per prompt, in order
+    def generate(
+        self,
+        prompts: list[str],  # texts
+        sampling: Sampling = Sampling(),  # how to draw
+    ) -> list[list[Completion]]:  # `sampling.n` per prompt, in order
         "Complete every prompt, `concurrency` of them at a time."
         done = dict(self.arriving(prompts, sampling))
         return [done[i] for i in range(len(prompts))]
 
-    def arriving(self,
-        prompts:list[str],
-        sampling:Sampling=Sampling(),
-    ): # pairs: position of a prompt, its `sampling.n` completions
+    def arriving(
+        self,
+        prompts: list[str],
+        sampling: Sampling = Sampling(),
+    ):  # pairs: position of a prompt, its `sampling.n` completions
         "What `generate` returns, prompt by prompt in the order in which the answers come."
         n, ids = sampling.n, encode(self.tokenizer, prompts, self.max_model_len)
-        draws:list[dict[int, Completion]] = [{} for _ in prompts]
+        draws: list[dict[int, Completion]] = [{} for _ in prompts]
         jobs = [(i, d) for i in range(len(prompts)) for d in sampling.draws]
-        for j, completion in self._arriving(lambda i, d: self._one(ids[i], prompts[i], sampling, d), jobs):
+        for j, completion in self._arriving(
+            lambda i, d: self._one(ids[i], prompts[i], sampling, d), jobs
+        ):
             i, d = jobs[j]
             draws[i][d] = completion
-            if len(draws[i]) == n: yield i, [draws[i][d] for d in sampling.draws]
+            if len(draws[i]) == n:
+                yield i, [draws[i][d] for d in sampling.draws]
 
     def _one(self, ids, prompt, sampling, draw):
         greedy = sampling.temperature == 0
         more = {} if greedy else dict(seed=derive_seed(sampling.seed, prompt, draw))
-        if self.vllm: more |= dict(stop=list(sampling.stop), extra_body=self._extra(sampling))
-        choice, usage = self._complete(ids, max_tokens=min(sampling.max_tokens, self.max_model_len - len(ids)), temperature=sampling.temperature, **more)
-        text, finish = choice.text, {"length": "length", "repetition": "repeat"}.get(choice.finish_reason, "eos")
-        if isinstance(getattr(choice, "stop_reason", None), str) and finish == "eos": finish = "stop"
-        if not self.vllm and (cut := cut_at_stop(text, sampling.stop)) is not None: text, finish = cut, "stop"
+        if self.vllm:
+            more |= dict(stop=list(sampling.stop), extra_body=self._extra(sampling))
+        choice, usage = self._complete(
+            ids,
+            max_tokens=min(sampling.max_tokens, self.max_model_len - len(ids)),
+            temperature=sampling.temperature,
+            **more,
+        )
+        text, finish = (
+            choice.text,
+            {"length": "length", "repetition": "repeat"}.get(choice.finish_reason, "eos"),
+        )
+        if isinstance(getattr(choice, "stop_reason", None), str) and finish == "eos":
+            finish = "stop"
+        if not self.vllm and (cut := cut_at_stop(text, sampling.stop)) is not None:
+            text, finish = cut, "stop"
         return Completion(text, usage.completion_tokens, len(ids), finish)
 
     def _extra(self, sampling):
         loops = dict(max_pattern_size=MAX_PATTERN, min_pattern_size=MIN_PATTERN, min_count=REPEATS)
-        return dict(include_stop_str_in_output=True) | (dict(repetition_detection=loops) if sampling.temperature == 0 and sampling.stop_repeats else {})
+        return dict(include_stop_str_in_output=True) | (
+            dict(repetition_detection=loops)
+            if sampling.temperature == 0 and sampling.stop_repeats
+            else {}
+        )
 
     def _needs_vllm(self, what):
-        if not self.vllm: raise ValueError(f"{self.url} is no vLLM server, and the common part of the interface has no {what}. Serve {self.model} with vLLM, or choose engine.kind transformers or vllm.")
+        if not self.vllm:
+            raise ValueError(
+                f"{self.url} is no vLLM server, and the common part of the interface has no {what}. Serve {self.model} with vLLM, or choose engine.kind transformers or vllm."
+            )
 
-    def logprobs(self,
-        prompts:list[str],
-        continuations:list[str], # one per prompt
-    )->list[np.ndarray]: # log-probability of each token of each continuation
+    def logprobs(
+        self,
+        prompts: list[str],
+        continuations: list[str],  # one per prompt
+    ) -> list[np.ndarray]:  # log-probability of each token of each continuation
         "Log-probabilities of given continuations; `ValueError` where the server is not vLLM."
         self._needs_vllm("log-probabilities of a prompt")
-        return self._map(self._score, encode_pairs(self.tokenizer, prompts, continuations, self.max_model_len))
+        return self._map(
+            self._score, encode_pairs(self.tokenizer, prompts, continuations, self.max_model_len)
+        )
 
     def _score(self, ids, k):
-        choice, _ = self._complete(ids, max_tokens=1, temperature=0, extra_body=dict(prompt_logprobs=0))
-        return np.array([choice.prompt_logprobs[j][str(ids[j])]["logprob"] for j in range(len(ids) - k, len(ids))])
+        choice, _ = self._complete(
+            ids, max_tokens=1, temperature=0, extra_body=dict(prompt_logprobs=0)
+        )
+        return np.array(
+            [
+                choice.prompt_logprobs[j][str(ids[j])]["logprob"]
+                for j in range(len(ids) - k, len(ids))
+            ]
+        )
 
-    def first_tokens(self,
-        prompts:list[str],
-        k:int, # at most 20 (vLLM's max_logprobs), the most likely first
-    )->list[list[FirstToken]]: # per prompt
+    def first_tokens(
+        self,
+        prompts: list[str],
+        k: int,  # at most 20 (vLLM's max_logprobs), the most likely first
+    ) -> list[list[FirstToken]]:  # per prompt
         "The most likely first tokens after each prompt; `ValueError` where the server is not vLLM."
         self._needs_vllm("token ids of the most likely tokens")
-        return self._map(self._first, [(p, x, k) for p, x in zip(prompts, encode(self.tokenizer, prompts, self.max_model_len))])
+        return self._map(
+            self._first,
+            [
+                (p, x, k)
+                for p, x in zip(prompts, encode(self.tokenizer, prompts, self.max_model_len))
+            ],
+        )
 
     def _first(self, prompt, ids, k):
-        "The server names its candidates \"token_id:17\" when it is asked to."
-        choice, _ = self._complete(ids, max_tokens=1, temperature=0, logprobs=k, extra_body=dict(return_tokens_as_token_ids=True))
+        'The server names its candidates "token_id:17" when it is asked to.'
+        choice, _ = self._complete(
+            ids,
+            max_tokens=1,
+            temperature=0,
+            logprobs=k,
+            extra_body=dict(return_tokens_as_token_ids=True),
+        )
         top = sorted(choice.logprobs.top_logprobs[0].items(), key=lambda t: -t[1])[:k]
-        return first_tokens_of(self.tokenizer, prompt, ids, [int(name.removeprefix("token_id:")) for name, _ in top], [lp for _, lp in top])
+        return first_tokens_of(
+            self.tokenizer,
+            prompt,
+            ids,
+            [int(name.removeprefix("token_id:")) for name, _ in top],
+            [lp for _, lp in top],
+        )
 
     def close(self):
         "Close the client's connections."

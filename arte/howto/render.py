@@ -25,75 +25,155 @@ from nbdev.process import Processor
 def _from_package(sym):
     "A class as the package has it: one defined in a cell has no source from which to read its comments."
     place = NbdevLookup()[sym.__name__] if inspect.isclass(sym) else None
-    return getattr(import_module(place[1].removesuffix(".py").replace("/", ".")), sym.__name__) if place else sym
+    return (
+        getattr(import_module(place[1].removesuffix(".py").replace("/", ".")), sym.__name__)
+        if place
+        else sym
+    )
+
 
 def _named(anno):
     "A kind of number of `arte.core.settings` by its name."
     return anno.__metadata__[0] if get_origin(anno) is Annotated else anno
 
+
 STARS = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
+
 
 def _written(sym, dm):
     "Parameters as they are written: no type where fastcore takes a default's None or the kind of a parameter for one, stars before `*args`, and the comment of `**kwargs`, which fastcore leaves out."
     comments = docments(sym, args_kwargs=True)
-    kinds = {name: p.kind for name, p in inspect.signature(sym).parameters.items()} if inspect.isfunction(sym) else {}
+    kinds = (
+        {name: p.kind for name, p in inspect.signature(sym).parameters.items()}
+        if inspect.isfunction(sym)
+        else {}
+    )
     for name, d in dm.items():
         star = STARS.get(kinds.get(name, d.anno), "")
         comment = comments.get(name) if star else d.docment
-        yield star + name, AttrDict(d | dict(docment=comment, anno=inspect._empty if d.anno is NoneType or d.anno in STARS else _named(d.anno)))
+        yield (
+            star + name,
+            AttrDict(
+                d
+                | dict(
+                    docment=comment,
+                    anno=inspect._empty
+                    if d.anno is NoneType or d.anno in STARS
+                    else _named(d.anno),
+                )
+            ),
+        )
+
 
 def _in_words(anno):
     "A union as words: its bar would end a table's cell; a class of a cell by its name alone."
-    return " or ".join("None" if o is NoneType else getattr(o, "__name__", str(o)) for o in get_args(anno)) if isinstance(anno, UnionType) else anno
+    return (
+        " or ".join(
+            "None" if o is NoneType else getattr(o, "__name__", str(o)) for o in get_args(anno)
+        )
+        if isinstance(anno, UnionType)
+        else anno
+    )
+
 
 class ApiTable(DocmentTbl):
     "fastcore's parameter table, with unions in words."
+
     def __init__(self, obj):
         super().__init__(obj)
-        self.dm = {name.replace("*", r"\*"): d | dict(anno=_in_words(d["anno"]), docment=inspect._empty if d["docment"] is None else d["docment"]) for name, d in _written(obj, self.dm)}
+        self.dm = {
+            name.replace("*", r"\*"): d
+            | dict(
+                anno=_in_words(d["anno"]),
+                docment=inspect._empty if d["docment"] is None else d["docment"],
+            )
+            for name, d in _written(obj, self.dm)
+        }
         self.params = [name for name in self.dm if name != "return"]
+
 
 class ApiRenderer(ShowDocRenderer):
     "A `show_doc` renderer with nbdev's classic parameter table."
+
     def __init__(self, sym, *args, **kwargs):
         super().__init__(_from_package(sym), *args, **kwargs)
         self.dm.dm = AttrDict(_written(self.sym, self.dm.dm))
+
     def _repr_markdown_(self):
         src = NbdevLookup().code(self.sym.__qualname__)
-        link = f'[source]({src}){{target="_blank" style="float:right; font-size:smaller"}}\n\n' if src else ''
-        doc = f"---\n\n{link}{'#'*self.title_level} {self.nm}\n\n```python\n{str(self).strip()}\n```\n\n"
-        if self.docs: doc += f'*{self.docs.splitlines()[0]}*\n\n' + '\n'.join(self.docs.splitlines()[1:]) + '\n\n'
-        tbl = str(ApiTable(self.sym)._repr_markdown_()) if not inspect.isclass(self.sym) or ApiTable(self.sym).has_docment else ''
+        link = (
+            f'[source]({src}){{target="_blank" style="float:right; font-size:smaller"}}\n\n'
+            if src
+            else ""
+        )
+        doc = f"---\n\n{link}{'#' * self.title_level} {self.nm}\n\n```python\n{str(self).strip()}\n```\n\n"
+        if self.docs:
+            doc += (
+                f"*{self.docs.splitlines()[0]}*\n\n"
+                + "\n".join(self.docs.splitlines()[1:])
+                + "\n\n"
+            )
+        tbl = (
+            str(ApiTable(self.sym)._repr_markdown_())
+            if not inspect.isclass(self.sym) or ApiTable(self.sym).has_docment
+            else ""
+        )
         return doc + tbl
-    def __str__(self): return re.sub(r"\(\s+\)", "()", str(self.dm).replace("__main__.", ""))
+
+    def __str__(self):
+        return re.sub(r"\(\s+\)", "()", str(self.dm).replace("__main__.", ""))
+
     __repr__ = __str__
 
 # %% ../../nbs/howto/render.ipynb #00c10d2b
 def _place(cell):
     "Where the module defines what a cell shows."
     name = re.search(r"show_doc\(([\w.]+)", cell.source)[1]
-    module, last = get_config().config_path/NbdevLookup()[name][1], name.split(".")[-1]
-    return re.search(rf"^ *(async )?(def|class) {last}\b", module.read_text(encoding="utf-8"), re.M).start()
+    module, last = get_config().config_path / NbdevLookup()[name][1], name.split(".")[-1]
+    return re.search(
+        rf"^ *(async )?(def|class) {last}\b", module.read_text(encoding="utf-8"), re.M
+    ).start()
+
 
 class InOrder(Processor):
     "Show what one cell defines in the order in which it does."
+
     def end(self):
-        runs = [(shown, list(cells)) for shown, cells in groupby(self.nb.cells, lambda c: hasattr(c, "has_sd"))]
-        self.nb.cells[:] = [c for shown, cells in runs for c in (sorted(cells, key=_place) if shown else cells)]
+        runs = [
+            (shown, list(cells))
+            for shown, cells in groupby(self.nb.cells, lambda c: hasattr(c, "has_sd"))
+        ]
+        self.nb.cells[:] = [
+            c for shown, cells in runs for c in (sorted(cells, key=_place) if shown else cells)
+        ]
 
 # %% ../../nbs/howto/render.ipynb #c0bf81ca
 def page_links(
-    path:str, # of the notebook, inside the folder of notebooks
-)->list[dict]: # text, href and icon of each link
+    path: str,  # of the notebook, inside the folder of notebooks
+) -> list[dict]:  # text, href and icon of each link
     "A page's notebook: on GitHub, in Colab, and in a JupyterLab started by `make lab`."
     cfg = get_config()
     place = f"{cfg.user}/{cfg.repo}/blob/{cfg.branch}/{cfg.nbs_path.name}/{path}"
-    return [dict(text="Notebook on GitHub", href=f"https://github.com/{place}", icon="github"),
-            dict(text="Open in Colab", href=f"https://colab.research.google.com/github/{place}", icon="cloud"),
-            dict(text="JupyterLab (make lab)", href=f"http://localhost:8888/lab/tree/{path}", icon="house")]
+    return [
+        dict(text="Notebook on GitHub", href=f"https://github.com/{place}", icon="github"),
+        dict(
+            text="Open in Colab",
+            href=f"https://colab.research.google.com/github/{place}",
+            icon="cloud",
+        ),
+        dict(
+            text="JupyterLab (make lab)",
+            href=f"http://localhost:8888/lab/tree/{path}",
+            icon="house",
+        ),
+    ]
+
 
 class PageLinks(Processor):
     "Write `page_links` into the front matter of each page."
+
     def end(self):
-        self.nb.frontmatter_["code-links"] = page_links(Path(self.nb.path_).absolute().relative_to(get_config().nbs_path.absolute()).as_posix())
+        self.nb.frontmatter_["code-links"] = page_links(
+            Path(self.nb.path_).absolute().relative_to(get_config().nbs_path.absolute()).as_posix()
+        )
         self.nb.cells[0].source = _dict2fm(self.nb.frontmatter_)

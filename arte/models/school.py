@@ -10,7 +10,12 @@ __all__ = ['TECHNIQUES', 'LENGTHS', 'NUMBERS', 'THINGS', 'ASKED', 'HINTS', 'MONT
            'trim_tokenizer', 'trim_vocabulary', 'school_tasks', 'all_school_examples', 'school_folder', 'school']
 
 # %% ../../nbs/models/school.ipynb #a9076f50
-import ast, json, random, re, shutil, tempfile
+import ast
+import json
+import random
+import re
+import shutil
+import tempfile
 from calendar import monthrange
 from dataclasses import asdict, replace
 from datetime import date, timedelta
@@ -35,24 +40,36 @@ TECHNIQUES = {
     "eliminate": "answers are supposed and ruled out until one is left",
 }
 
-def _rng(*names): return random.Random(derive_seed(0, *map(str, names)))
 
-def _listed(words): return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else words[0]
+def _rng(*names):
+    return random.Random(derive_seed(0, *map(str, names)))
+
+
+def _listed(words):
+    return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else words[0]
 
 # %% ../../nbs/models/school.ipynb #5a1e2c0c
 LENGTHS = (7, 9, 10)  # tokens of an expression; BBH's have 8
 
+
 def random_expression(
-    length:int, # number of tokens, at least 1: words and single brackets
-    rng:random.Random # source of the random choices
-)->list[str]: # tokens
+    length: int,  # number of tokens, at least 1: words and single brackets
+    rng: random.Random,  # source of the random choices
+) -> list[str]:  # tokens
     "A random well-formed Boolean expression of exactly `length` tokens."
-    if length == 1: return [rng.choice(("True", "False"))]
+    if length == 1:
+        return [rng.choice(("True", "False"))]
     form = rng.choices(("not", "brackets", "binary"), (3, 2, 5))[0] if length > 2 else "not"
-    if form == "not": return ["not", *random_expression(length-1, rng)]
-    if form == "brackets": return ["(", *random_expression(length-2, rng), ")"]
-    left = rng.randint(1, length-2)
-    return random_expression(left, rng) + [rng.choice(("and", "or"))] + random_expression(length-1-left, rng)
+    if form == "not":
+        return ["not", *random_expression(length - 1, rng)]
+    if form == "brackets":
+        return ["(", *random_expression(length - 2, rng), ")"]
+    left = rng.randint(1, length - 2)
+    return (
+        random_expression(left, rng)
+        + [rng.choice(("and", "or"))]
+        + random_expression(length - 1 - left, rng)
+    )
 
 # %% ../../nbs/models/school.ipynb #8afd0bea
 def _make_boolean(rng):
@@ -60,37 +77,52 @@ def _make_boolean(rng):
     return f"{expression} is", expression_value(expression)
 
 # %% ../../nbs/models/school.ipynb #a27769de
-_PASSES = (("brackets", r"\( [^()]+ \)"), ("not", r"\b(?:not )+(?:True|False)\b"),
-           ("and", r"\b(?:True|False)(?: and (?:True|False))+\b"), ("or", r"\b(?:True|False)(?: or (?:True|False))+\b"))
+_PASSES = (
+    ("brackets", r"\( [^()]+ \)"),
+    ("not", r"\b(?:not )+(?:True|False)\b"),
+    ("and", r"\b(?:True|False)(?: and (?:True|False))+\b"),
+    ("or", r"\b(?:True|False)(?: or (?:True|False))+\b"),
+)
+
 
 def _piece_value(label, piece):
-    if label == "brackets": return expression_value(piece[2:-2])
-    if label == "not": return str((piece.count("not") % 2 == 0) == piece.endswith("True"))
+    if label == "brackets":
+        return expression_value(piece[2:-2])
+    if label == "not":
+        return str((piece.count("not") % 2 == 0) == piece.endswith("True"))
     return str("False" not in piece) if label == "and" else str("True" in piece)
 
-def _rewritten(label, pattern, expression): return re.sub(pattern, lambda m: _piece_value(label, m[0]), expression)
+
+def _rewritten(label, pattern, expression):
+    return re.sub(pattern, lambda m: _piece_value(label, m[0]), expression)
+
 
 def reduction(
-    expression:str # tokens separated by single spaces, without the closing "is"
-)->list[tuple[str, list[tuple[str, str]], str]]: # passes: (kind, [(piece, its value)], the expression afterwards)
+    expression: str,  # tokens separated by single spaces, without the closing "is"
+) -> list[
+    tuple[str, list[tuple[str, str]], str]
+]:  # passes: (kind, [(piece, its value)], the expression afterwards)
     "Rewrite a Boolean expression step by step: brackets, `not`, `and`, `or`."
     steps = []
     while len(expression.split()) > 1:
         found = next(((k, p) for k, p in _PASSES if re.search(p, expression)), None)
-        if found is None: raise ValueError(f"not a well-formed Boolean expression: {expression[:80]!r}")
+        if found is None:
+            raise ValueError(f"not a well-formed Boolean expression: {expression[:80]!r}")
         kind, pattern = found
         pieces = [(m[0], _piece_value(kind, m[0])) for m in re.finditer(pattern, expression)]
         expression = _rewritten(kind, pattern, expression)
         steps.append((kind, pieces, expression))
     return steps
 
+
 def expression_value(
-    expression:str # as for `reduction`
-)->str: # "True" or "False"
+    expression: str,  # as for `reduction`
+) -> str:  # "True" or "False"
     "What the reduction of an expression ends in."
     steps = reduction(expression)
     value = steps[-1][2] if steps else expression
-    if value not in ("True", "False"): raise ValueError(f"not a Boolean value: {value[:80]!r}")
+    if value not in ("True", "False"):
+        raise ValueError(f"not a Boolean value: {value[:80]!r}")
     return value
 
 # %% ../../nbs/models/school.ipynb #a3b63fe4
@@ -98,56 +130,90 @@ def _split_top(tokens, op):
     depth, parts = 0, [[]]
     for t in tokens:
         depth += (t == "(") - (t == ")")
-        if t == op and depth == 0: parts.append([])
-        else: parts[-1].append(t)
+        if t == op and depth == 0:
+            parts.append([])
+        else:
+            parts[-1].append(t)
     return [" ".join(p) for p in parts]
+
 
 def _suppose(expression):
     "What it takes for an expression to be True, and whether it is so."
     tokens = expression.split()
-    for op, need in (("or", "at least one part joined by or is True"), ("and", "every part joined by and is True")):
+    for op, need in (
+        ("or", "at least one part joined by or is True"),
+        ("and", "every part joined by and is True"),
+    ):
         parts = _split_top(tokens, op)
         if len(parts) > 1:
             values = [expression_value(p) for p in parts]
-            decisive = "True" if op == "or" else "False"   # the first part with this value settles it
+            decisive = (
+                "True" if op == "or" else "False"
+            )  # the first part with this value settles it
             shown = values.index(decisive) + 1 if decisive in values else len(parts)
-            return need + ": " + ", ".join(f"{p} is {v}" for p, v in list(zip(parts, values))[:shown])
+            return (
+                need + ": " + ", ".join(f"{p} is {v}" for p, v in list(zip(parts, values))[:shown])
+            )
     if tokens[0] == "not":
         rest = " ".join(tokens[1:])
         return f"{rest} is False: it is {expression_value(rest)}"
-    return _suppose(" ".join(tokens[1:-1])) if tokens[0] == "(" else f"it says so: it says {expression}"
+    return (
+        _suppose(" ".join(tokens[1:-1]))
+        if tokens[0] == "("
+        else f"it says so: it says {expression}"
+    )
 
-_LOGIC_RULES = ("Brackets are worked out first, then not, then and, then or. Not turns a value into its opposite, and is True only when both sides are True, or is False only when both sides are False.",
-                "The rules of logic are these. The order is brackets, not, and, or. Not swaps True and False. An and needs two True sides, and an or needs just one.")
+
+_LOGIC_RULES = (
+    "Brackets are worked out first, then not, then and, then or. Not turns a value into its opposite, and is True only when both sides are True, or is False only when both sides are False.",
+    "The rules of logic are these. The order is brackets, not, and, or. Not swaps True and False. An and needs two True sides, and an or needs just one.",
+)
+
 
 def _write_boolean(question, technique, rng):
     expression = question.removesuffix(" is")
     value, steps = expression_value(expression), reduction(expression)
-    if technique == "plain": return rng.choice((f"It is {value}.", f"This is {value}.")), value
+    if technique == "plain":
+        return rng.choice((f"It is {value}.", f"This is {value}.")), value
     if technique == "expert":
         start = rng.choice((f"{expression}.", f"Start: {expression}."))
         return " ".join([start] + [f"{k.capitalize()}: {after}." for k, _, after in steps]), value
     if technique == "recall":
         pieces = [f"{a} is {b}" for _, found, _ in steps for a, b in found]
-        return f"{rng.choice(_LOGIC_RULES)} {rng.choice(('Here', 'In this expression'))} {_listed(pieces or [expression + ' stands alone'])}.", value
+        return (
+            f"{rng.choice(_LOGIC_RULES)} {rng.choice(('Here', 'In this expression'))} {_listed(pieces or [expression + ' stands alone'])}.",
+            value,
+        )
     out = "False" if value == "True" else "True"
-    return f"{rng.choice(('Suppose it is True. Then', 'If it is True, then'))} {_suppose(expression)}. {rng.choice((f'{out} is ruled out', f'It cannot be {out}'))}.", value
+    return (
+        f"{rng.choice(('Suppose it is True. Then', 'If it is True, then'))} {_suppose(expression)}. {rng.choice((f'{out} is ruled out', f'It cannot be {out}'))}.",
+        value,
+    )
 
 # %% ../../nbs/models/school.ipynb #688e944f
 def solve_boolean(
-    question:str # an expression followed by "is"
-)->str: # "True" or "False"; ValueError when the text is no such expression
+    question: str,  # an expression followed by "is"
+) -> str:  # "True" or "False"; ValueError when the text is no such expression
     "Value of a Boolean expression, from Python's syntax tree of it; no text is executed."
     text = question.strip().removesuffix("is").strip()
     if len(text) > 400 or not re.fullmatch(r"(?:(?:True|False|not|and|or|[()])\s*)+", text):
-        raise ValueError(f"not a Boolean expression: {question[:80]!r}; expected True, False, not, and, or, brackets, then 'is'")
+        raise ValueError(
+            f"not a Boolean expression: {question[:80]!r}; expected True, False, not, and, or, brackets, then 'is'"
+        )
+
     def walk(node):
-        if isinstance(node, ast.Constant): return node.value
-        if isinstance(node, ast.UnaryOp): return not walk(node.operand)
-        if isinstance(node, ast.BoolOp): return (all if isinstance(node.op, ast.And) else any)([walk(v) for v in node.values])
+        if isinstance(node, ast.Constant):
+            return node.value
+        if isinstance(node, ast.UnaryOp):
+            return not walk(node.operand)
+        if isinstance(node, ast.BoolOp):
+            return (all if isinstance(node.op, ast.And) else any)([walk(v) for v in node.values])
         raise ValueError(f"not a Boolean expression: {question[:80]!r}")
-    try: return str(walk(ast.parse(text, mode="eval").body))
-    except (SyntaxError, RecursionError, MemoryError): raise ValueError(f"brackets or operators do not match: {question[:80]!r}") from None
+
+    try:
+        return str(walk(ast.parse(text, mode="eval").body))
+    except (SyntaxError, RecursionError, MemoryError):
+        raise ValueError(f"brackets or operators do not match: {question[:80]!r}") from None
 
 # %% ../../nbs/models/school.ipynb #7657ea95
 _WORDS = {
@@ -159,19 +225,34 @@ _WORDS = {
 }
 NUMBERS = {"a": 1, "an": 1, "two": 2, "three": 3, "four": 4, "five": 5}
 
+
 def _plural(word):
-    if re.search("[^aeiou]y$", word): return word[:-1] + "ies"
+    if re.search("[^aeiou]y$", word):
+        return word[:-1] + "ies"
     return word + ("es" if word.endswith(("ch", "sh", "x", "s")) else "s")
 
-def _things(words): return [(s, p or _plural(s)) for s, _, p in (w.replace("_", " ").partition("=") for w in words.split())]
 
-THINGS = {kind: tuple(_things(half) for half in words.split("|")) for kind, words in _WORDS.items()}  # kind -> (common, ours), each [(singular, plural)]
+def _things(words):
+    return [
+        (s, p or _plural(s))
+        for s, _, p in (w.replace("_", " ").partition("=") for w in words.split())
+    ]
+
+
+THINGS = {
+    kind: tuple(_things(half) for half in words.split("|")) for kind, words in _WORDS.items()
+}  # kind -> (common, ours), each [(singular, plural)]
 
 # %% ../../nbs/models/school.ipynb #8aae2bc0
 def _some(thing, rng):
     "A number of one thing, in words: 'an onion', 'two stalks of celery'."
     n = rng.choices((1, 2, 3, 4, 5), (72, 13, 8, 5, 2))[0]
-    return (("an " if thing[0][0] in "aeiou" else "a ") + thing[0] if n == 1 else f"{('two', 'three', 'four', 'five')[n-2]} {thing[1]}"), n
+    return (
+        ("an " if thing[0][0] in "aeiou" else "a ") + thing[0]
+        if n == 1
+        else f"{('two', 'three', 'four', 'five')[n - 2]} {thing[1]}"
+    ), n
+
 
 def _make_counting(rng):
     kind = rng.choice(list(THINGS))
@@ -180,173 +261,324 @@ def _make_counting(rng):
     first = rng.choice(ours)
     wanted = [first] + rng.sample([t for t in common + ours if t != first], size - 1)
     strange = []
-    if kind != "objects" and size > 2 and rng.random() < .3:   # everything is an object, so those lists stay pure
+    if (
+        kind != "objects" and size > 2 and rng.random() < 0.3
+    ):  # everything is an object, so those lists stay pure
         other = rng.choice([k for k in THINGS if k != kind])
         strange = rng.sample(THINGS[other][0] + THINGS[other][1], rng.randint(1, min(3, size - 1)))
-        wanted = wanted[:size - len(strange)]
+        wanted = wanted[: size - len(strange)]
     listed = [(*_some(t, rng), t in wanted) for t in wanted + strange]
     rng.shuffle(listed)
     answer = sum(n for _, n, counts in listed if counts)
     words = [w for w, _, _ in listed]
-    return f"I have {', '.join(words[:-1])}, and {words[-1]}. How many {kind} do I have?", str(answer)
+    return f"I have {', '.join(words[:-1])}, and {words[-1]}. How many {kind} do I have?", str(
+        answer
+    )
 
 # %% ../../nbs/models/school.ipynb #c32487ab
-_KIND_OF = {w: kind for kind, halves in THINGS.items() for half in halves for pair in half for w in pair}
+_KIND_OF = {
+    w: kind for kind, halves in THINGS.items() for half in halves for pair in half for w in pair
+}
+
 
 def read_list(
-    question:str # "I have a flute, and two pianos. How many … do I have?"
-)->tuple[str, list[tuple[str, int, bool]]]: # kind asked for, [(words, number, does it count?)]; ValueError for unknown words
+    question: str,  # "I have a flute, and two pianos. How many … do I have?"
+) -> tuple[
+    str, list[tuple[str, int, bool]]
+]:  # kind asked for, [(words, number, does it count?)]; ValueError for unknown words
     "Read an object-counting question: what is asked for, and each entry of the list with its number."
     m = re.fullmatch(r"I have (.+)\. How many (.+) do I have\?", question.strip())
-    if not m or m[2] not in THINGS: raise ValueError(f"not a counting question of a known kind: {question[:80]!r}; kinds: {', '.join(THINGS)}")
+    if not m or m[2] not in THINGS:
+        raise ValueError(
+            f"not a counting question of a known kind: {question[:80]!r}; kinds: {', '.join(THINGS)}"
+        )
     entries = []
     for words in re.split(r",? and |, ", m[1]):
         number, _, thing = words.partition(" ")
-        if number not in NUMBERS or thing not in _KIND_OF: raise ValueError(f"cannot count {words!r}: expected one of {', '.join(NUMBERS)} and a thing from `THINGS`")
+        if number not in NUMBERS or thing not in _KIND_OF:
+            raise ValueError(
+                f"cannot count {words!r}: expected one of {', '.join(NUMBERS)} and a thing from `THINGS`"
+            )
         entries.append((words, NUMBERS[number], m[2] == "objects" or _KIND_OF[thing] == m[2]))
     return m[2], entries
 
-_COUNT_RULES = ("The question asks for {kind}, so only {kind} are counted. A or an stands for one, and a number word for that many.",
-                "To count the {kind}, take each entry that belongs to them with its number, where a or an means one, and add the numbers.")
+
+_COUNT_RULES = (
+    "The question asks for {kind}, so only {kind} are counted. A or an stands for one, and a number word for that many.",
+    "To count the {kind}, take each entry that belongs to them with its number, where a or an means one, and add the numbers.",
+)
+
 
 def _write_counting(question, technique, rng):
     kind, entries = read_list(question)
     counted, out = [(w, n) for w, n, c in entries if c], [w for w, _, c in entries if not c]
     total = sum(n for _, n in counted)
-    if technique == "plain": return rng.choice((f"There are {total}.", f"It is {total}.")), str(total)
+    if technique == "plain":
+        return rng.choice((f"There are {total}.", f"It is {total}.")), str(total)
     if technique == "expert":
-        running = [f"{w}, {sum(n for _, n in counted[:i+1])}" for i, (w, _) in enumerate(counted)]
-        return f"{rng.choice(('Counting', 'Adding up'))} the {kind}: {'; '.join(running)}.", str(total)
+        running = [
+            f"{w}, {sum(n for _, n in counted[: i + 1])}" for i, (w, _) in enumerate(counted)
+        ]
+        return f"{rng.choice(('Counting', 'Adding up'))} the {kind}: {'; '.join(running)}.", str(
+            total
+        )
     strangers = f" {rng.choice(('Not among them', 'Left out'))}: {_listed(out)}." if out else ""
     if technique == "recall":
         taken = ", ".join(f"{w} ({n})" for w, n in counted)
-        return f"{rng.choice(_COUNT_RULES).format(kind=kind)}{strangers} The {kind} are {taken}. {' + '.join(str(n) for _, n in counted)} = {total}.", str(total)
-    groups = [(n, [w.split(" ", 1)[1] for w, k in counted if k == n]) for n in sorted({n for _, n in counted})]
+        return (
+            f"{rng.choice(_COUNT_RULES).format(kind=kind)}{strangers} The {kind} are {taken}. {' + '.join(str(n) for _, n in counted)} = {total}.",
+            str(total),
+        )
+    groups = [
+        (n, [w.split(" ", 1)[1] for w, k in counted if k == n])
+        for n in sorted({n for _, n in counted})
+    ]
     parts = [f"{len(ws)} times {n} ({', '.join(ws)}) is {n * len(ws)}" for n, ws in groups]
-    added = f" {' + '.join(str(n * len(ws)) for n, ws in groups)} = {total}." if len(groups) > 1 else ""
-    return f"{strangers.strip() or rng.choice(('Nothing is left out.', 'All of them count.'))} {'; '.join(parts)}.{added}", str(total)
+    added = (
+        f" {' + '.join(str(n * len(ws)) for n, ws in groups)} = {total}." if len(groups) > 1 else ""
+    )
+    return (
+        f"{strangers.strip() or rng.choice(('Nothing is left out.', 'All of them count.'))} {'; '.join(parts)}.{added}",
+        str(total),
+    )
 
 # %% ../../nbs/models/school.ipynb #464b7e71
 def solve_counting(
-    question:str # as for `read_list`
-)->str: # the number; ValueError when nothing of a known kind is asked for
+    question: str,  # as for `read_list`
+) -> str:  # the number; ValueError when nothing of a known kind is asked for
     "Count by searching the text for the names of the kind's things."
     kind = next((k for k in THINGS if f"How many {k} do I have" in question), None)
-    if kind is None: raise ValueError(f"no known kind is asked for: {question[:80]!r}; kinds: {', '.join(THINGS)}")
-    names = sorted((n for n, k in _KIND_OF.items() if kind in (k, "objects")), key=len, reverse=True)
+    if kind is None:
+        raise ValueError(
+            f"no known kind is asked for: {question[:80]!r}; kinds: {', '.join(THINGS)}"
+        )
+    names = sorted(
+        (n for n, k in _KIND_OF.items() if kind in (k, "objects")), key=len, reverse=True
+    )
     found = re.findall(rf"\b({'|'.join(NUMBERS)}) (?:{'|'.join(names)})(?=[,.]| and )", question)
-    if not found: raise ValueError(f"nothing known to count: {question[:80]!r}")
+    if not found:
+        raise ValueError(f"nothing known to count: {question[:80]!r}")
     return str(sum(NUMBERS[n] for n in found))
 
 # %% ../../nbs/models/school.ipynb #9cc718f7
 ASKED = {  # the words of the question -> (days, months) from today
-    "today": (0, 0), "tomorrow": (1, 0), "yesterday": (-1, 0), "24 hours later": (1, 0), "10 days ago": (-10, 0),
-    "one week ago from today": (-7, 0), "one week from today": (7, 0), "a month ago": (0, -1), "one year ago from today": (0, -12),
+    "today": (0, 0),
+    "tomorrow": (1, 0),
+    "yesterday": (-1, 0),
+    "24 hours later": (1, 0),
+    "10 days ago": (-10, 0),
+    "one week ago from today": (-7, 0),
+    "one week from today": (7, 0),
+    "a month ago": (0, -1),
+    "one year ago from today": (0, -12),
 }
 HINTS = (  # (sentence, today minus the date told in days; "n": n days, "-n": n days before, "years": n years)
-    ("Today is {d}.", 0), ("It is {d} today.", 0), ("The newspaper on the table is of today, {d}.", 0),
-    ("Yesterday was {d}.", 1), ("Yesterday, {d}, {who} baked {k} loaves of bread.", 1), ("{who} painted {k} chairs yesterday, {d}.", 1),
-    ("Tomorrow is {d}.", -1), ("{who} takes the train to {where} tomorrow, {d}.", -1), ("The library opens again tomorrow, {d}.", -1),
-    ("The day before yesterday was {d}.", 2), ("The day after tomorrow is {d}.", -2),
-    ("It was {d} exactly one week ago.", 7), ("One week from now it will be {d}.", -7),
-    ("{who} posted a letter to {where} on {d}, {n} days ago.", "n"), ("{who} planted a tree on {d}. {n} days have gone by since then.", "n"),
+    ("Today is {d}.", 0),
+    ("It is {d} today.", 0),
+    ("The newspaper on the table is of today, {d}.", 0),
+    ("Yesterday was {d}.", 1),
+    ("Yesterday, {d}, {who} baked {k} loaves of bread.", 1),
+    ("{who} painted {k} chairs yesterday, {d}.", 1),
+    ("Tomorrow is {d}.", -1),
+    ("{who} takes the train to {where} tomorrow, {d}.", -1),
+    ("The library opens again tomorrow, {d}.", -1),
+    ("The day before yesterday was {d}.", 2),
+    ("The day after tomorrow is {d}.", -2),
+    ("It was {d} exactly one week ago.", 7),
+    ("One week from now it will be {d}.", -7),
+    ("{who} posted a letter to {where} on {d}, {n} days ago.", "n"),
+    ("{who} planted a tree on {d}. {n} days have gone by since then.", "n"),
     ("The race was planned for {d}, but it was put off by {n} days and takes place today.", "n"),
-    ("The exam is on {d}, which is {n} days from now.", "-n"), ("The rent is due in {n} days, on {d}.", "-n"),
-    ("{who} opened a bakery on {d}. Today is its {n}-year anniversary.", "years"), ("{who} was born on {d} and turns {n} today.", "years"),
+    ("The exam is on {d}, which is {n} days from now.", "-n"),
+    ("The rent is due in {n} days, on {d}.", "-n"),
+    ("{who} opened a bakery on {d}. Today is its {n}-year anniversary.", "years"),
+    ("{who} was born on {d} and turns {n} today.", "years"),
     ("In Italy the day is written before the month, so that today is {dmy} there.", 0),
     ("{who} believes that today is {d}, but it is in truth one day later.", 1),
     ("{who} believes that today is {d}, but it is in truth one day earlier.", -1),
-    ("Today is the last day of {month}.", "last"), ("Today is the first day of {month}.", "first"),
-    ("Today is New Year's Eve of {year}.", (12, 31)), ("Today is Valentine's Day of {year}.", (2, 14)), ("Today is Halloween of {year}.", (10, 31)),
+    ("Today is the last day of {month}.", "last"),
+    ("Today is the first day of {month}.", "first"),
+    ("Today is New Year's Eve of {year}.", (12, 31)),
+    ("Today is Valentine's Day of {year}.", (2, 14)),
+    ("Today is Halloween of {year}.", (10, 31)),
 )
-MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December")
-_WHO = ("Maria", "Tom", "Aisha", "Pedro", "Nora", "Ivan", "Lena", "Omar", "Grace", "Kenji", "Ruth", "Felix")
+MONTHS = (
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+)
+_WHO = (
+    "Maria",
+    "Tom",
+    "Aisha",
+    "Pedro",
+    "Nora",
+    "Ivan",
+    "Lena",
+    "Omar",
+    "Grace",
+    "Kenji",
+    "Ruth",
+    "Felix",
+)
 _WHERE = ("Oslo", "Lisbon", "Chicago", "Nairobi", "Vienna", "Kyoto", "Lima", "Dublin")
 
+
 def move(
-    day:date, # where to start
-    days:int=0, # days to go, backwards when negative
-    months:int=0 # months to go; a day that the month does not have becomes its last
-)->date:
+    day: date,  # where to start
+    days: int = 0,  # days to go, backwards when negative
+    months: int = 0,  # months to go; a day that the month does not have becomes its last
+) -> date:
     "The date so many months and days away."
     y, m = divmod(day.year * 12 + day.month - 1 + months, 12)
     last = (date(y + (m == 11), (m + 1) % 12 + 1, 1) - timedelta(1)).day
     return date(y, m + 1, min(day.day, last)) + timedelta(days)
 
+
 def us(
-    day:date # any date
-)->str: # "02/28/1987"
+    day: date,  # any date
+) -> str:  # "02/28/1987"
     "A date as MM/DD/YYYY."
     return f"{day:%m/%d/%Y}"
 
 # %% ../../nbs/models/school.ipynb #d7dd480f
 def _say_date(day, rng):
     m = MONTHS[day.month - 1]
-    return rng.choice((f"{m[:3]} {day.day}, {day.year}", f"{m} {day.day}, {day.year}", f"{day.month}/{day.day}/{day.year}", us(day)))
+    return rng.choice(
+        (
+            f"{m[:3]} {day.day}, {day.year}",
+            f"{m} {day.day}, {day.year}",
+            f"{day.month}/{day.day}/{day.year}",
+            us(day),
+        )
+    )
+
 
 def _hint(today, rng):
     "A sentence from which today follows, or None when the drawn one doesn't suit today."
     text, far = rng.choice(HINTS)
     n = rng.randint(2, 12)
-    if far == "last": today = move(today.replace(day=1), -1, 1)
-    elif far == "first": today = today.replace(day=1)
-    elif isinstance(far, tuple): today = date(today.year, *far)
-    told = move(today, months=-12 * n) if far == "years" else today - timedelta({"n": n, "-n": -n}.get(far, far if isinstance(far, int) else 0))
-    fields = dict(d=_say_date(told, rng), dmy=f"{told:%d/%m/%Y}", month=f"{MONTHS[today.month-1]} {today.year}", year=today.year, n=n,
-                  k=rng.randint(2, 9), who=rng.choice(_WHO), where=rng.choice(_WHERE))
+    if far == "last":
+        today = move(today.replace(day=1), -1, 1)
+    elif far == "first":
+        today = today.replace(day=1)
+    elif isinstance(far, tuple):
+        today = date(today.year, *far)
+    told = (
+        move(today, months=-12 * n)
+        if far == "years"
+        else today - timedelta({"n": n, "-n": -n}.get(far, far if isinstance(far, int) else 0))
+    )
+    fields = dict(
+        d=_say_date(told, rng),
+        dmy=f"{told:%d/%m/%Y}",
+        month=f"{MONTHS[today.month - 1]} {today.year}",
+        year=today.year,
+        n=n,
+        k=rng.randint(2, 9),
+        who=rng.choice(_WHO),
+        where=rng.choice(_WHERE),
+    )
     return today, text.format(**fields)
+
 
 def _wrong_dates(answer, today, days, months, rng):
     near = [answer + timedelta(s * rng.randint(1, 9)) for s in (1, -1)]
-    year = [answer.replace(year=answer.year + rng.choice((-1, 1)) * k, day=min(answer.day, 28) if answer.month == 2 else answer.day) for k in (rng.randint(1, 9), rng.randint(10, 60))]
+    year = [
+        answer.replace(
+            year=answer.year + rng.choice((-1, 1)) * k,
+            day=min(answer.day, 28) if answer.month == 2 else answer.day,
+        )
+        for k in (rng.randint(1, 9), rng.randint(10, 60))
+    ]
     swapped = [date(answer.year, answer.day, answer.month)] if answer.day <= 12 else []
-    other = [move(answer, 0, rng.choice((-5, -4, -3, -2, 2, 3, 4, 5))), move(answer, rng.randint(-40, 40), 0), move(today, -days, -months), today]
+    other = [
+        move(answer, 0, rng.choice((-5, -4, -3, -2, 2, 3, 4, 5))),
+        move(answer, rng.randint(-40, 40), 0),
+        move(today, -days, -months),
+        today,
+    ]
     return near + year + swapped + other
+
 
 def _make_date(rng):
     today, hint = _hint(date(rng.randint(1901, 2024), 1, 1) + timedelta(rng.randint(0, 364)), rng)
     asked = rng.choice(list(ASKED))
     days, months = ASKED[asked]
-    if today.day > 28 and months or (today.month, today.day) == (2, 29): return _make_date(rng)  # "a month ago" must be plain
+    if today.day > 28 and months or (today.month, today.day) == (2, 29):
+        return _make_date(rng)  # "a month ago" must be plain
     answer = move(today, days, months)
     wrong = sorted(set(_wrong_dates(answer, today, days, months, rng)) - {answer})
-    options = rng.sample(wrong, min(len(wrong), 4 if rng.random() < .15 else 5)) + [answer]
+    options = rng.sample(wrong, min(len(wrong), 4 if rng.random() < 0.15 else 5)) + [answer]
     rng.shuffle(options)
     lines = [f"({letter}) {us(o)}" for letter, o in zip("ABCDEF", options)]
-    return "\n".join([f"{hint} What is the date {asked} in MM/DD/YYYY?", "Options:", *lines]), f"({'ABCDEF'[options.index(answer)]})"
+    return "\n".join(
+        [f"{hint} What is the date {asked} in MM/DD/YYYY?", "Options:", *lines]
+    ), f"({'ABCDEF'[options.index(answer)]})"
 
 # %% ../../nbs/models/school.ipynb #e26c9118
 _MONTH = "|".join(MONTHS)
-_PARTS = dict(d=r"(?P<d>\S+ \d+, \d{4}|\d+/\d+/\d{4})", dmy=r"(?P<dmy>\d\d/\d\d/\d{4})", month=rf"(?P<month>(?:{_MONTH}) \d{{4}})",
-              year=r"(?P<year>\d{4})", n=r"(?P<n>\d+)", k=r"\d+", who=r"[A-Z]\w+", where=r"[A-Z]\w+")
-_PATTERNS = [(re.compile(re.sub(r"\\\{(\w+)\\\}", lambda m: _PARTS[m[1]], re.escape(text))), far) for text, far in HINTS]
+_PARTS = dict(
+    d=r"(?P<d>\S+ \d+, \d{4}|\d+/\d+/\d{4})",
+    dmy=r"(?P<dmy>\d\d/\d\d/\d{4})",
+    month=rf"(?P<month>(?:{_MONTH}) \d{{4}})",
+    year=r"(?P<year>\d{4})",
+    n=r"(?P<n>\d+)",
+    k=r"\d+",
+    who=r"[A-Z]\w+",
+    where=r"[A-Z]\w+",
+)
+_PATTERNS = [
+    (re.compile(re.sub(r"\\\{(\w+)\\\}", lambda m: _PARTS[m[1]], re.escape(text))), far)
+    for text, far in HINTS
+]
+
 
 def _read_date(text):
-    if "/" in text: m, d, y = map(int, text.split("/"))
+    if "/" in text:
+        m, d, y = map(int, text.split("/"))
     else:
         word, d, y = text.replace(",", "").split()
         m = next((i for i, name in enumerate(MONTHS, 1) if word in (name, name[:3])), 0)
     return date(int(y), int(m), int(d))
 
+
 def read_hint(
-    sentence:str # the part of a question before "What is the date"
-)->tuple[date, int, str]: # date told, distance to today in the unit, unit ("days" or "years"); ValueError when no hint fits
+    sentence: str,  # the part of a question before "What is the date"
+) -> tuple[
+    date, int, str
+]:  # date told, distance to today in the unit, unit ("days" or "years"); ValueError when no hint fits
     "Read a hint: the date that it tells, and how far today lies from it."
     found = next(((m, far) for p, far in _PATTERNS if (m := p.fullmatch(sentence.strip()))), None)
-    if found is None: raise ValueError(f"no hint of `HINTS` reads like {sentence[:80]!r}")
+    if found is None:
+        raise ValueError(f"no hint of `HINTS` reads like {sentence[:80]!r}")
     m, far = found
     g = m.groupdict()
     if far in ("last", "first"):
         name, y = g["month"].split()
         first = date(int(y), MONTHS.index(name) + 1, 1)
         return (move(first, -1, 1) if far == "last" else first), 0, "days"
-    if isinstance(far, tuple): return date(int(g["year"]), *far), 0, "days"
-    if "dmy" in g: return date(*map(int, reversed(g["dmy"].split("/")))), 0, "days"
-    if isinstance(far, int): return _read_date(g["d"]), far, "days"
+    if isinstance(far, tuple):
+        return date(int(g["year"]), *far), 0, "days"
+    if "dmy" in g:
+        return date(*map(int, reversed(g["dmy"].split("/")))), 0, "days"
+    if isinstance(far, int):
+        return _read_date(g["d"]), far, "days"
     n = int(g["n"])
     return _read_date(g["d"]), -n if far == "-n" else n, "years" if far == "years" else "days"
 
-def _read_options(question): return dict(re.findall(r"^(\([A-F]\)) (\d\d/\d\d/\d{4})$", question, re.M))
+
+def _read_options(question):
+    return dict(re.findall(r"^(\([A-F]\)) (\d\d/\d\d/\d{4})$", question, re.M))
 
 # %% ../../nbs/models/school.ipynb #a956fdb0
 _DATE_RULES = {
@@ -359,45 +591,91 @@ _DATE_RULES = {
 }
 _RULE_OF = dict(zip(ASKED, ("same", "day", "day", "day", "ten", "week", "week", "month", "year")))
 
+
 def _strike(answer, options):
     "Which letters the year, then the month, then the day of the answer rule out."
     left, parts = dict(options), []
     for name, cut in (("year", slice(6, 10)), ("month", slice(0, 2)), ("day", slice(3, 5))):
         gone = [k for k, v in left.items() if v[cut] != answer[cut]]
-        if gone: parts.append(f"the {name} {answer[cut]} rules out {_listed(gone)}")
+        if gone:
+            parts.append(f"the {name} {answer[cut]} rules out {_listed(gone)}")
         left = {k: v for k, v in left.items() if k not in gone}
     return parts
+
 
 def _work_out(question):
     "What is asked for, its date, its letter, the options, and a sentence that leads from the hint to today."
     hint, _, asked = question.split("\n")[0].partition(" What is the date ")
     asked, options = asked.removesuffix(" in MM/DD/YYYY?"), _read_options(question)
-    if asked not in ASKED: raise ValueError(f"asks for {asked[:40]!r}; expected one of {', '.join(ASKED)}")
+    if asked not in ASKED:
+        raise ValueError(f"asks for {asked[:40]!r}; expected one of {', '.join(ASKED)}")
     told, far, unit = read_hint(hint)
     today = move(told, months=12 * far) if unit == "years" else move(told, far)
     answer = us(move(today, *ASKED[asked]))
     letter = next((k for k, v in options.items() if v == answer), None)
-    if letter is None: raise ValueError(f"the date is {answer}, which no option names: {', '.join(options.values())}")
+    if letter is None:
+        raise ValueError(
+            f"the date is {answer}, which no option names: {', '.join(options.values())}"
+        )
     amount = f"{abs(far)} {unit if abs(far) != 1 else unit[:-1]}"
-    clue = f"Today is {us(today)}." if far == 0 else f"{us(told)} {'was' if far > 0 else 'is'} {amount} {'ago' if far > 0 else 'ahead'}, so today is {us(today)}."
+    clue = (
+        f"Today is {us(today)}."
+        if far == 0
+        else f"{us(told)} {'was' if far > 0 else 'is'} {amount} {'ago' if far > 0 else 'ahead'}, so today is {us(today)}."
+    )
     return asked, answer, letter, options, clue
+
 
 def _write_date(question, technique, rng):
     asked, answer, letter, options, clue = _work_out(question)
-    if technique == "plain": return rng.choice((f"It is {answer}.", f"The date is {answer}.")), letter
+    if technique == "plain":
+        return rng.choice((f"It is {answer}.", f"The date is {answer}.")), letter
     if technique == "eliminate":
-        return f"{rng.choice(('The date must be', 'We look for'))} {answer}: {'; '.join(_strike(answer, options))}. Only {letter} is left.", letter
+        return (
+            f"{rng.choice(('The date must be', 'We look for'))} {answer}: {'; '.join(_strike(answer, options))}. Only {letter} is left.",
+            letter,
+        )
     step = "" if asked == "today" else f" The date {asked} is {answer}."
-    if technique == "expert": return f"{clue}{step} {rng.choice((f'That is option {letter}.', f'This is {letter}.'))}", letter
-    first = rng.choice(("First today's date has to be found.", "The hint gives today's date, from which the rest follows."))
-    return f"{first} {_DATE_RULES[_RULE_OF[asked]]} {clue}{step} Among the options {letter} says {answer}.", letter
+    if technique == "expert":
+        return (
+            f"{clue}{step} {rng.choice((f'That is option {letter}.', f'This is {letter}.'))}",
+            letter,
+        )
+    first = rng.choice(
+        (
+            "First today's date has to be found.",
+            "The hint gives today's date, from which the rest follows.",
+        )
+    )
+    return (
+        f"{first} {_DATE_RULES[_RULE_OF[asked]]} {clue}{step} Among the options {letter} says {answer}.",
+        letter,
+    )
 
 # %% ../../nbs/models/school.ipynb #136c866e
 _TIME_WORDS = (  # (words, days from the date told to today, per number when one is caught)
-    (r"day before yesterday", 2), (r"day after tomorrow", -2), (r"[Yy]esterday", 1), (r"[Tt]omorrow", -1), (r"one week ago", 7), (r"[Oo]ne week from now", -7),
-    (r"one day later", 1), (r"one day earlier", -1), (r"(\d+) days from now", -1), (r"in (\d+) days", -1), (r"(\d+) days", 1),
+    (r"day before yesterday", 2),
+    (r"day after tomorrow", -2),
+    (r"[Yy]esterday", 1),
+    (r"[Tt]omorrow", -1),
+    (r"one week ago", 7),
+    (r"[Oo]ne week from now", -7),
+    (r"one day later", 1),
+    (r"one day earlier", -1),
+    (r"(\d+) days from now", -1),
+    (r"in (\d+) days", -1),
+    (r"(\d+) days", 1),
 )
-_DAYS_ASKED = {"today": 0, "tomorrow": 1, "24 hours later": 1, "yesterday": -1, "10 days ago": -10, "one week ago from today": -7, "one week from today": 7}
+_DAYS_ASKED = {
+    "today": 0,
+    "tomorrow": 1,
+    "24 hours later": 1,
+    "yesterday": -1,
+    "10 days ago": -10,
+    "one week ago from today": -7,
+    "one week from today": 7,
+}
+
 
 def _told(hint):
     "The first date that a hint names, however it is written."
@@ -405,180 +683,327 @@ def _told(hint):
     if m := re.search(r"(\d+)/(\d+)/(\d{4})", hint):
         a, b, y = map(int, m.groups())
         return date(y, b, a) if "day is written before" in hint else date(y, a, b)
-    if m := re.search(r"([A-Z][a-z]{2})[a-z]* (\d+), (\d{4})", hint): return date(int(m[3]), months[m[1]], int(m[2]))
-    if m := re.search(r"first day of ([A-Z][a-z]{2})\w* (\d{4})", hint): return date(int(m[2]), months[m[1]], 1)
-    if m := re.search(r"last day of ([A-Z][a-z]{2})\w* (\d{4})", hint): return date(int(m[2]), months[m[1]], monthrange(int(m[2]), months[m[1]])[1])
-    if m := re.search(r"(Eve|Valentine|Halloween).* of (\d{4})", hint): return date(int(m[2]), *{"Eve": (12, 31), "Valentine": (2, 14), "Halloween": (10, 31)}[m[1]])
+    if m := re.search(r"([A-Z][a-z]{2})[a-z]* (\d+), (\d{4})", hint):
+        return date(int(m[3]), months[m[1]], int(m[2]))
+    if m := re.search(r"first day of ([A-Z][a-z]{2})\w* (\d{4})", hint):
+        return date(int(m[2]), months[m[1]], 1)
+    if m := re.search(r"last day of ([A-Z][a-z]{2})\w* (\d{4})", hint):
+        return date(int(m[2]), months[m[1]], monthrange(int(m[2]), months[m[1]])[1])
+    if m := re.search(r"(Eve|Valentine|Halloween).* of (\d{4})", hint):
+        return date(
+            int(m[2]), *{"Eve": (12, 31), "Valentine": (2, 14), "Halloween": (10, 31)}[m[1]]
+        )
     raise ValueError(f"no date found in {hint[:80]!r}")
+
 
 def _today(hint):
     told = _told(hint)
-    if m := re.search(r"turns (\d+)|(\d+)-year", hint): return told.replace(year=told.year + int(m[1] or m[2]))
-    far = next((f * int(m[1]) if m.groups() else f for w, f in _TIME_WORDS if (m := re.search(w, hint))), 0)
+    if m := re.search(r"turns (\d+)|(\d+)-year", hint):
+        return told.replace(year=told.year + int(m[1] or m[2]))
+    far = next(
+        (f * int(m[1]) if m.groups() else f for w, f in _TIME_WORDS if (m := re.search(w, hint))), 0
+    )
     return date.fromordinal(told.toordinal() + far)
 
+
 def solve_date(
-    question:str # hint, question, "Options:", lettered options
-)->str: # "(A)" … "(F)"; ValueError when it can't be read or not exactly one option fits
+    question: str,  # hint, question, "Options:", lettered options
+) -> str:  # "(A)" … "(F)"; ValueError when it can't be read or not exactly one option fits
     "Find the date from its words by ordinal days, and the option that names it."
     hint, _, rest = question.partition("What is the date ")
     today, asked = _today(hint), rest.partition(" in MM/DD")[0]
-    if asked == "a month ago": answer = date.fromordinal(today.replace(day=1).toordinal() - 1).replace(day=today.day)
-    elif asked == "one year ago from today": answer = today.replace(year=today.year - 1)
-    else: answer = date.fromordinal(today.toordinal() + _DAYS_ASKED[asked])
-    letters = [o[0] for o in re.findall(r"(\([A-F]\)) (\d+)/(\d+)/(\d+)", rest) if date(*(int(o[i]) for i in (3, 1, 2))) == answer]
-    if len(letters) != 1: raise ValueError(f"{len(letters)} options name {answer}: {question[:80]!r}")
+    if asked == "a month ago":
+        answer = date.fromordinal(today.replace(day=1).toordinal() - 1).replace(day=today.day)
+    elif asked == "one year ago from today":
+        answer = today.replace(year=today.year - 1)
+    else:
+        answer = date.fromordinal(today.toordinal() + _DAYS_ASKED[asked])
+    letters = [
+        o[0]
+        for o in re.findall(r"(\([A-F]\)) (\d+)/(\d+)/(\d+)", rest)
+        if date(*(int(o[i]) for i in (3, 1, 2))) == answer
+    ]
+    if len(letters) != 1:
+        raise ValueError(f"{len(letters)} options name {answer}: {question[:80]!r}")
     return letters[0]
 
 # %% ../../nbs/models/school.ipynb #113c6ae4
-def _split(table): return {sport: tuple(text.split(", ")) for sport, text in table.items()}
+def _split(table):
+    return {sport: tuple(text.split(", ")) for sport, text in table.items()}
 
-ATHLETES = _split({
-    "basketball": "Larry Bird, Magic Johnson, Kareem Abdul-Jabbar, Bill Russell, Shaquille O'Neal, Tim Duncan, Hakeem Olajuwon, Charles Barkley, Karl Malone, John Stockton, Scottie Pippen, Dennis Rodman, Patrick Ewing, David Robinson, Allen Iverson, Steve Nash, Jason Kidd, Dirk Nowitzki, Kevin Garnett, Paul Pierce, Ray Allen, Tony Parker, Manu Ginobili, Dwyane Wade, Kobe Bryant, Vince Carter",
-    "soccer": "Diego Maradona, Johan Cruyff, Franz Beckenbauer, Zinedine Zidane, Ronaldinho, Michel Platini, Marco van Basten, Paolo Maldini, Roberto Baggio, Thierry Henry, Dennis Bergkamp, David Beckham, Steven Gerrard, Frank Lampard, Andrea Pirlo, Francesco Totti, Luis Figo, Rivaldo, Roberto Carlos, Cafu, Bobby Charlton, Alan Shearer, Michael Owen, Mia Hamm, Gabriel Batistuta, Lionel Messi",
-    "American football": "Joe Montana, Jerry Rice, Peyton Manning, Dan Marino, Brett Favre, Emmitt Smith, Barry Sanders, Walter Payton, Lawrence Taylor, Johnny Unitas, Troy Aikman, Steve Young, Randy Moss, LaDainian Tomlinson, Marshall Faulk, Eli Manning, Kurt Warner, Joe Namath, Terry Bradshaw, Michael Irvin, Rob Gronkowski, Adrian Peterson, Marshawn Lynch, Warren Moon, Franco Harris, Larry Fitzgerald",
-    "baseball": "Babe Ruth, Willie Mays, Hank Aaron, Ted Williams, Mickey Mantle, Joe DiMaggio, Stan Musial, Barry Bonds, Derek Jeter, Nolan Ryan, Roger Clemens, Greg Maddux, Pedro Martinez, Mariano Rivera, Alex Rodriguez, David Ortiz, Manny Ramirez, Ichiro Suzuki, Pete Rose, Rickey Henderson, Mike Piazza, Chipper Jones, Sammy Sosa, Mark McGwire, Yogi Berra, Roberto Clemente",
-    "ice hockey": "Wayne Gretzky, Mario Lemieux, Bobby Orr, Gordie Howe, Mark Messier, Jaromir Jagr, Steve Yzerman, Brett Hull, Bobby Hull, Joe Sakic, Teemu Selanne, Nicklas Lidstrom, Peter Forsberg, Pavel Bure, Sergei Fedorov, Mike Modano, Eric Lindros, Ray Bourque, Paul Coffey, Chris Pronger, Jarome Iginla, Daniel Sedin, Henrik Sedin, Guy Lafleur, Mats Sundin, Jari Kurri",
-})
-ACTIONS = _split({
-    "basketball": "sank a free throw, missed both free throws, made a layup with the left hand, took a hook shot, threw an alley-oop pass, grabbed the defensive rebound, dunked over the center, scored from three point range, dribbled up the court, won the jump ball, shot a fadeaway jumper, was called for traveling, made a bounce pass to the point guard, fouled the shooter at the rim",
-    "soccer": "headed the ball into the net, curled a free kick over the wall, was caught offside by the linesman, passed the ball back to the goalkeeper, swung in a corner from the right, was booked for a late tackle, scored an own goal, chipped the goalkeeper, missed from the penalty spot, volleyed the ball from outside the box, cleared the ball off the goal line with a header, took a long throw-in, scored a goal in stoppage time, was shown a second yellow card",
-    "American football": "ran the ball into the end zone, caught a touchdown pass, was tackled on the one yard line, handed the ball off to the running back, threw a pass to the tight end, recovered the onside kick, rushed for ten yards, scored a two point conversion, lined up in the shotgun formation, picked up a first down, was sacked on third down, returned the punt, dropped a pass over the middle from the quarterback, ran a post route",
-    "baseball": "hit a home run, hit a grand slam, stole second base, struck out swinging, bunted down the first base line, slid into home plate, caught a fly ball in left field, drew a walk with the bases loaded, hit a line drive to center field, was tagged out at third base, hit a sacrifice fly, grounded out to the shortstop, was hit by a pitch, fouled off a curveball",
-    "ice hockey": "scored on a slap shot, won the face-off, sat in the penalty box for tripping, was sent off for high-sticking, checked the winger into the boards, cleared the puck out of the zone, iced the puck, deflected the puck past the goalie, scored a short-handed goal, skated into the crease, dumped the puck behind the net, fired a wrist shot, lost the puck at the blue line, scored into the empty net on a power play",
-})
-COMPETITIONS = _split({"basketball": "NBA Finals, NBA playoffs", "soccer": "World Cup, World Cup Final", "American football": "Super Bowl, NFL playoffs",
-                "baseball": "World Series, MLB playoffs", "ice hockey": "Stanley Cup Finals, NHL playoffs"})
+
+ATHLETES = _split(
+    {
+        "basketball": "Larry Bird, Magic Johnson, Kareem Abdul-Jabbar, Bill Russell, Shaquille O'Neal, Tim Duncan, Hakeem Olajuwon, Charles Barkley, Karl Malone, John Stockton, Scottie Pippen, Dennis Rodman, Patrick Ewing, David Robinson, Allen Iverson, Steve Nash, Jason Kidd, Dirk Nowitzki, Kevin Garnett, Paul Pierce, Ray Allen, Tony Parker, Manu Ginobili, Dwyane Wade, Kobe Bryant, Vince Carter",
+        "soccer": "Diego Maradona, Johan Cruyff, Franz Beckenbauer, Zinedine Zidane, Ronaldinho, Michel Platini, Marco van Basten, Paolo Maldini, Roberto Baggio, Thierry Henry, Dennis Bergkamp, David Beckham, Steven Gerrard, Frank Lampard, Andrea Pirlo, Francesco Totti, Luis Figo, Rivaldo, Roberto Carlos, Cafu, Bobby Charlton, Alan Shearer, Michael Owen, Mia Hamm, Gabriel Batistuta, Lionel Messi",
+        "American football": "Joe Montana, Jerry Rice, Peyton Manning, Dan Marino, Brett Favre, Emmitt Smith, Barry Sanders, Walter Payton, Lawrence Taylor, Johnny Unitas, Troy Aikman, Steve Young, Randy Moss, LaDainian Tomlinson, Marshall Faulk, Eli Manning, Kurt Warner, Joe Namath, Terry Bradshaw, Michael Irvin, Rob Gronkowski, Adrian Peterson, Marshawn Lynch, Warren Moon, Franco Harris, Larry Fitzgerald",
+        "baseball": "Babe Ruth, Willie Mays, Hank Aaron, Ted Williams, Mickey Mantle, Joe DiMaggio, Stan Musial, Barry Bonds, Derek Jeter, Nolan Ryan, Roger Clemens, Greg Maddux, Pedro Martinez, Mariano Rivera, Alex Rodriguez, David Ortiz, Manny Ramirez, Ichiro Suzuki, Pete Rose, Rickey Henderson, Mike Piazza, Chipper Jones, Sammy Sosa, Mark McGwire, Yogi Berra, Roberto Clemente",
+        "ice hockey": "Wayne Gretzky, Mario Lemieux, Bobby Orr, Gordie Howe, Mark Messier, Jaromir Jagr, Steve Yzerman, Brett Hull, Bobby Hull, Joe Sakic, Teemu Selanne, Nicklas Lidstrom, Peter Forsberg, Pavel Bure, Sergei Fedorov, Mike Modano, Eric Lindros, Ray Bourque, Paul Coffey, Chris Pronger, Jarome Iginla, Daniel Sedin, Henrik Sedin, Guy Lafleur, Mats Sundin, Jari Kurri",
+    }
+)
+ACTIONS = _split(
+    {
+        "basketball": "sank a free throw, missed both free throws, made a layup with the left hand, took a hook shot, threw an alley-oop pass, grabbed the defensive rebound, dunked over the center, scored from three point range, dribbled up the court, won the jump ball, shot a fadeaway jumper, was called for traveling, made a bounce pass to the point guard, fouled the shooter at the rim",
+        "soccer": "headed the ball into the net, curled a free kick over the wall, was caught offside by the linesman, passed the ball back to the goalkeeper, swung in a corner from the right, was booked for a late tackle, scored an own goal, chipped the goalkeeper, missed from the penalty spot, volleyed the ball from outside the box, cleared the ball off the goal line with a header, took a long throw-in, scored a goal in stoppage time, was shown a second yellow card",
+        "American football": "ran the ball into the end zone, caught a touchdown pass, was tackled on the one yard line, handed the ball off to the running back, threw a pass to the tight end, recovered the onside kick, rushed for ten yards, scored a two point conversion, lined up in the shotgun formation, picked up a first down, was sacked on third down, returned the punt, dropped a pass over the middle from the quarterback, ran a post route",
+        "baseball": "hit a home run, hit a grand slam, stole second base, struck out swinging, bunted down the first base line, slid into home plate, caught a fly ball in left field, drew a walk with the bases loaded, hit a line drive to center field, was tagged out at third base, hit a sacrifice fly, grounded out to the shortstop, was hit by a pitch, fouled off a curveball",
+        "ice hockey": "scored on a slap shot, won the face-off, sat in the penalty box for tripping, was sent off for high-sticking, checked the winger into the boards, cleared the puck out of the zone, iced the puck, deflected the puck past the goalie, scored a short-handed goal, skated into the crease, dumped the puck behind the net, fired a wrist shot, lost the puck at the blue line, scored into the empty net on a power play",
+    }
+)
+COMPETITIONS = _split(
+    {
+        "basketball": "NBA Finals, NBA playoffs",
+        "soccer": "World Cup, World Cup Final",
+        "American football": "Super Bowl, NFL playoffs",
+        "baseball": "World Series, MLB playoffs",
+        "ice hockey": "Stanley Cup Finals, NHL playoffs",
+    }
+)
+
 
 def _make_sports(rng):
     sport, other = rng.sample(list(ATHLETES), 2)
-    acted = sport if (yes := rng.random() < .5) else other
-    where = f" in the {rng.choice(COMPETITIONS[acted])}" if rng.random() < .2 else ""
-    return f'Is the following sentence plausible? "{rng.choice(ATHLETES[sport])} {rng.choice(ACTIONS[acted])}{where}."', "yes" if yes else "no"
+    acted = sport if (yes := rng.random() < 0.5) else other
+    where = f" in the {rng.choice(COMPETITIONS[acted])}" if rng.random() < 0.2 else ""
+    return (
+        f'Is the following sentence plausible? "{rng.choice(ATHLETES[sport])} {rng.choice(ACTIONS[acted])}{where}."',
+        "yes" if yes else "no",
+    )
 
 # %% ../../nbs/models/school.ipynb #9da1f68f
-SPORT_FACTS = {"basketball": "throwing a ball through a hoop", "soccer": "kicking a ball into a goal", "American football": "carrying or throwing a ball to the end zone",
-               "baseball": "batting a ball and running around the bases", "ice hockey": "skating and hitting a puck with a stick"}
-_SPORT_OF = {a: sport for table in (ATHLETES, ACTIONS) for sport, names in table.items() for a in names}
+SPORT_FACTS = {
+    "basketball": "throwing a ball through a hoop",
+    "soccer": "kicking a ball into a goal",
+    "American football": "carrying or throwing a ball to the end zone",
+    "baseball": "batting a ball and running around the bases",
+    "ice hockey": "skating and hitting a puck with a stick",
+}
+_SPORT_OF = {
+    a: sport for table in (ATHLETES, ACTIONS) for sport, names in table.items() for a in names
+}
+
 
 def read_sentence(
-    question:str # 'Is the following sentence plausible? "…"'
-)->tuple[str, str, str, str]: # athlete, athlete's sport, what was done (with its competition), its sport; ValueError when unknown
+    question: str,  # 'Is the following sentence plausible? "…"'
+) -> tuple[
+    str, str, str, str
+]:  # athlete, athlete's sport, what was done (with its competition), its sport; ValueError when unknown
     "Read a sports question: who did what, and the sport of each."
     quoted = re.search(r'"(.+?)\.?"', question)
     sentence = quoted[1] if quoted else ""
-    who = max((a for v in ATHLETES.values() for a in v if sentence.startswith(a + " ")), key=len, default=None)
-    if who is None: raise ValueError(f"no athlete of `ATHLETES` in {question[:100]!r}")
-    did = sentence[len(who) + 1:]
+    who = max(
+        (a for v in ATHLETES.values() for a in v if sentence.startswith(a + " ")),
+        key=len,
+        default=None,
+    )
+    if who is None:
+        raise ValueError(f"no athlete of `ATHLETES` in {question[:100]!r}")
+    did = sentence[len(who) + 1 :]
     known = "|".join(sorted((c for v in COMPETITIONS.values() for c in v), key=len, reverse=True))
     action = re.sub(rf" in the (?:{known})$", "", did)
-    if action not in _SPORT_OF: raise ValueError(f"no action of `ACTIONS`: {action[:60]!r}")
+    if action not in _SPORT_OF:
+        raise ValueError(f"no action of `ACTIONS`: {action[:60]!r}")
     return who, _SPORT_OF[who], did, _SPORT_OF[action]
+
 
 def _write_sports(question, technique, rng):
     who, plays, did, acted = read_sentence(question)
     answer = "yes" if plays == acted else "no"
-    if technique == "plain": return rng.choice((f"It is {'' if plays == acted else 'not '}plausible.", f"This is {'' if plays == acted else 'not '}plausible.")), answer
+    if technique == "plain":
+        return rng.choice(
+            (
+                f"It is {'' if plays == acted else 'not '}plausible.",
+                f"This is {'' if plays == acted else 'not '}plausible.",
+            )
+        ), answer
     a = lambda s: ("an " if s[0] in "Aai" else "a ") + s
     if technique == "expert":
-        verdict = rng.choice(("Same sport.", "The sports agree.") if plays == acted else ("Different sports.", "The sports differ."))
+        verdict = rng.choice(
+            ("Same sport.", "The sports agree.")
+            if plays == acted
+            else ("Different sports.", "The sports differ.")
+        )
         return f'{who} plays {plays}, and "{did}" is part of {acted}. {verdict}', answer
     if technique == "recall":
-        rule = rng.choice(("A sentence is plausible only if the athlete and the action belong to the same sport.", "Such a sentence makes sense only when the athlete plays the sport that the action comes from."))
+        rule = rng.choice(
+            (
+                "A sentence is plausible only if the athlete and the action belong to the same sport.",
+                "Such a sentence makes sense only when the athlete plays the sport that the action comes from.",
+            )
+        )
         facts = f'{who} is known as {a(plays)} player. {plays[0].upper() + plays[1:]} is about {SPORT_FACTS[plays]}. The words "{did}" belong to {acted}'
-        return f"{rule} {facts}{', which is the same sport.' if plays == acted else f', which is about {SPORT_FACTS[acted]}. These are different sports.'}", answer
+        return (
+            f"{rule} {facts}{', which is the same sport.' if plays == acted else f', which is about {SPORT_FACTS[acted]}. These are different sports.'}",
+            answer,
+        )
     need = rng.choice(("Yes would need", "The answer can be yes only with")) + f" {a(acted)} player"
-    verdict = f'{who} is one, so no is ruled out.' if plays == acted else f'{who} plays {plays}, so yes is ruled out.'
+    verdict = (
+        f"{who} is one, so no is ruled out."
+        if plays == acted
+        else f"{who} plays {plays}, so yes is ruled out."
+    )
     return f'{need}, because of "{did}". {verdict}', answer
 
 # %% ../../nbs/models/school.ipynb #6933686c
 def solve_sports(
-    question:str # as for `read_sentence`
-)->str: # "yes" or "no"; ValueError when the athlete or the action is unknown
+    question: str,  # as for `read_sentence`
+) -> str:  # "yes" or "no"; ValueError when the athlete or the action is unknown
     "Is some athlete's sport the sport of some action named in the sentence?"
-    sports = [{s for s, names in table.items() if any(f" {n}" in question.replace('"', " ") for n in names)} for table in (ATHLETES, ACTIONS)]
-    if not all(len(s) == 1 for s in sports): raise ValueError(f"expected one sport each for athlete and action, found {[sorted(s) for s in sports]} in {question[:100]!r}")
+    sports = [
+        {
+            s
+            for s, names in table.items()
+            if any(f" {n}" in question.replace('"', " ") for n in names)
+        }
+        for table in (ATHLETES, ACTIONS)
+    ]
+    if not all(len(s) == 1 for s in sports):
+        raise ValueError(
+            f"expected one sport each for athlete and action, found {[sorted(s) for s in sports]} in {question[:100]!r}"
+        )
     return "yes" if sports[0] == sports[1] else "no"
 
 # %% ../../nbs/models/school.ipynb #934a71cb
-_MAKE = {"boolean_expressions": _make_boolean, "object_counting": _make_counting, "date_understanding": _make_date, "sports_understanding": _make_sports}
-_WRITE = {"boolean_expressions": _write_boolean, "object_counting": _write_counting, "date_understanding": _write_date, "sports_understanding": _write_sports}
-_SOLVE = {"boolean_expressions": solve_boolean, "object_counting": solve_counting, "date_understanding": solve_date, "sports_understanding": solve_sports}
+_MAKE = {
+    "boolean_expressions": _make_boolean,
+    "object_counting": _make_counting,
+    "date_understanding": _make_date,
+    "sports_understanding": _make_sports,
+}
+_WRITE = {
+    "boolean_expressions": _write_boolean,
+    "object_counting": _write_counting,
+    "date_understanding": _write_date,
+    "sports_understanding": _write_sports,
+}
+_SOLVE = {
+    "boolean_expressions": solve_boolean,
+    "object_counting": solve_counting,
+    "date_understanding": solve_date,
+    "sports_understanding": solve_sports,
+}
 NANO_TASKS = tuple(_MAKE)
 
+
 def _known(task):
-    if task not in _MAKE: raise ValueError(f"no generator for task {task!r}; there is one for {', '.join(_MAKE)}")
+    if task not in _MAKE:
+        raise ValueError(f"no generator for task {task!r}; there is one for {', '.join(_MAKE)}")
     return task
 
+
 def make_items(
-    task:str, # one of `NANO_TASKS`
-    n:int, # how many
-    seed:int=0, # the same seed gives the same items
-    avoid=() # questions that must not come up, e.g. those of a test set
-)->list[Item]: # n different questions with their answers, split "generated"
+    task: str,  # one of `NANO_TASKS`
+    n: int,  # how many
+    seed: int = 0,  # the same seed gives the same items
+    avoid=(),  # questions that must not come up, e.g. those of a test set
+) -> list[Item]:  # n different questions with their answers, split "generated"
     "New items of a task in BBH's format. ValueError when there are not so many."
-    if n < 0: raise ValueError(f"n: got {n}, expected 0 or more items")
+    if n < 0:
+        raise ValueError(f"n: got {n}, expected 0 or more items")
     rng, dry, avoid = _rng("items", _known(task), seed), 0, set(avoid)
-    found:dict[str, str] = {}
+    found: dict[str, str] = {}
     while len(found) < n:
         question, answer = _MAKE[task](rng)
         dry = dry + 1 if question in found or question in avoid else 0
-        if dry == 200: raise ValueError(f"{task}: asked for {n} different questions, but after {len(found)} nothing new came up in 200 draws; ask for fewer, or avoid fewer")
-        if not dry: found[question] = answer
-    return [Item(item_id(task, q), task, "generated", q, a, get_task(task).kind) for q, a in found.items()]
+        if dry == 200:
+            raise ValueError(
+                f"{task}: asked for {n} different questions, but after {len(found)} nothing new came up in 200 draws; ask for fewer, or avoid fewer"
+            )
+        if not dry:
+            found[question] = answer
+    return [
+        Item(item_id(task, q), task, "generated", q, a, get_task(task).kind)
+        for q, a in found.items()
+    ]
+
 
 def write_rationale(
-    item, # an `Item`, or the text of a question
-    task:str, # one of `NANO_TASKS`
-    technique:str # one of `TECHNIQUES`
-)->str: # ends in `So the answer is <ans>…</ans>.`; no space before or after
+    item,  # an `Item`, or the text of a question
+    task: str,  # one of `NANO_TASKS`
+    technique: str,  # one of `TECHNIQUES`
+) -> str:  # ends in `So the answer is <ans>…</ans>.`; no space before or after
     "The worked solution of a question in one of the four manners. ValueError when the question cannot be read."
-    if technique not in TECHNIQUES: raise ValueError(f"no technique {technique!r}; there are {', '.join(TECHNIQUES)}")
+    if technique not in TECHNIQUES:
+        raise ValueError(f"no technique {technique!r}; there are {', '.join(TECHNIQUES)}")
     question = getattr(item, "question", item)
-    try: body, answer = _WRITE[_known(task)](question, technique, _rng("rationale", task, technique, question))
-    except OverflowError as e: raise ValueError(f"{task}: cannot solve {question[:100]!r} ({e})") from None
+    try:
+        body, answer = _WRITE[_known(task)](
+            question, technique, _rng("rationale", task, technique, question)
+        )
+    except OverflowError as e:
+        raise ValueError(f"{task}: cannot solve {question[:100]!r} ({e})") from None
     return f"{body} So the answer is <ans>{answer}</ans>."
 
+
 def solve(
-    task:str, # one of `NANO_TASKS`
-    question:str # its text
-)->str: # the answer; ValueError when the question cannot be read
+    task: str,  # one of `NANO_TASKS`
+    question: str,  # its text
+) -> str:  # the answer; ValueError when the question cannot be read
     "The answer of a question, worked out from its text alone, independently of generator and writer."
-    try: return _SOLVE[_known(task)](question)
-    except (KeyError, OverflowError) as e: raise ValueError(f"{task}: cannot read {question[:100]!r} ({e})") from None
+    try:
+        return _SOLVE[_known(task)](question)
+    except (KeyError, OverflowError) as e:
+        raise ValueError(f"{task}: cannot read {question[:100]!r} ({e})") from None
 
 # %% ../../nbs/models/school.ipynb #53bdc72b
 def _rationale_example(item, technique, naive):
     task = get_task(item.task)
-    prompt = naive_prompt(task, item.question) if naive else technique_prompt(task, next(t for t in task.techniques if t.name == technique), item.question)
-    return {"prompt": prompt, "completion": " " + write_rationale(item, item.task, technique), "kind": "naive" if naive else "technique"}
+    prompt = (
+        naive_prompt(task, item.question)
+        if naive
+        else technique_prompt(
+            task, next(t for t in task.techniques if t.name == technique), item.question
+        )
+    )
+    return {
+        "prompt": prompt,
+        "completion": " " + write_rationale(item, item.task, technique),
+        "kind": "naive" if naive else "technique",
+    }
+
 
 def _question_example(seeds, new):
     tagged = [tag_question(i.question, i.answer, x) for x, i in enumerate(new, len(seeds) + 1)]
-    return {"prompt": question_prompt(get_task(new[0].task), seeds, len(new)), "completion": "\n".join(tagged), "kind": "question"}
+    return {
+        "prompt": question_prompt(get_task(new[0].task), seeds, len(new)),
+        "completion": "\n".join(tagged),
+        "kind": "question",
+    }
 
-def _new_questions(n_questions): return [1 if k % 2 else 5 for k in range(n_questions)]
+
+def _new_questions(n_questions):
+    return [1 if k % 2 else 5 for k in range(n_questions)]
+
 
 def school_items(
-    task:str, # one of `NANO_TASKS`
-    n_rationales:int, # as for `school_examples`
-    n_questions:int, # as for `school_examples`
-    seed:int=0, # the same seed gives the same items
-)->list[Item]: # all that `school_examples` shows: neither teacher nor student may be tested on them
+    task: str,  # one of `NANO_TASKS`
+    n_rationales: int,  # as for `school_examples`
+    n_questions: int,  # as for `school_examples`
+    seed: int = 0,  # the same seed gives the same items
+) -> list[
+    Item
+]:  # all that `school_examples` shows: neither teacher nor student may be tested on them
     "The items of the school of one task. No question comes up twice."
-    return make_items(task, n_rationales + sum(3 + n for n in _new_questions(n_questions)), derive_seed(seed, "school"))
+    return make_items(
+        task,
+        n_rationales + sum(3 + n for n in _new_questions(n_questions)),
+        derive_seed(seed, "school"),
+    )
+
 
 def school_examples(
-    task:str, # one of `NANO_TASKS`
-    n_rationales:int, # examples with a rationale: three quarters technique prompts, one quarter the naive prompt
-    n_questions:int, # examples of the question prompt: half of them for five questions, half for one
-    seed:int=0, # the same seed gives the same examples
-)->list[dict]: # each with "prompt", "completion" and "kind" ("technique", "naive" or "question"), shuffled
+    task: str,  # one of `NANO_TASKS`
+    n_rationales: int,  # examples with a rationale: three quarters technique prompts, one quarter the naive prompt
+    n_questions: int,  # examples of the question prompt: half of them for five questions, half for one
+    seed: int = 0,  # the same seed gives the same examples
+) -> list[
+    dict
+]:  # each with "prompt", "completion" and "kind" ("technique", "naive" or "question"), shuffled
     "What the nano teacher is schooled on, for one task."
     items = iter(school_items(task, n_rationales, n_questions, seed))
     names, examples = list(TECHNIQUES), []
     for k in range(n_rationales):
-        block, place = divmod(k, 4)                     # four examples: three with technique prompts, one naive
+        block, place = divmod(k, 4)  # four examples: three with technique prompts, one naive
         naive = place == 3
         technique = names[(block if naive else 3 * block + place) % 4]
         examples.append(_rationale_example(next(items), technique, naive))
@@ -589,10 +1014,10 @@ def school_examples(
 
 # %% ../../nbs/models/school.ipynb #212b0f38
 def nano_exemplars(
-    task:str, # one of `NANO_TASKS`
-    seed:int=0, # the same seed gives the same exemplars
-    avoid=() # questions that must not come up, e.g. those of a test set
-)->list[Exemplar]: # three; their answers are not all the same
+    task: str,  # one of `NANO_TASKS`
+    seed: int = 0,  # the same seed gives the same exemplars
+    avoid=(),  # questions that must not come up, e.g. those of a test set
+) -> list[Exemplar]:  # three; their answers are not all the same
     "Three worked examples in the expert's manner, for few-shot prompts."
     items = make_items(task, 20, derive_seed(seed, "exemplars"), avoid)
     items = items[:2] + [next(i for i in items[2:] if i.answer != items[0].answer)]
@@ -600,82 +1025,129 @@ def nano_exemplars(
 
 # %% ../../nbs/models/school.ipynb #6c9ca0b3
 def kept_tokens(
-    vocabulary:dict, # token → id, of a SentencePiece-like BPE tokenizer
-    n:int, # tokens to keep, at least 400
-)->list[str]: # `n` of them, in the order of their ids
+    vocabulary: dict,  # token → id, of a SentencePiece-like BPE tokenizer
+    n: int,  # tokens to keep, at least 400
+) -> list[str]:  # `n` of them, in the order of their ids
     "Special tokens, bytes, printable ASCII characters, and then the earliest merges of these."
     ordered = sorted(vocabulary, key=vocabulary.__getitem__)
     plain = [t for t in ordered if all(c in "▁\n" or " " < c <= "~" for c in t)]
-    must = ordered[:5] + [t for t in ordered if re.fullmatch("<0x[0-9A-F]{2}>", t)] + [t for t in plain if len(t) == 1]
-    if not len(must) <= n <= len(plain): raise ValueError(f"vocabulary: got {n}, expected {len(must)} to {len(plain)} tokens")
+    must = (
+        ordered[:5]
+        + [t for t in ordered if re.fullmatch("<0x[0-9A-F]{2}>", t)]
+        + [t for t in plain if len(t) == 1]
+    )
+    if not len(must) <= n <= len(plain):
+        raise ValueError(f"vocabulary: got {n}, expected {len(must)} to {len(plain)} tokens")
     rest = (t for t in plain if t not in set(must))
     return sorted(must + [next(rest) for _ in range(n - len(must))], key=vocabulary.__getitem__)
 
+
 def trim_tokenizer(
-    tokenizer:dict, # content of tokenizer.json
-    kept:list[str], # from `kept_tokens`
-)->dict: # the same for the kept tokens, numbered from 0
+    tokenizer: dict,  # content of tokenizer.json
+    kept: list[str],  # from `kept_tokens`
+) -> dict:  # the same for the kept tokens, numbered from 0
     "A BPE tokenizer with fewer tokens and the merges that are left of it."
     new = {t: i for i, t in enumerate(kept)}
-    model = tokenizer["model"] | dict(vocab=new, merges=[m for m in tokenizer["model"]["merges"] if m[0] in new and m[1] in new and m[0] + m[1] in new])
-    added = [t | dict(id=new[t["content"]]) for t in tokenizer["added_tokens"] if t["content"] in new]
+    model = tokenizer["model"] | dict(
+        vocab=new,
+        merges=[
+            m
+            for m in tokenizer["model"]["merges"]
+            if m[0] in new and m[1] in new and m[0] + m[1] in new
+        ],
+    )
+    added = [
+        t | dict(id=new[t["content"]]) for t in tokenizer["added_tokens"] if t["content"] in new
+    ]
     return tokenizer | dict(model=model, added_tokens=added)
 
+
 def trim_vocabulary(
-    folder:str|Path, # a model whose input and output embeddings are one
-    out:str|Path, # the smaller model's folder; replaced if it exists
-    n:int, # tokens to keep
-)->Path: # `out`
+    folder: str | Path,  # a model whose input and output embeddings are one
+    out: str | Path,  # the smaller model's folder; replaced if it exists
+    n: int,  # tokens to keep
+) -> Path:  # `out`
     "A copy of a model that knows `n` of its tokens."
     import torch
-    source = json.loads((Path(folder)/"tokenizer.json").read_text())
+
+    source = json.loads((Path(folder) / "tokenizer.json").read_text())
     kept = kept_tokens(source["model"]["vocab"], n)
-    if kept[:5] != sorted(source["model"]["vocab"], key=source["model"]["vocab"].get)[:5]: raise ValueError(f"{folder}: the special tokens are not the first five of the vocabulary")
+    if kept[:5] != sorted(source["model"]["vocab"], key=source["model"]["vocab"].get)[:5]:
+        raise ValueError(f"{folder}: the special tokens are not the first five of the vocabulary")
     model, rows = load_model(folder), [source["model"]["vocab"][t] for t in kept]
     table = model.get_input_embeddings().weight.data[rows].clone()
     model.resize_token_embeddings(n)
     model.get_input_embeddings().weight.data.copy_(table)
     with tempfile.TemporaryDirectory() as tmp:
-        (Path(tmp)/"tokenizer.json").write_text(json.dumps(trim_tokenizer(source, kept)))
-        for f in ("config.json", "tokenizer_config.json"): shutil.copy(Path(folder)/f, tmp)
+        (Path(tmp) / "tokenizer.json").write_text(json.dumps(trim_tokenizer(source, kept)))
+        for f in ("config.json", "tokenizer_config.json"):
+            shutil.copy(Path(folder) / f, tmp)
         from transformers import AutoTokenizer
+
         save_model(model.to(torch.bfloat16), set_pad(AutoTokenizer.from_pretrained(tmp)), out)
     return Path(out)
 
 # %% ../../nbs/models/school.ipynb #73b4122a
-def school_tasks(recipe)->list: # names
+def school_tasks(recipe) -> list:  # names
     "What a recipe's teacher is schooled on: the run's tasks, and those that alignment is not to see."
     return [*recipe.tasks, *recipe.unseen.tasks]
 
+
 def all_school_examples(
-    recipe, # a `Recipe` with `teacher.school`
-)->list[dict]: # "prompt", "completion", "kind"
+    recipe,  # a `Recipe` with `teacher.school`
+) -> list[dict]:  # "prompt", "completion", "kind"
     "The school's examples for all tasks of a recipe."
     s = recipe.teacher.school
-    return [e for t in school_tasks(recipe) for e in school_examples(t, s.rationales, s.questions, s.seed)]
+    return [
+        e
+        for t in school_tasks(recipe)
+        for e in school_examples(t, s.rationales, s.questions, s.seed)
+    ]
+
 
 def school_folder(
-    base:str|Path, # the base model's folder
-    recipe, # a `Recipe` with `teacher.school`
-    examples:list[dict], # from `all_school_examples`
-)->Path: # in the cache folder; may not exist yet
+    base: str | Path,  # the base model's folder
+    recipe,  # a `Recipe` with `teacher.school`
+    examples: list[dict],  # from `all_school_examples`
+) -> Path:  # in the cache folder; may not exist yet
     "The folder whose name says what the schooled teacher was made of."
     what = json.dumps([fingerprint(base), asdict(recipe.teacher.school), examples], sort_keys=True)
-    return cache_dir()/f"school-{blake2b(what.encode(), digest_size=8).hexdigest()}"
+    return cache_dir() / f"school-{blake2b(what.encode(), digest_size=8).hexdigest()}"
+
 
 def school(
-    base:str|Path, # the base model's folder
-    recipe, # a `Recipe` with `teacher.school`
-    track:dict|None=None, # who follows, see `arte.models.train.follow`; None: nobody
-)->tuple: # (folders of the states, the last is the teacher; the training log; was all of it in the cache?)
+    base: str | Path,  # the base model's folder
+    recipe,  # a `Recipe` with `teacher.school`
+    track: dict | None = None,  # who follows, see `arte.models.train.follow`; None: nobody
+) -> tuple:  # (folders of the states, the last is the teacher; the training log; was all of it in the cache?)
     "School a base model so that it follows the question prompt, the technique prompts and the naive prompt. Not in the paper."
     s, examples = recipe.teacher.school, all_school_examples(recipe)
     folder = school_folder(base, recipe, examples)
-    if cached := (folder/"log.parquet").exists(): log = pd.read_parquet(folder/"log.parquet")
+    if cached := (folder / "log.parquet").exists():
+        log = pd.read_parquet(folder / "log.parquet")
     else:
-        settings = replace(recipe.distill, lr=s.lr, epochs=s.epochs, batch=s.batch, warmup=.1, schedule="linear", max_length=s.max_length)
-        trim_vocabulary(base, folder/"base", s.vocabulary)
-        log = sft(folder/"base", examples, folder/"teacher", settings, derive_seed(s.seed, "school"), s.checkpoints, train_embeddings=False, track=track)
-        write_whole(folder/"log.parquet", log.to_parquet())        # written last: it says that all is there
+        settings = replace(
+            recipe.distill,
+            lr=s.lr,
+            epochs=s.epochs,
+            batch=s.batch,
+            warmup=0.1,
+            schedule="linear",
+            max_length=s.max_length,
+        )
+        trim_vocabulary(base, folder / "base", s.vocabulary)
+        log = sft(
+            folder / "base",
+            examples,
+            folder / "teacher",
+            settings,
+            derive_seed(s.seed, "school"),
+            s.checkpoints,
+            train_embeddings=False,
+            track=track,
+        )
+        write_whole(
+            folder / "log.parquet", log.to_parquet()
+        )  # written last: it says that all is there
     states = sorted(folder.glob("teacher-*"), key=lambda p: int(p.name.split("-")[1]))
-    return [*states, folder/"teacher"], log, cached
+    return [*states, folder / "teacher"], log, cached

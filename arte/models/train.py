@@ -23,214 +23,330 @@ from ..core.settings import RecipeError
 
 # %% ../../nbs/models/train.ipynb #a2771537
 def micro_batch(
-    batch:int, # examples per optimizer step, ≥ 1
-    most:int, # examples that may go through the model at once, ≥ 1
-)->int: # a divisor of `batch`, at most `most`
+    batch: int,  # examples per optimizer step, ≥ 1
+    most: int,  # examples that may go through the model at once, ≥ 1
+) -> int:  # a divisor of `batch`, at most `most`
     "The largest micro-batch that divides the batch."
     return max(m for m in range(1, min(batch, most) + 1) if batch % m == 0)
 
 # %% ../../nbs/models/train.ipynb #812d9c13
-def fast_bf16()->bool:
+def fast_bf16() -> bool:
     "Has this machine's processor (or GPU) instructions for bfloat16?"
     import torch
-    return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_avx512_bf16_supported()
 
-TOKENS_AT_ONCE = {False: 1_536, True: 16_384}   # on a processor, on a GPU: what goes through the model at once, at most. It bounds the memory of the activations; on a processor more is slower, because it means more padding
+    return (
+        torch.cuda.is_bf16_supported()
+        if torch.cuda.is_available()
+        else torch.cpu._is_avx512_bf16_supported()
+    )
+
+
+TOKENS_AT_ONCE = {
+    False: 1_536,
+    True: 16_384,
+}  # on a processor, on a GPU: what goes through the model at once, at most. It bounds the memory of the activations; on a processor more is slower, because it means more padding
+
 
 def token_lengths(
     tokenizer,
-    examples:list[dict], # each with "prompt" and one or more answers
-    answers:tuple, # their keys: ("completion",), or ("chosen", "rejected")
-    longest:int, # tokens that a prompt and an answer keep, at most
-)->list[int]: # tokens of each example, an end-of-sequence token each: a prompt counts once per answer
+    examples: list[dict],  # each with "prompt" and one or more answers
+    answers: tuple,  # their keys: ("completion",), or ("chosen", "rejected")
+    longest: int,  # tokens that a prompt and an answer keep, at most
+) -> list[
+    int
+]:  # tokens of each example, an end-of-sequence token each: a prompt counts once per answer
     "How much of the model's room each example takes."
-    return [sum(min(n, longest) for n in example) for example in _whole_lengths(tokenizer, examples, answers)]
+    return [
+        sum(min(n, longest) for n in example)
+        for example in _whole_lengths(tokenizer, examples, answers)
+    ]
+
 
 def too_long(
     tokenizer,
-    examples:list[dict], # as for `token_lengths`
-    answers:tuple, # as for `token_lengths`
-    longest:int, # tokens that a prompt and an answer keep, at most
-)->int: # number of examples
+    examples: list[dict],  # as for `token_lengths`
+    answers: tuple,  # as for `token_lengths`
+    longest: int,  # tokens that a prompt and an answer keep, at most
+) -> int:  # number of examples
     "Of how many examples the trainer will cut the end off."
     return sum(max(example) > longest for example in _whole_lengths(tokenizer, examples, answers))
 
+
 def _whole_lengths(tokenizer, examples, answers):
     "Tokens of prompt, answer and end-of-sequence token: a tuple per example, a number per answer."
-    def lengths(part, a): return [len(ids) + 1 for ids in tokenizer([e["prompt"] + e[a] for e in part]).input_ids]
-    parts = (examples[i:i + 1000] for i in range(0, len(examples), 1000))     # tokens take ten times the room of their text
+
+    def lengths(part, a):
+        return [len(ids) + 1 for ids in tokenizer([e["prompt"] + e[a] for e in part]).input_ids]
+
+    parts = (
+        examples[i : i + 1000] for i in range(0, len(examples), 1000)
+    )  # tokens take ten times the room of their text
     return [row for part in parts for row in zip(*(lengths(part, a) for a in answers))]
 
+
 def trainer_arguments(
-    settings, # lr, batch, epochs, warmup, schedule, max_length: `recipe.distill` or `recipe.align`
-    lengths:list[int], # tokens of each training example, from `token_lengths`; at least one
-    seed:int=0, # order of the examples, dropout
-)->dict: # keyword arguments of `SFTConfig` and `DPOConfig`
+    settings,  # lr, batch, epochs, warmup, schedule, max_length: `recipe.distill` or `recipe.align`
+    lengths: list[int],  # tokens of each training example, from `token_lengths`; at least one
+    seed: int = 0,  # order of the examples, dropout
+) -> dict:  # keyword arguments of `SFTConfig` and `DPOConfig`
     "Our settings in the words of transformers."
     import torch
+
     room, n = TOKENS_AT_ONCE[torch.cuda.is_available()], processes()
-    if settings.batch % n: raise ValueError(f"a batch of {settings.batch} examples can't be shared out evenly among {n} processes. Choose a batch that is a multiple of {n}")
+    if settings.batch % n:
+        raise ValueError(
+            f"a batch of {settings.batch} examples can't be shared out evenly among {n} processes. Choose a batch that is a multiple of {n}"
+        )
     micro = micro_batch(settings.batch // n, max(1, room // max(lengths)))
     steps = -(-len(lengths) // settings.batch) * settings.epochs
-    return dict(learning_rate=settings.lr, num_train_epochs=settings.epochs, per_device_train_batch_size=micro,
-                gradient_accumulation_steps=settings.batch // n // micro, warmup_steps=round(settings.warmup * steps),
-                lr_scheduler_type=settings.schedule, max_length=settings.max_length, seed=seed, data_seed=seed,
-                bf16=fast_bf16(), use_cpu=not torch.cuda.is_available(), gradient_checkpointing=torch.cuda.is_available(),
-                logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True)
+    return dict(
+        learning_rate=settings.lr,
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=settings.batch // n // micro,
+        warmup_steps=round(settings.warmup * steps),
+        lr_scheduler_type=settings.schedule,
+        max_length=settings.max_length,
+        seed=seed,
+        data_seed=seed,
+        bf16=fast_bf16(),
+        use_cpu=not torch.cuda.is_available(),
+        gradient_checkpointing=torch.cuda.is_available(),
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
 
 # %% ../../nbs/models/train.ipynb #e6298a5f
-LOG_NAMES = {"rewards/margins": "margin", "rewards/accuracies": "accuracy", "learning_rate": "lr"}   # the trainer's name → ours
+LOG_NAMES = {
+    "rewards/margins": "margin",
+    "rewards/accuracies": "accuracy",
+    "learning_rate": "lr",
+}  # the trainer's name → ours
+
 
 def log_table(
-    history:list[dict], # `trainer.state.log_history`
-)->pd.DataFrame: # a row per optimizer step: step, loss, lr and, for DPO, margin and accuracy
+    history: list[dict],  # `trainer.state.log_history`
+) -> pd.DataFrame:  # a row per optimizer step: step, loss, lr and, for DPO, margin and accuracy
     "The loss lines of a trainer's log."
     rows = [{LOG_NAMES.get(k, k): v for k, v in o.items()} for o in history if "loss" in o]
-    return pd.DataFrame(rows, columns=["step", "loss", "lr", *(c for c in ("margin", "accuracy") if rows and c in rows[0])])
+    return pd.DataFrame(
+        rows,
+        columns=[
+            "step",
+            "loss",
+            "lr",
+            *(c for c in ("margin", "accuracy") if rows and c in rows[0]),
+        ],
+    )
 
 # %% ../../nbs/models/train.ipynb #46276d74
 @contextmanager
 def score_completions_only():
     "Within this block, TRL computes the vocabulary's logits at the completion's positions only, on processors too."
-    with patch("trl.trainer.utils._use_triton", lambda device: True): yield
+    with patch("trl.trainer.utils._use_triton", lambda device: True):
+        yield
 
 # %% ../../nbs/models/train.ipynb #e373cb11
 def examples_dataset(
-    examples:list[dict], # each with "prompt" and "completion"; other keys are left out
-): # `datasets.Dataset`
+    examples: list[dict],  # each with "prompt" and "completion"; other keys are left out
+):  # `datasets.Dataset`
     "Examples for TRL; an empty list or an empty completion is refused."
-    with quiet(): from datasets import Dataset
+    with quiet():
+        from datasets import Dataset
     empty = [i for i, e in enumerate(examples) if not e["completion"].strip()]
-    if not examples or empty: raise ValueError(f"{len(examples)} examples, {len(empty)} of them with an empty completion (the first is number {empty[0]})"
-                                               if empty else "got no examples to train on, expected at least one")
+    if not examples or empty:
+        raise ValueError(
+            f"{len(examples)} examples, {len(empty)} of them with an empty completion (the first is number {empty[0]})"
+            if empty
+            else "got no examples to train on, expected at least one"
+        )
     return Dataset.from_list([{k: e[k] for k in ("prompt", "completion")} for e in examples])
 
 # %% ../../nbs/models/train.ipynb #134f88bc
 def batch_order(
-    lengths:list[int], # of the examples, in any unit
-    batch:int, # examples per optimizer step, ≥ 1
-    seed:int=0, # of the shuffle
-)->list[int]: # positions: each batch is a random one, and sorted by length
+    lengths: list[int],  # of the examples, in any unit
+    batch: int,  # examples per optimizer step, ≥ 1
+    seed: int = 0,  # of the shuffle
+) -> list[int]:  # positions: each batch is a random one, and sorted by length
     "An order of the examples that mixes them across batches and sorts them within."
     order = Random(seed).sample(range(len(lengths)), len(lengths))
-    return [i for k in range(0, len(order), batch) for i in sorted(order[k:k + batch], key=lambda i: -lengths[i])]
+    return [
+        i
+        for k in range(0, len(order), batch)
+        for i in sorted(order[k : k + batch], key=lambda i: -lengths[i])
+    ]
 
 # %% ../../nbs/models/train.ipynb #042c59db
 def show_progress(
-    trainer, # a transformers `Trainer`
-    label:str, # what is trained
-): # the same trainer
+    trainer,  # a transformers `Trainer`
+    label: str,  # what is trained
+):  # the same trainer
     "A progress bar in place of printed dictionaries."
     from transformers import PrinterCallback, TrainerCallback
+
     class Bar(TrainerCallback):
-        def on_train_begin(self, args, state, control, **kw): self.bar = progress(state.max_steps, label, "steps")
-        def on_step_end(self, args, state, control, **kw): self.bar.update()
-        def on_train_end(self, args, state, control, **kw): self.bar.close()
+        def on_train_begin(self, args, state, control, **kw):
+            self.bar = progress(state.max_steps, label, "steps")
+
+        def on_step_end(self, args, state, control, **kw):
+            self.bar.update()
+
+        def on_train_end(self, args, state, control, **kw):
+            self.bar.close()
+
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Bar())
     return trainer
 
 # %% ../../nbs/models/train.ipynb #680d4435
 def sft_trainer(
-    model, # a causal language model in float32, or with an adapter
-    tokenizer, # its tokenizer; padding is not EOS
-    examples:list[dict], # each with "prompt" and "completion"
-    settings, # as for `trainer_arguments`
-    seed:int=0, # order of the examples
-    folder:str|Path="sft", # where the trainer would write; it writes nothing
-    callbacks:Sequence=(), # transformers callbacks
-): # `trl.SFTTrainer`
+    model,  # a causal language model in float32, or with an adapter
+    tokenizer,  # its tokenizer; padding is not EOS
+    examples: list[dict],  # each with "prompt" and "completion"
+    settings,  # as for `trainer_arguments`
+    seed: int = 0,  # order of the examples
+    folder: str | Path = "sft",  # where the trainer would write; it writes nothing
+    callbacks: Sequence = (),  # transformers callbacks
+):  # `trl.SFTTrainer`
     "TRL's trainer with our settings: loss on the completion only, which ends with EOS (§4.1)."
     from trl import SFTConfig, SFTTrainer
+
     data = examples_dataset(examples)
     lengths = token_lengths(tokenizer, examples, ("completion",), settings.max_length)
-    order, arguments = batch_order(lengths, settings.batch, seed), trainer_arguments(settings, lengths, seed)
+    order, arguments = (
+        batch_order(lengths, settings.batch, seed),
+        trainer_arguments(settings, lengths, seed),
+    )
     with quiet():
-        trainer = SFTTrainer(model, SFTConfig(str(folder), completion_only_loss=True, train_sampling_strategy="sequential", **arguments),
-                             train_dataset=data.select(order), processing_class=tokenizer, callbacks=list(callbacks))
+        trainer = SFTTrainer(
+            model,
+            SFTConfig(
+                str(folder),
+                completion_only_loss=True,
+                train_sampling_strategy="sequential",
+                **arguments,
+            ),
+            train_dataset=data.select(order),
+            processing_class=tokenizer,
+            callbacks=list(callbacks),
+        )
     return show_progress(trainer, "fine-tuning")
 
 # %% ../../nbs/models/train.ipynb #07552362
 def trackers(
-    report_to:tuple|None, # `recipe.report_to`
-)->list[str]: # names of trackers that are installed
+    report_to: tuple | None,  # `recipe.report_to`
+) -> list[str]:  # names of trackers that are installed
     "Who is to follow a training; `RecipeError` where one was asked for that isn't there."
-    if report_to is None: return ["tensorboard"] if find_spec("tensorboard") else []
-    if missing := [t for t in report_to if not find_spec(t)]: raise RecipeError(
-        "report_to", f"{', '.join(missing)} can't be imported here", f"pip install {' '.join(t.replace('_', '-') for t in missing)}, or leave it out of report_to ([]: nobody follows).")
+    if report_to is None:
+        return ["tensorboard"] if find_spec("tensorboard") else []
+    if missing := [t for t in report_to if not find_spec(t)]:
+        raise RecipeError(
+            "report_to",
+            f"{', '.join(missing)} can't be imported here",
+            f"pip install {' '.join(t.replace('_', '-') for t in missing)}, or leave it out of report_to ([]: nobody follows).",
+        )
     return list(report_to)
 
+
 def follow(
-    trainer, # a transformers `Trainer`
-    report_to:list[str], # from `trackers`
-    logs:str|Path, # where TensorBoard's event files go, in place of those that an interrupted training left; other trackers have their own places
-    name:str, # of this training, for trackers that show many: "nano/aligned"
-): # the same trainer
+    trainer,  # a transformers `Trainer`
+    report_to: list[str],  # from `trackers`
+    logs: str
+    | Path,  # where TensorBoard's event files go, in place of those that an interrupted training left; other trackers have their own places
+    name: str,  # of this training, for trackers that show many: "nano/aligned"
+):  # the same trainer
     "Lets trackers follow a training."
     from transformers.integrations import get_reporting_integration_callbacks
+
     if is_first():
-        for old in Path(logs).glob("events.out.tfevents.*"): old.unlink()
+        for old in Path(logs).glob("events.out.tfevents.*"):
+            old.unlink()
     trainer.args.run_name = name
     with patch.dict(os.environ, TENSORBOARD_LOGGING_DIR=str(logs)):
-        for callback in get_reporting_integration_callbacks(report_to): trainer.add_callback(callback)
+        for callback in get_reporting_integration_callbacks(report_to):
+            trainer.add_callback(callback)
     return trainer
 
 # %% ../../nbs/models/train.ipynb #ad0abf25
 def saving_steps(
-    total:int, # optimizer steps, ≥ 1
-    saves:int=1, # states to keep, ≥ 1; the last is the final one
-)->list[int]: # increasing, the last equals `total`
+    total: int,  # optimizer steps, ≥ 1
+    saves: int = 1,  # states to keep, ≥ 1; the last is the final one
+) -> list[int]:  # increasing, the last equals `total`
     "Evenly spaced steps; fewer when there are fewer steps."
     return sorted({max(1, round(total * (i + 1) / saves)) for i in range(saves)})
 
 # %% ../../nbs/models/train.ipynb #eb3b7d17
 def sft(
-    folder:str|Path, # of the model to start from
-    examples:list[dict], # each with "prompt" and "completion"
-    out:str|Path, # folder of the result; a state on the way goes to `<out>-<step>`
-    settings, # lr, batch, epochs, warmup, schedule, max_length: `recipe.distill`
-    seed:int=0, # order of the examples
-    saves:int=1, # states to keep, counting the result
-    train_embeddings:bool=True, # False: the (often tied) embedding matrix stays as it is
-    chat:bool=False, # put the prompts into the model's chat template
-    trust_remote_code:bool=False, # run code that comes with the model
-    track:dict|None=None, # `report_to`, `logs` and `name` for `follow`; None: nobody follows
-)->pd.DataFrame: # step, loss (mean over completion tokens, nats), lr
+    folder: str | Path,  # of the model to start from
+    examples: list[dict],  # each with "prompt" and "completion"
+    out: str | Path,  # folder of the result; a state on the way goes to `<out>-<step>`
+    settings,  # lr, batch, epochs, warmup, schedule, max_length: `recipe.distill`
+    seed: int = 0,  # order of the examples
+    saves: int = 1,  # states to keep, counting the result
+    train_embeddings: bool = True,  # False: the (often tied) embedding matrix stays as it is
+    chat: bool = False,  # put the prompts into the model's chat template
+    trust_remote_code: bool = False,  # run code that comes with the model
+    track: dict | None = None,  # `report_to`, `logs` and `name` for `follow`; None: nobody follows
+) -> pd.DataFrame:  # step, loss (mean over completion tokens, nats), lr
     "Supervised fine-tuning of all weights (§4.1); the folder `out` appears when it is complete."
     import tempfile
     from transformers import TrainerCallback
-    tokenizer, model = load_tokenizer(folder, trust_remote_code), load_model(folder, trust_remote_code=trust_remote_code)
-    if chat: examples = [e | dict(prompt=chat_text(tokenizer, e["prompt"])) for e in examples]
+
+    tokenizer, model = (
+        load_tokenizer(folder, trust_remote_code),
+        load_model(folder, trust_remote_code=trust_remote_code),
+    )
+    if chat:
+        examples = [e | dict(prompt=chat_text(tokenizer, e["prompt"])) for e in examples]
     model.get_input_embeddings().weight.requires_grad_(train_embeddings)
+
     class Keep(TrainerCallback):
-        def on_train_begin(self, args, state, control, **kw): self.steps = saving_steps(state.max_steps, saves)[:-1]
+        def on_train_begin(self, args, state, control, **kw):
+            self.steps = saving_steps(state.max_steps, saves)[:-1]
+
         def on_step_end(self, args, state, control, **kw):
-            if state.global_step in self.steps and is_first(): save_bf16(model, tokenizer, f"{out}-{state.global_step}")
+            if state.global_step in self.steps and is_first():
+                save_bf16(model, tokenizer, f"{out}-{state.global_step}")
+
     with tempfile.TemporaryDirectory() as tmp:
         trainer = sft_trainer(model, tokenizer, examples, settings, seed, tmp, [Keep()])
-        if track: follow(trainer, **track)
-        with score_completions_only(): trainer.train()
+        if track:
+            follow(trainer, **track)
+        with score_completions_only():
+            trainer.train()
     save_trained(trainer, tokenizer, out)
     return log_table(trainer.state.log_history)
 
+
 def save_bf16(
-    model, # a causal language model in float32
-    tokenizer, # its tokenizer
-    folder:str|Path, # replaced if it exists
-)->Path: # `folder`
+    model,  # a causal language model in float32
+    tokenizer,  # its tokenizer
+    folder: str | Path,  # replaced if it exists
+) -> Path:  # `folder`
     "Save a bfloat16 copy of a model, as it will be run."
-    import copy, torch
+    import copy
+    import torch
+
     return save_model(copy.deepcopy(model).to(torch.bfloat16), tokenizer, folder)
 
+
 def save_trained(
-    trainer, # a transformers `Trainer` that is done
-    tokenizer, # of its model
-    folder:str|Path, # replaced if it exists
+    trainer,  # a transformers `Trainer` that is done
+    tokenizer,  # of its model
+    folder: str | Path,  # replaced if it exists
 ):
     "Save what was trained in bfloat16; where several processes hold parts of it, the first one gathers and writes."
-    if processes() == 1: save_bf16(trainer.model, tokenizer, folder); return
+    if processes() == 1:
+        save_bf16(trainer.model, tokenizer, folder)
+        return
     import torch
-    model, weights = trainer.accelerator.unwrap_model(trainer.model), trainer.accelerator.get_state_dict(trainer.model)
+
+    model, weights = (
+        trainer.accelerator.unwrap_model(trainer.model),
+        trainer.accelerator.get_state_dict(trainer.model),
+    )
     if is_first():
         model.config.dtype = torch.bfloat16
         save_model(model, tokenizer, folder, {k: v.to(torch.bfloat16) for k, v in weights.items()})

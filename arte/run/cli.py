@@ -7,7 +7,9 @@ __all__ = ['USER_ERRORS', 'planned', 'plan_command', 'run_command', 'status_comm
            'recipes_command', 'push_command', 'make_parser', 'message', 'main']
 
 # %% ../../nbs/run/cli.ipynb #c28982ad
-import argparse, os, sys
+import argparse
+import os
+import sys
 from pathlib import Path
 from .. import __version__
 from ..core.settings import RecipeError
@@ -15,101 +17,209 @@ from ..core.recipes import load_recipe, preset_names, read_source
 
 # %% ../../nbs/run/cli.ipynb #143208ea
 def planned(
-    args, # of `arte plan` or `arte run`
-    recipe, # `Recipe`
-): # data frame, from `arte.run.plan.plan`
+    args,  # of `arte plan` or `arte run`
+    recipe,  # `Recipe`
+):  # data frame, from `arte.run.plan.plan`
     "What a recipe would need."
     from arte.run.rundir import RunDir
     from arte.run.plan import plan
+
     return plan(recipe, RunDir(args.like) if args.like else None, args.gpu, args.count, args.price)
+
 
 def plan_command(args):
     "Print what a recipe would need; refuse it where that is more than the budget."
     from arte.run.plan import check_budget, plan_text
+
     table = planned(args, load_recipe(args.recipe, *args.set))
     print(plan_text(table))
-    if args.budget: check_budget(table, args.budget)
+    if args.budget:
+        check_budget(table, args.budget)
+
 
 def run_command(args):
     "Run a recipe, then write the report."
     recipe = load_recipe(args.recipe, *args.set)
     if args.budget:
         from arte.run.plan import check_budget
+
         check_budget(planned(args, recipe), args.budget)
     from arte.run.pipeline import run
     from arte.run.report import write_report
+
     run(recipe, args.out, args.source)
     print(f"Report: {write_report(args.out)}")
+
 
 def status_command(args):
     "Print what is done."
     from arte.run.pipeline import status
+
     print(status(args.dir))
+
 
 def report_command(args):
     "Write the report of a run, or one page that compares several."
     if len(args.dir) > 1:
         from arte.run.compare import write_comparison
+
         page = write_comparison(args.dir, args.out or "comparison.html", args.export)
     else:
-        if args.out: raise ValueError(f"--out {args.out} is for the page that compares several runs, and there is one; its report goes into its folder")
+        if args.out:
+            raise ValueError(
+                f"--out {args.out} is for the page that compares several runs, and there is one; its report goes into its folder"
+            )
         from arte.run.report import write_report
+
         page = write_report(args.dir[0], args.export)
-    print(f"Report: {page}" + (f", tables: {page.with_name(page.stem + '-tables')}" if args.export else ""))
+    print(
+        f"Report: {page}"
+        + (f", tables: {page.with_name(page.stem + '-tables')}" if args.export else "")
+    )
+
 
 def export_command(args):
     "Write a test for lm-evaluation-harness, and say how to run it."
     from arte.run.lmeval import export_lm_eval
+
     groups = export_lm_eval(args.source, args.out)
-    print(f"Tasks: {', '.join(groups)}\nRun them: lm_eval --include_path {args.out} --tasks {groups[0]} --model hf --model_args pretrained=MODEL,dtype=float32")
+    print(
+        f"Tasks: {', '.join(groups)}\nRun them: lm_eval --include_path {args.out} --tasks {groups[0]} --model hf --model_args pretrained=MODEL,dtype=float32"
+    )
+
 
 def recipes_command(args):
     "List the presets, each with the first line of its file."
-    for name in preset_names(): print(f"{name:12}{read_source(name).splitlines()[0].lstrip('# ')}")
+    for name in preset_names():
+        print(f"{name:12}{read_source(name).splitlines()[0].lstrip('# ')}")
 
 # %% ../../nbs/run/cli.ipynb #e1f80f15
 def push_command(args):
     "Put a run's training set and student on the hub."
     from arte.run.rundir import RunDir
     from arte.run.push import push
-    for kind, address in zip(("Training set", "Student"), push(RunDir(args.dir), args.arm, args.to, args.license, args.public)): print(f"{kind}: {address}")
-    print("Read both cards there, and the terms of both models" + ("." if args.public else ", before you make them public."))
+
+    for kind, address in zip(
+        ("Training set", "Student"),
+        push(RunDir(args.dir), args.arm, args.to, args.license, args.public),
+    ):
+        print(f"{kind}: {address}")
+    print(
+        "Read both cards there, and the terms of both models"
+        + ("." if args.public else ", before you make them public.")
+    )
 
 # %% ../../nbs/run/cli.ipynb #255d49c6
-def make_parser()->argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     "The commands and their arguments."
-    p = argparse.ArgumentParser(prog="arte", description="Align a teacher language model with what its student learns from, and let it write the student's training set.")
+    p = argparse.ArgumentParser(
+        prog="arte",
+        description="Align a teacher language model with what its student learns from, and let it write the student's training set.",
+    )
     p.add_argument("--version", action="version", version=f"arte {__version__}")
     commands = p.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
     def command(name, f, help):
         c = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
         c.set_defaults(command=f)
         return c
+
     def recipe_command(name, f, help):
         c = command(name, f, help)
-        c.add_argument("recipe", metavar="RECIPE", help=f"a preset ({', '.join(preset_names())}) or the path of a YAML file")
-        c.add_argument("--set", action="extend", nargs="+", default=[], metavar="FIELD=VALUE", help="change settings, for example --set align.lr=1e-6 seed=1")
-        c.add_argument("--budget", metavar="LIMIT", help="refuse a run that would need more: hours (24h), or a cost in the currency of --price (500)")
-        c.add_argument("--like", metavar="DIR", type=Path, help="a run whose lengths, yields and speeds the plan takes over")
+        c.add_argument(
+            "recipe",
+            metavar="RECIPE",
+            help=f"a preset ({', '.join(preset_names())}) or the path of a YAML file",
+        )
+        c.add_argument(
+            "--set",
+            action="extend",
+            nargs="+",
+            default=[],
+            metavar="FIELD=VALUE",
+            help="change settings, for example --set align.lr=1e-6 seed=1",
+        )
+        c.add_argument(
+            "--budget",
+            metavar="LIMIT",
+            help="refuse a run that would need more: hours (24h), or a cost in the currency of --price (500)",
+        )
+        c.add_argument(
+            "--like",
+            metavar="DIR",
+            type=Path,
+            help="a run whose lengths, yields and speeds the plan takes over",
+        )
         c.add_argument("--gpu", help="plan for this GPU, for example h100")
         c.add_argument("--count", type=int, default=1, metavar="N", help="number of GPUs")
         c.add_argument("--price", type=float, help="price of a GPU hour")
         return c
+
     recipe_command("plan", plan_command, "say what a recipe would need, before anything runs")
     c = recipe_command("run", run_command, "run a recipe, or go on with a run that was stopped")
-    c.add_argument("--out", required=True, metavar="DIR", type=Path, help="the run's folder; made if it is not there")
-    c.add_argument("--from", dest="source", metavar="DIR", type=Path, help="another run, whose generated texts and trained models are taken over where they are the same")
-    command("status", status_command, "say which stages of a run are done").add_argument("dir", metavar="DIR", type=Path, help="the run's folder")
+    c.add_argument(
+        "--out",
+        required=True,
+        metavar="DIR",
+        type=Path,
+        help="the run's folder; made if it is not there",
+    )
+    c.add_argument(
+        "--from",
+        dest="source",
+        metavar="DIR",
+        type=Path,
+        help="another run, whose generated texts and trained models are taken over where they are the same",
+    )
+    command("status", status_command, "say which stages of a run are done").add_argument(
+        "dir", metavar="DIR", type=Path, help="the run's folder"
+    )
     c = command("report", report_command, "write the report of a run, or compare several")
-    c.add_argument("dir", metavar="DIR", type=Path, nargs="+", help="the run's folder; several are compared on one page")
-    c.add_argument("--out", metavar="FILE", type=Path, help="the page that compares several runs (comparison.html)")
-    c.add_argument("--export", choices=("csv", "latex"), help="write each table as a file too, into a folder beside the page")
-    c = command("export-lm-eval", export_command, "write a run's test as tasks of lm-evaluation-harness")
-    c.add_argument("source", metavar="RUN_OR_RECIPE", help="a run's folder, a preset, or the path of a YAML file")
-    c.add_argument("--out", required=True, metavar="DIR", type=Path, help="the folder of the tasks; made if it is not there")
-    c = command("push", push_command, "put a training set and the student that learned from it on the Hugging Face hub, with their cards")
+    c.add_argument(
+        "dir",
+        metavar="DIR",
+        type=Path,
+        nargs="+",
+        help="the run's folder; several are compared on one page",
+    )
+    c.add_argument(
+        "--out",
+        metavar="FILE",
+        type=Path,
+        help="the page that compares several runs (comparison.html)",
+    )
+    c.add_argument(
+        "--export",
+        choices=("csv", "latex"),
+        help="write each table as a file too, into a folder beside the page",
+    )
+    c = command(
+        "export-lm-eval", export_command, "write a run's test as tasks of lm-evaluation-harness"
+    )
+    c.add_argument(
+        "source",
+        metavar="RUN_OR_RECIPE",
+        help="a run's folder, a preset, or the path of a YAML file",
+    )
+    c.add_argument(
+        "--out",
+        required=True,
+        metavar="DIR",
+        type=Path,
+        help="the folder of the tasks; made if it is not there",
+    )
+    c = command(
+        "push",
+        push_command,
+        "put a training set and the student that learned from it on the Hugging Face hub, with their cards",
+    )
     c.add_argument("dir", metavar="DIR", type=Path, help="the run's folder")
-    c.add_argument("--to", required=True, metavar="USER/NAME", help="the name of both, the dataset and the model; private if it is not there yet")
+    c.add_argument(
+        "--to",
+        required=True,
+        metavar="USER/NAME",
+        help="the name of both, the dataset and the model; private if it is not there yet",
+    )
     c.add_argument("--arm", default="arte", help="whose training set and student (arte)")
     c.add_argument("--license", metavar="ID", help="as the hub calls it, for example cc-by-4.0")
     c.add_argument("--public", action="store_true", help="let everybody see them; needs --license")
@@ -117,27 +227,39 @@ def make_parser()->argparse.ArgumentParser:
     return p
 
 # %% ../../nbs/run/cli.ipynb #dcf4a124
-USER_ERRORS = (ValueError, LookupError, OSError) # RecipeError is a ValueError, FileNotFoundError an OSError
+USER_ERRORS = (
+    ValueError,
+    LookupError,
+    OSError,
+)  # RecipeError is a ValueError, FileNotFoundError an OSError
 
-def message(
-    e:Exception
-)->str: # one line or a few
+
+def message(e: Exception) -> str:  # one line or a few
     "What an error says, without Python's decoration."
     return str(e.args[0]) if isinstance(e, KeyError) and e.args else str(e) or type(e).__name__
 
+
 def main(
-    argv:list[str]|None=None # arguments; the command line's when None
-)->int: # exit status: 0 fine, 2 refused, 130 interrupted
+    argv: list[str] | None = None,  # arguments; the command line's when None
+) -> int:  # exit status: 0 fine, 2 refused, 130 interrupted
     "The `arte` command."
     args = make_parser().parse_args(argv)
     try:
         args.command(args)
         return 0
     except KeyboardInterrupt:
-        print("\nStopped. What was generated is kept: run the same command again to resume.", file=sys.stderr)
+        print(
+            "\nStopped. What was generated is kept: run the same command again to resume.",
+            file=sys.stderr,
+        )
         return 130
     except USER_ERRORS as e:
-        if os.environ.get("ARTE_DEBUG") == "1": raise
-        hint = "" if isinstance(e, RecipeError) else "\n(ARTE_DEBUG=1 shows where in the program this was found.)"
+        if os.environ.get("ARTE_DEBUG") == "1":
+            raise
+        hint = (
+            ""
+            if isinstance(e, RecipeError)
+            else "\n(ARTE_DEBUG=1 shows where in the program this was found.)"
+        )
         print(f"arte: {message(e)}{hint}", file=sys.stderr)
         return 2

@@ -16,205 +16,397 @@ from ..core.settings import Recipe
 from .rundir import RunDir
 from ..core.show import ARM_COLOURS, ARM_TITLES
 from ..eval import compare_arms, comparisons, over_seeds
-from .report import SHOTS, Table, arm_titles, flat_rows, html_figure, overall, page_html, percent, points, read_json, test_data, write_page
+from arte.run.report import (
+    SHOTS,
+    Table,
+    arm_titles,
+    flat_rows,
+    html_figure,
+    overall,
+    page_html,
+    percent,
+    points,
+    read_json,
+    test_data,
+    write_page,
+)
 
 # %% ../../nbs/run/compare.ipynb #d1de55e1
 def run_names(
-    dirs:list, # run directories
-)->list[str]: # the shortest ends of their paths that differ
+    dirs: list,  # run directories
+) -> list[str]:  # the shortest ends of their paths that differ
     "What to call the runs."
     paths = [Path(d).expanduser().resolve() for d in dirs]
     for i, p in enumerate(paths):
-        if p in paths[:i]: raise ValueError(f"{dirs[i]} is named twice; name each run once")
-    ends = (["/".join(p.parts[-k:]) for p in paths] for k in range(1, max(len(p.parts) for p in paths) + 1))
+        if p in paths[:i]:
+            raise ValueError(f"{dirs[i]} is named twice; name each run once")
+    ends = (
+        ["/".join(p.parts[-k:]) for p in paths]
+        for k in range(1, max(len(p.parts) for p in paths) + 1)
+    )
     return next(names for names in ends if len(set(names)) == len(names))
 
 # %% ../../nbs/run/compare.ipynb #b52b7489
 @dataclass(frozen=True)
 class Evaluated:
     "A run that has been evaluated."
-    recipe:Recipe # of the run
-    results:pd.DataFrame # table `results`
-    test_data:str="" # where its test items come from, in words
+
+    recipe: Recipe  # of the run
+    results: pd.DataFrame  # table `results`
+    test_data: str = ""  # where its test items come from, in words
+
 
 def check_tasks(
-    runs:dict, # name → `Evaluated`
-)->None:
+    runs: dict,  # name → `Evaluated`
+) -> None:
     "All runs must have been tested on the same tasks; else `ValueError`."
     tasks = {k: ", ".join(sorted(set(r.results.task))) for k, r in runs.items()}
     first = next(iter(tasks))
     other = next((k for k in tasks if tasks[k] != tasks[first]), None)
-    if other: raise ValueError(f"{first} was tested on {tasks[first]}, but {other} on {tasks[other]}; compare runs of the same tasks")
+    if other:
+        raise ValueError(
+            f"{first} was tested on {tasks[first]}, but {other} on {tasks[other]}; compare runs of the same tasks"
+        )
+
 
 def read_runs(
-    dirs:list, # run directories, at least two
-)->dict: # name → `Evaluated`, in the same order
+    dirs: list,  # run directories, at least two
+) -> dict:  # name → `Evaluated`, in the same order
     "Runs to compare; one without results is refused."
-    if len(dirs) < 2: raise ValueError(f"got {len(dirs)} run, expected at least two to compare; `arte report DIR` shows a single one")
+    if len(dirs) < 2:
+        raise ValueError(
+            f"got {len(dirs)} run, expected at least two to compare; `arte report DIR` shows a single one"
+        )
     runs = {}
     for name, d in zip(run_names(dirs), dirs):
         run = RunDir(d)
         results = run.table("results") if run.has("results") else ()
-        if not len(results): raise ValueError(f"{d} has no results yet, and only runs with results can be compared. Finish it with the `arte run` that began it, or leave it out")
-        runs[name] = Evaluated(run.recipe, results, test_data(run.recipe, read_json(run.path("stages.json"))))
+        if not len(results):
+            raise ValueError(
+                f"{d} has no results yet, and only runs with results can be compared. Finish it with the `arte run` that began it, or leave it out"
+            )
+        runs[name] = Evaluated(
+            run.recipe, results, test_data(run.recipe, read_json(run.path("stages.json")))
+        )
     check_tasks(runs)
     return runs
 
 # %% ../../nbs/run/compare.ipynb #86d32725
 def recipe_differences(
-    recipes:dict, # name of the run → `Recipe`
-)->pd.DataFrame: # setting, then a column for each run
+    recipes: dict,  # name of the run → `Recipe`
+) -> pd.DataFrame:  # setting, then a column for each run
     "The settings in which recipes differ."
     flat = {k: dict(flat_rows(asdict(r))) for k, r in recipes.items()}
+
     def said(values, field):
-        if field not in values: return "—"
-        return ", ".join(map(str, values[field])) if isinstance(values[field], tuple) else str(values[field])
-    rows = [{"setting": f} | {k: said(v, f) for k, v in flat.items()} for f in dict.fromkeys(f for v in flat.values() for f in v)]
-    return pd.DataFrame([r for r in rows if len({r[k] for k in recipes}) > 1], columns=["setting", *recipes])
+        if field not in values:
+            return "—"
+        return (
+            ", ".join(map(str, values[field]))
+            if isinstance(values[field], tuple)
+            else str(values[field])
+        )
+
+    rows = [
+        {"setting": f} | {k: said(v, f) for k, v in flat.items()}
+        for f in dict.fromkeys(f for v in flat.values() for f in v)
+    ]
+    return pd.DataFrame(
+        [r for r in rows if len({r[k] for k in recipes}) > 1], columns=["setting", *recipes]
+    )
 
 # %% ../../nbs/run/compare.ipynb #54d80a0e
 def accuracies(
-    runs:dict, # name → `Evaluated`
-)->pd.DataFrame: # run and the columns of `arte.eval.accuracy_table`
+    runs: dict,  # name → `Evaluated`
+) -> pd.DataFrame:  # run and the columns of `arte.eval.accuracy_table`
     "Each arm's accuracy in each run, with its interval."
     return pd.concat([overall(r.results).assign(run=k) for k, r in runs.items()], ignore_index=True)
 
+
 def side_by_side(
-    rows:pd.DataFrame, # run, arm, shots
-    cells:list, # one text per row
-    runs:list, # their names, in order
-)->pd.DataFrame: # training set, shots, and a column for each run
+    rows: pd.DataFrame,  # run, arm, shots
+    cells: list,  # one text per row
+    runs: list,  # their names, in order
+) -> pd.DataFrame:  # training set, shots, and a column for each run
     "What was measured for each arm, the runs side by side."
-    wide = rows.assign(cell=cells).pivot(index=["shots", "arm"], columns="run", values="cell").reindex(columns=runs).fillna("—")
-    wide = wide.loc[[(s, a) for s in sorted(set(rows.shots)) for a in ARM_COLOURS if (s, a) in wide.index]].reset_index()
-    return pd.DataFrame({"training set": arm_titles(wide.arm), "shots": wide.shots, **{r: wide[r] for r in runs}})
+    wide = (
+        rows.assign(cell=cells)
+        .pivot(index=["shots", "arm"], columns="run", values="cell")
+        .reindex(columns=runs)
+        .fillna("—")
+    )
+    wide = wide.loc[
+        [(s, a) for s in sorted(set(rows.shots)) for a in ARM_COLOURS if (s, a) in wide.index]
+    ].reset_index()
+    return pd.DataFrame(
+        {"training set": arm_titles(wide.arm), "shots": wide.shots, **{r: wide[r] for r in runs}}
+    )
 
 # %% ../../nbs/run/compare.ipynb #32a16bf1
 MARKERS = "osD^vPX*<>"  # of the runs, in order
 
+
 def plot_runs(
-    a:pd.DataFrame, # from `accuracies`
-    shots:list, # the numbers of worked examples, a panel for each
-): # matplotlib figure
+    a: pd.DataFrame,  # from `accuracies`
+    shots: list,  # the numbers of worked examples, a panel for each
+):  # matplotlib figure
     "Accuracy of each arm in each run with its 95 % interval."
     import matplotlib.pyplot as plt
+
     runs, arms = list(dict.fromkeys(a.run)), [x for x in ARM_COLOURS if x in set(a.arm)][::-1]
-    step = .7 / len(runs)
-    fig, axes = plt.subplots(1, len(shots), figsize=(1.5 + 2.7*len(shots), 1.2 + len(arms)*(.28 + .1*len(runs))), sharey=True, squeeze=False, layout="constrained")
+    step = 0.7 / len(runs)
+    fig, axes = plt.subplots(
+        1,
+        len(shots),
+        figsize=(1.5 + 2.7 * len(shots), 1.2 + len(arms) * (0.28 + 0.1 * len(runs))),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
     for ax, s in zip(axes[0], shots):
         for r in a[a.shots == s].itertuples():
             i = runs.index(r.run)
-            y = arms.index(r.arm) + .35 - step*(i + .5)
-            ax.plot([100*r.lo, 100*r.hi], [y, y], color=ARM_COLOURS[r.arm], lw=1.5)
-            ax.plot(100*r.accuracy, y, MARKERS[i % len(MARKERS)], color=ARM_COLOURS[r.arm], ms=6)
-        for y in range(len(arms) - 1): ax.axhline(y + .5, color="#dddddd", lw=.8, zorder=0)
-        ax.set(title=SHOTS.get(s, f"{s}-shot"), xlabel="accuracy (%)", yticks=range(len(arms)), yticklabels=[ARM_TITLES[x] for x in arms], xlim=(-2, 100*a.hi.max() + 2), ylim=(-.5, len(arms) - .5))
-        ax.grid(axis="x", alpha=.3)
-    marks = [plt.Line2D([], [], ls="", marker=MARKERS[i % len(MARKERS)], color="#555555", ms=6) for i in range(len(runs))]
-    legend = fig.legend(marks, runs, loc="outside lower center", ncols=min(3, len(runs)), frameon=False, fontsize=8)
-    for text in legend.get_texts(): text.set_parse_math(False)     # a folder may be called a$b
+            y = arms.index(r.arm) + 0.35 - step * (i + 0.5)
+            ax.plot([100 * r.lo, 100 * r.hi], [y, y], color=ARM_COLOURS[r.arm], lw=1.5)
+            ax.plot(100 * r.accuracy, y, MARKERS[i % len(MARKERS)], color=ARM_COLOURS[r.arm], ms=6)
+        for y in range(len(arms) - 1):
+            ax.axhline(y + 0.5, color="#dddddd", lw=0.8, zorder=0)
+        ax.set(
+            title=SHOTS.get(s, f"{s}-shot"),
+            xlabel="accuracy (%)",
+            yticks=range(len(arms)),
+            yticklabels=[ARM_TITLES[x] for x in arms],
+            xlim=(-2, 100 * a.hi.max() + 2),
+            ylim=(-0.5, len(arms) - 0.5),
+        )
+        ax.grid(axis="x", alpha=0.3)
+    marks = [
+        plt.Line2D([], [], ls="", marker=MARKERS[i % len(MARKERS)], color="#555555", ms=6)
+        for i in range(len(runs))
+    ]
+    legend = fig.legend(
+        marks, runs, loc="outside lower center", ncols=min(3, len(runs)), frameon=False, fontsize=8
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a folder may be called a$b
     return fig
 
 # %% ../../nbs/run/compare.ipynb #3b2b42d0
 def between_runs(
-    first:pd.DataFrame, # table `results` of a run
-    other:pd.DataFrame, # and of another
-)->pd.DataFrame: # arm, and a row of `arte.eval.compare_arms` (other − first); empty when they share no item
+    first: pd.DataFrame,  # table `results` of a run
+    other: pd.DataFrame,  # and of another
+) -> (
+    pd.DataFrame
+):  # arm, and a row of `arte.eval.compare_arms` (other − first); empty when they share no item
     "Each arm of one run against the same arm of another, on the items that both have answered."
     rows = []
     for s, arm in [(s, a) for s in sorted(set(first.shots)) for a in ARM_COLOURS]:
         a, b = (x[(x.arm == arm) & (x.shots == s)] for x in (other, first))
         if len(a[["task", "item"]].merge(b[["task", "item"]])):
-            rows.append(dict(arm=arm) | compare_arms(pd.concat([a.assign(arm="other"), b.assign(arm="first")]), "other", "first", s).to_dict())
+            rows.append(
+                dict(arm=arm)
+                | compare_arms(
+                    pd.concat([a.assign(arm="other"), b.assign(arm="first")]), "other", "first", s
+                ).to_dict()
+            )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/run/compare.ipynb #3b02a0f6
-def what_section(runs:dict)->list:
+def what_section(runs: dict) -> list:
     "Recipe, models, test data, items and arms of each run."
-    said = {k: {"recipe": r.recipe.name, "seed": r.recipe.seed, "teacher": r.recipe.teacher.model, "student": r.recipe.student.model, "test data": r.test_data,
-                "test items": len(r.results.drop_duplicates(["task", "item"])), "arms": r.results.arm.nunique()} for k, r in runs.items()}
+    said = {
+        k: {
+            "recipe": r.recipe.name,
+            "seed": r.recipe.seed,
+            "teacher": r.recipe.teacher.model,
+            "student": r.recipe.student.model,
+            "test data": r.test_data,
+            "test items": len(r.results.drop_duplicates(["task", "item"])),
+            "arms": r.results.arm.nunique(),
+        }
+        for k, r in runs.items()
+    }
     return [Table("runs", pd.DataFrame(said).rename_axis("").reset_index(), words=tuple(runs))]
 
-def differences_section(runs:dict)->list:
+
+def differences_section(runs: dict) -> list:
     "The settings in which the recipes differ."
     d = recipe_differences({k: r.recipe for k, r in runs.items()})
-    return [Table("recipes", d, words=tuple(runs))] if len(d) else ["<p>The recipes are the same, setting by setting.</p>"]
+    return (
+        [Table("recipes", d, words=tuple(runs))]
+        if len(d)
+        else ["<p>The recipes are the same, setting by setting.</p>"]
+    )
 
-def accuracy_section(runs:dict)->list:
+
+def accuracy_section(runs: dict) -> list:
     "Accuracy of each arm in each run."
     a = accuracies(runs)
-    said = {k: f"{k}, n = {'–'.join(str(x) for x in sorted({a[a.run == k].n.min(), a[a.run == k].n.max()}))}" for k in runs}
-    figures = [html_figure(plot_runs(a, [s]), "", f"{SHOTS.get(s, f'{s}-shot')} accuracy of each arm in each run with its interval") for s in sorted(set(a.shots))]
-    return ['<div class="row">', *figures, "</div><p>Macro averages over the tasks, with 95 % intervals for other items of the same kind; n is the number of items behind each. "
-            "A colour is an arm, a shape is a run: how far the shapes of one colour lie apart is what the runs' settings make, or their seeds.</p>",
-            Table("accuracy", side_by_side(a, [percent(*x) for x in zip(a.accuracy, a.lo, a.hi)], list(runs)).rename(columns=said), a)]
+    said = {
+        k: f"{k}, n = {'–'.join(str(x) for x in sorted({a[a.run == k].n.min(), a[a.run == k].n.max()}))}"
+        for k in runs
+    }
+    figures = [
+        html_figure(
+            plot_runs(a, [s]),
+            "",
+            f"{SHOTS.get(s, f'{s}-shot')} accuracy of each arm in each run with its interval",
+        )
+        for s in sorted(set(a.shots))
+    ]
+    return [
+        '<div class="row">',
+        *figures,
+        "</div><p>Macro averages over the tasks, with 95 % intervals for other items of the same kind; n is the number of items behind each. "
+        "A colour is an arm, a shape is a run: how far the shapes of one colour lie apart is what the runs' settings make, or their seeds.</p>",
+        Table(
+            "accuracy",
+            side_by_side(a, [percent(*x) for x in zip(a.accuracy, a.lo, a.hi)], list(runs)).rename(
+                columns=said
+            ),
+            a,
+        ),
+    ]
 
-def original_section(runs:dict)->list:
+
+def original_section(runs: dict) -> list:
     "Each run's arms against its own original teacher's."
-    v = pd.concat([comparisons(r.results).assign(run=k, arm=lambda d: d.a) for k, r in runs.items() if "original" in set(r.results.arm)] or [pd.DataFrame()], ignore_index=True)
-    if v.empty: return ["<p>No run has the original teacher's arm and another.</p>"]
-    return ["<p>Difference in points from the original teacher's student of the same run, on the same items, with 95 % bootstrap intervals.</p>",
-            Table("against-original", side_by_side(v, [points(*x) for x in zip(v.difference, v.lo, v.hi)], list(runs)), v)]
+    v = pd.concat(
+        [
+            comparisons(r.results).assign(run=k, arm=lambda d: d.a)
+            for k, r in runs.items()
+            if "original" in set(r.results.arm)
+        ]
+        or [pd.DataFrame()],
+        ignore_index=True,
+    )
+    if v.empty:
+        return ["<p>No run has the original teacher's arm and another.</p>"]
+    return [
+        "<p>Difference in points from the original teacher's student of the same run, on the same items, with 95 % bootstrap intervals.</p>",
+        Table(
+            "against-original",
+            side_by_side(v, [points(*x) for x in zip(v.difference, v.lo, v.hi)], list(runs)),
+            v,
+        ),
+    ]
 
 # %% ../../nbs/run/compare.ipynb #8e5f8445
 def same_but_seed(
-    runs:dict, # name → `Evaluated`
-)->bool:
+    runs: dict,  # name → `Evaluated`
+) -> bool:
     "Are these repetitions of one recipe, each with a seed of its own?"
-    apart = set(recipe_differences({k: r.recipe for k, r in runs.items()}).setting) <= {"name", "seed"} and len({r.recipe.seed for r in runs.values()}) == len(runs)
+    apart = set(recipe_differences({k: r.recipe for k, r in runs.items()}).setting) <= {
+        "name",
+        "seed",
+    } and len({r.recipe.seed for r in runs.values()}) == len(runs)
     return apart and all("original" in set(r.results.arm) for r in runs.values())
 
+
 def mean_section(
-    runs:dict, # name → `Evaluated`, runs for which `same_but_seed`
-)->list: # strings of HTML and `Table`s
+    runs: dict,  # name → `Evaluated`, runs for which `same_but_seed`
+) -> list:  # strings of HTML and `Table`s
     "Means over the runs, with t intervals."
     m = over_seeds([r.results for r in runs.values()]).reset_index()
-    cells = pd.DataFrame({"training set": arm_titles(m.arm), "shots": m.shots, "accuracy [95 %]": [percent(*x) for x in zip(m.accuracy/100, m.lo/100, m.hi/100)],
-                          "difference from the original": ["—" if arm == "original" else points(*x) for arm, *x in zip(m.arm, m.difference/100, m["difference lo"]/100, m["difference hi"]/100)], "runs": m.runs})
-    return ["<p>These runs differ in their seed only. Means over them with Student's t intervals, which are about another seed too; differences in points.</p>", Table("means", cells, m)]
+    cells = pd.DataFrame(
+        {
+            "training set": arm_titles(m.arm),
+            "shots": m.shots,
+            "accuracy [95 %]": [percent(*x) for x in zip(m.accuracy / 100, m.lo / 100, m.hi / 100)],
+            "difference from the original": [
+                "—" if arm == "original" else points(*x)
+                for arm, *x in zip(
+                    m.arm, m.difference / 100, m["difference lo"] / 100, m["difference hi"] / 100
+                )
+            ],
+            "runs": m.runs,
+        }
+    )
+    return [
+        "<p>These runs differ in their seed only. Means over them with Student's t intervals, which are about another seed too; differences in points.</p>",
+        Table("means", cells, m),
+    ]
 
-def between_section(runs:dict)->list:
+
+def between_section(runs: dict) -> list:
     "Each further run against the first, arm by arm."
     first, *others = runs
-    out:list = [f"<p>Difference in points from {html.escape(first)}, on the test items that both have answered, with 95 % bootstrap intervals. "
-           "Of twenty such lines one is expected to leave zero out by chance.</p>"]
+    out: list = [
+        f"<p>Difference in points from {html.escape(first)}, on the test items that both have answered, with 95 % bootstrap intervals. "
+        "Of twenty such lines one is expected to leave zero out by chance.</p>"
+    ]
     for i, k in enumerate(others, 1):
         b = between_runs(runs[first].results, runs[k].results)
         out.append(f"<h3>{html.escape(k)}</h3>")
-        if b.empty: out.append("<p>They have no test item in common, so there is nothing to pair.</p>"); continue
-        cells = pd.DataFrame({"training set": arm_titles(b.arm), "shots": b.shots, "difference in points [95 %]": [points(*x) for x in zip(b.difference, b.lo, b.hi)],
-                              f"only {k} right": b.only_a, f"only {first} right": b.only_b, "McNemar p": b.p.map("{:.3g}".format), "n": b.n})
+        if b.empty:
+            out.append("<p>They have no test item in common, so there is nothing to pair.</p>")
+            continue
+        cells = pd.DataFrame(
+            {
+                "training set": arm_titles(b.arm),
+                "shots": b.shots,
+                "difference in points [95 %]": [points(*x) for x in zip(b.difference, b.lo, b.hi)],
+                f"only {k} right": b.only_a,
+                f"only {first} right": b.only_b,
+                "McNemar p": b.p.map("{:.3g}".format),
+                "n": b.n,
+            }
+        )
         out.append(Table(f"paired-{i}", cells, b.assign(a=k, b=first)))
     return out
 
 # %% ../../nbs/run/compare.ipynb #c73ae14b
 def lead(
-    runs:dict, # name → `Evaluated`
-)->list: # paragraphs
+    runs: dict,  # name → `Evaluated`
+) -> list:  # paragraphs
     "What is compared, and how ARTE's arm did in each."
     fields = list(recipe_differences({k: r.recipe for k, r in runs.items()}).setting)
     tasks = [t.replace("_", " ") for t in dict.fromkeys(next(iter(runs.values())).results.task)]
-    out = [f"<p>{len(runs)} runs, tested on {html.escape(', '.join(tasks))}. Their recipes " + (f"differ in {html.escape(', '.join(fields))}.</p>" if fields else "are the same.</p>")]
-    v = pd.concat([comparisons(r.results).assign(run=k) for k, r in runs.items()], ignore_index=True)
-    for s, g in (v[v.a == "arte"].groupby("shots") if len(v) else ()):
-        out.append(f"<p><b>{SHOTS.get(s, f'{s}-shot').capitalize()}</b>, ARTE's student against the original teacher's: "
-                   + "; ".join(f"{html.escape(r.run)} {points(r.difference, r.lo, r.hi)}" for r in g.itertuples()) + " points.</p>")
+    out = [
+        f"<p>{len(runs)} runs, tested on {html.escape(', '.join(tasks))}. Their recipes "
+        + (f"differ in {html.escape(', '.join(fields))}.</p>" if fields else "are the same.</p>")
+    ]
+    v = pd.concat(
+        [comparisons(r.results).assign(run=k) for k, r in runs.items()], ignore_index=True
+    )
+    for s, g in v[v.a == "arte"].groupby("shots") if len(v) else ():
+        out.append(
+            f"<p><b>{SHOTS.get(s, f'{s}-shot').capitalize()}</b>, ARTE's student against the original teacher's: "
+            + "; ".join(
+                f"{html.escape(r.run)} {points(r.difference, r.lo, r.hi)}" for r in g.itertuples()
+            )
+            + " points.</p>"
+        )
     return out
 
+
 def comparison_sections(
-    runs:dict, # name → `Evaluated`
-)->list: # (title, parts)
+    runs: dict,  # name → `Evaluated`
+) -> list:  # (title, parts)
     "The sections of the page."
-    made = [("What was compared", what_section), ("Settings that differ", differences_section), ("Arms", accuracy_section), ("Mean over the runs", mean_section),
-            ("Against the original teacher", original_section), ("Between the runs", between_section)]
+    made = [
+        ("What was compared", what_section),
+        ("Settings that differ", differences_section),
+        ("Arms", accuracy_section),
+        ("Mean over the runs", mean_section),
+        ("Against the original teacher", original_section),
+        ("Between the runs", between_section),
+    ]
     return [(title, f(runs)) for title, f in made if f is not mean_section or same_but_seed(runs)]
 
+
 def write_comparison(
-    dirs:list, # run directories, at least two
-    out:str|Path="comparison.html", # the page
-    export:str|None=None, # "csv" or "latex": the tables too, into `comparison-tables` beside it
-)->Path: # the page's file
+    dirs: list,  # run directories, at least two
+    out: str | Path = "comparison.html",  # the page
+    export: str
+    | None = None,  # "csv" or "latex": the tables too, into `comparison-tables` beside it
+) -> Path:  # the page's file
     "One page that compares several runs."
     runs = read_runs(dirs)
     sections = comparison_sections(runs)
-    return write_page(Path(out), page_html(f"ARTE: {len(runs)} runs compared", lead(runs), sections), sections, export)
+    return write_page(
+        Path(out),
+        page_html(f"ARTE: {len(runs)} runs compared", lead(runs), sections),
+        sections,
+        export,
+    )

@@ -15,11 +15,25 @@ from ..core.tasks import get_task, split_items, table_items
 from ..elicit import naive_rationales
 from ..eval import evaluate
 from ..prefer import preference_scores
-from .stages import Counts, aligned_role, draw_task, in_levels, learn, one_shot_by_task, opened, save_tables, split, tasks_of, test_source, worked_example, worked_examples
+from arte.run.stages import (
+    Counts,
+    aligned_role,
+    draw_task,
+    in_levels,
+    learn,
+    one_shot_by_task,
+    opened,
+    save_tables,
+    split,
+    tasks_of,
+    test_source,
+    worked_example,
+    worked_examples,
+)
 from ..tailor import equalise, make_examples, tailored_questions
 
 # %% ../../nbs/run/experiments.ipynb #ba80fd3b
-def stage_benchmarks(run)->dict:
+def stage_benchmarks(run) -> dict:
     "Every arm's student on benchmarks outside of BBH (§5.1, Table 3)."
     r, counts, results = run.recipe, Counts(), []
     for name in r.eval.benchmarks:
@@ -27,14 +41,17 @@ def stage_benchmarks(run)->dict:
         shown = {name: benchmark_exemplars(name)}
         for arm in ("vanilla", *r.distill.arms):
             with opened(run, "student" if arm == "vanilla" else f"student-{arm}", counts) as engine:
-                results += [evaluate(engine, arm, s, items, shown, {name: task}, r.eval.max_tokens) for s in r.eval.shots]
+                results += [
+                    evaluate(engine, arm, s, items, shown, {name: task}, r.eval.max_tokens)
+                    for s in r.eval.shots
+                ]
     return counts | (save_tables(run, benchmarks=results) if results else {})
 
 # %% ../../nbs/run/experiments.ipynb #0fe65614
 def unseen_task(
-    name:str, # a benchmark, or a BBH task
-    recipe:Recipe, # with the sizes of the splits
-)->tuple: # (`Task`, items of the splits "seed" and "test", three `Exemplar`s)
+    name: str,  # a benchmark, or a BBH task
+    recipe: Recipe,  # with the sizes of the splits
+) -> tuple:  # (`Task`, items of the splits "seed" and "test", three `Exemplar`s)
     "What an unseen task consists of."
     if name not in BENCHMARKS:
         source = test_source(recipe)
@@ -42,14 +59,19 @@ def unseen_task(
         return get_task(name), splits["seed"] + splits["test"], worked_example(name, recipe, source)
     task, items = load_benchmark(name)
     rest = len({i.item for i in items}) - recipe.data.n_seed
-    splits = split_items(items, dict(seed=recipe.data.n_seed, test=recipe.data.n_test or rest), recipe.seed)
+    splits = split_items(
+        items, dict(seed=recipe.data.n_seed, test=recipe.data.n_test or rest), recipe.seed
+    )
     return task, splits["seed"] + splits["test"], benchmark_exemplars(name)
 
+
 def unseen_examples(
-    run, # `RunDir`, aligned
-    asked:dict, # name → what `unseen_task` gives
-    counts:Counts, # of the stage
-)->tuple[pd.DataFrame,list]: # table `examples` with the arms "original" and "arte"; tables of what was set aside
+    run,  # `RunDir`, aligned
+    asked: dict,  # name → what `unseen_task` gives
+    counts: Counts,  # of the stage
+) -> tuple[
+    pd.DataFrame, list
+]:  # table `examples` with the arms "original" and "arte"; tables of what was set aside
     "What the teacher before and after alignment writes for unseen tasks: its own questions, its naive rationales."
     r, tasks, parts = run.recipe, {n: task for n, (task, *_) in asked.items()}, []
     aside = []
@@ -58,15 +80,23 @@ def unseen_examples(
         with opened(run, role, counts) as engine:
             for task, items, _ in asked.values():
                 seeds, tested = ([i for i in items if i.split == s] for s in ("seed", "test"))
-                q, out = tailored_questions(engine, task, seeds, settings, r.tailor, r.seed, [i.question for i in tested])
+                q, out = tailored_questions(
+                    engine, task, seeds, settings, r.tailor, r.seed, [i.question for i in tested]
+                )
                 aside.append(out.assign(stage="unseen", arm=arm))
-                parts.append(make_examples(arm, naive_rationales(engine, task, q, r.elicit.rationale_tokens), tasks))
+                parts.append(
+                    make_examples(
+                        arm, naive_rationales(engine, task, q, r.elicit.rationale_tokens), tasks
+                    )
+                )
     return equalise(pd.concat(parts, ignore_index=True), r.seed), aside
 
-def stage_unseen(run)->dict:
+
+def stage_unseen(run) -> dict:
     "A student for each unseen task and each teacher (§5.2, Table 4)."
     r, counts, results = run.recipe, Counts(), []
-    if not r.unseen.tasks: return counts
+    if not r.unseen.tasks:
+        return counts
     asked = {name: unseen_task(name, r) for name in r.unseen.tasks}
     examples, aside = unseen_examples(run, asked, counts)
     for name, (task, items, shown) in asked.items():
@@ -74,24 +104,52 @@ def stage_unseen(run)->dict:
         for arm in ("original", "arte"):
             learn(run, "student", examples[examples.task == name], arm, f"student-{name}-{arm}")
             with opened(run, f"student-{name}-{arm}", counts) as engine:
-                results += [evaluate(engine, arm, s, tested, {name: shown}, {name: task}, r.eval.max_tokens) for s in r.eval.shots]
+                results += [
+                    evaluate(engine, arm, s, tested, {name: shown}, {name: task}, r.eval.max_tokens)
+                    for s in r.eval.shots
+                ]
     return counts | save_tables(run, unseen_examples=[examples], unseen_aside=aside, unseen=results)
 
 # %% ../../nbs/run/experiments.ipynb #c12fbf70
-def stage_transfer(run)->dict:
+def stage_transfer(run) -> dict:
     "Other students: their preferences on the same drafts, and what they learn from both teachers' training sets (§5.2, Table 5)."
     r, tasks, counts, results, scores = run.recipe, tasks_of(run.recipe), Counts(), [], []
-    if not r.transfer.students: return counts
-    items, drafts, prefset, examples = (run.table(t) for t in ("items", "drafts", "prefset", "examples"))
-    pref, tested, shown = items[items.item.isin(prefset[prefset.chosen].item)], table_items(split(items, "test")), worked_examples(r, test_source(r))
+    if not r.transfer.students:
+        return counts
+    items, drafts, prefset, examples = (
+        run.table(t) for t in ("items", "drafts", "prefset", "examples")
+    )
+    pref, tested, shown = (
+        items[items.item.isin(prefset[prefset.chosen].item)],
+        table_items(split(items, "test")),
+        worked_examples(r, test_source(r)),
+    )
     for i, name in enumerate(r.transfer.students, 1):
         base = f"other-{i}"
-        if base not in run.models: run.register(base, resolve_model(name))
+        if base not in run.models:
+            run.register(base, resolve_model(name))
         with opened(run, base, counts) as engine:
-            scores.append(in_levels([preference_scores(a) for a in one_shot_by_task(engine, drafts, pref, tasks, r.prefer.max_tokens)]).assign(student=name))
-            results += [evaluate(engine, "vanilla", s, tested, shown, tasks, r.eval.max_tokens).assign(student=name) for s in r.eval.shots]
+            scores.append(
+                in_levels(
+                    [
+                        preference_scores(a)
+                        for a in one_shot_by_task(engine, drafts, pref, tasks, r.prefer.max_tokens)
+                    ]
+                ).assign(student=name)
+            )
+            results += [
+                evaluate(engine, "vanilla", s, tested, shown, tasks, r.eval.max_tokens).assign(
+                    student=name
+                )
+                for s in r.eval.shots
+            ]
         for arm in ("original", "arte"):
             learn(run, base, examples, arm, f"{base}-{arm}")
             with opened(run, f"{base}-{arm}", counts) as engine:
-                results += [evaluate(engine, arm, s, tested, shown, tasks, r.eval.max_tokens).assign(student=name) for s in r.eval.shots]
+                results += [
+                    evaluate(engine, arm, s, tested, shown, tasks, r.eval.max_tokens).assign(
+                        student=name
+                    )
+                    for s in r.eval.shots
+                ]
     return counts | save_tables(run, transfer_scores=scores, transfer=results)

@@ -21,32 +21,37 @@ from .stages import draw_items, split, tasks_of, test_source, worked_examples
 
 # %% ../../nbs/run/lmeval.ipynb #4b70336d
 def harness_doc(
-    item, # test `Item`
-    task, # its `Task`
-    exemplars:list, # the task's `Exemplar`s
-    shots:tuple, # numbers of worked examples
-)->dict: # item, question, answer, kind, and prompt_{k}shot for each k
+    item,  # test `Item`
+    task,  # its `Task`
+    exemplars: list,  # the task's `Exemplar`s
+    shots: tuple,  # numbers of worked examples
+) -> dict:  # item, question, answer, kind, and prompt_{k}shot for each k
     "A test item as the harness reads it."
     examples = [(e.question, e.rationale) for e in exemplars]
-    if len(examples) < max(shots): raise ValueError(f"{max(shots)} shots need {max(shots)} exemplars, but {task.name} has {len(examples)}")
-    return (dict(item=item.item, question=item.question, answer=item.answer, kind=item.kind)
-            | {f"prompt_{k}shot": student_prompt(task, examples[:k], item.question) for k in shots})
+    if len(examples) < max(shots):
+        raise ValueError(
+            f"{max(shots)} shots need {max(shots)} exemplars, but {task.name} has {len(examples)}"
+        )
+    return dict(item=item.item, question=item.question, answer=item.answer, kind=item.kind) | {
+        f"prompt_{k}shot": student_prompt(task, examples[:k], item.question) for k in shots
+    }
 
 # %% ../../nbs/run/lmeval.ipynb #57a5793e
 UNTIL = ["\nQuestion:"]  # where the harness stops; not at </ans>, which it would take away
 
+
 def process_results(
-    doc:dict, # from `harness_doc`
-    results:list, # one text, from the harness
-)->dict: # acc and unreadable, 0 or 1
+    doc: dict,  # from `harness_doc`
+    results: list,  # one text, from the harness
+) -> dict:  # acc and unreadable, 0 or 1
     "Grade an answer as `arte.eval.evaluate` does."
     g = grade(cut_answer(results[0]), doc["answer"], doc["kind"], doc["question"])
     return dict(acc=float(g.correct), unreadable=float(g.parsed is None))
 
 # %% ../../nbs/run/lmeval.ipynb #702d3184
 def read_test(
-    where:str|Path, # a run directory, a preset's name, or the path of a recipe
-)->tuple: # `Recipe`, test `Item`s, task → its `Exemplar`s, "bbh" or "generated"
+    where: str | Path,  # a run directory, a preset's name, or the path of a recipe
+) -> tuple:  # `Recipe`, test `Item`s, task → its `Exemplar`s, "bbh" or "generated"
     "What a run was tested on, or what a recipe's run would be."
     if str(where) in preset_names() or not Path(where).expanduser().is_dir():
         recipe = load_recipe(where)
@@ -54,66 +59,117 @@ def read_test(
     else:
         run = RunDir(where)
         recipe, items = run.recipe, run.table("items")
-        source = run.stages.get("items", {}).get("counts", {}).get("test_data") or test_source(recipe)
+        source = run.stages.get("items", {}).get("counts", {}).get("test_data") or test_source(
+            recipe
+        )
     return recipe, table_items(split(items, "test")), worked_examples(recipe, source), source
 
 # %% ../../nbs/run/lmeval.ipynb #3aeeca58
-UTILS = '''"Written by `arte export-lm-eval`: the items lie beside this file, the grading is ARTE's."
+UTILS = """"Written by `arte export-lm-eval`: the items lie beside this file, the grading is ARTE's."
 from pathlib import Path
 from arte.run.lmeval import process_results, read_docs
 
 def docs(file, **_): return read_docs(Path(__file__).with_name(file))
-'''  # utils.py of an export
+"""  # utils.py of an export
+
 
 def read_docs(
-    path:Path, # a file with a JSON object in each line
-)->dict: # "test" → `datasets.Dataset`
+    path: Path,  # a file with a JSON object in each line
+) -> dict:  # "test" → `datasets.Dataset`
     "The items of a task, as the harness wants them."
     from datasets import Dataset
-    with open(path, encoding="utf-8") as f: return dict(test=Dataset.from_list([json.loads(line) for line in f]))
+
+    with open(path, encoding="utf-8") as f:
+        return dict(test=Dataset.from_list([json.loads(line) for line in f]))
+
 
 def shared_yaml(
-    recipe:Recipe,
-    source:str, # "bbh" or "generated"
-)->str: # YAML
+    recipe: Recipe,
+    source: str,  # "bbh" or "generated"
+) -> str:  # YAML
     "What all tasks of an export have in common."
-    metrics = [dict(metric=m, aggregation="mean", higher_is_better=m == "acc") for m in ("acc", "unreadable")]
-    values = dict(output_type="generate_until", test_split="test", doc_to_target="answer", num_fewshot=0, metric_list=metrics,
-                  generation_kwargs=dict(do_sample=False, until=UNTIL, max_gen_toks=recipe.eval.max_tokens),
-                  metadata=dict(version=1.0, arte=__version__, recipe=recipe.name, seed=recipe.seed, test_data=source))
-    return yaml.safe_dump(values, sort_keys=False) + "custom_dataset: !function utils.docs\nprocess_results: !function utils.process_results\n"
+    metrics = [
+        dict(metric=m, aggregation="mean", higher_is_better=m == "acc")
+        for m in ("acc", "unreadable")
+    ]
+    values = dict(
+        output_type="generate_until",
+        test_split="test",
+        doc_to_target="answer",
+        num_fewshot=0,
+        metric_list=metrics,
+        generation_kwargs=dict(do_sample=False, until=UNTIL, max_gen_toks=recipe.eval.max_tokens),
+        metadata=dict(
+            version=1.0, arte=__version__, recipe=recipe.name, seed=recipe.seed, test_data=source
+        ),
+    )
+    return (
+        yaml.safe_dump(values, sort_keys=False)
+        + "custom_dataset: !function utils.docs\nprocess_results: !function utils.process_results\n"
+    )
+
 
 def task_yaml(
-    name:str, # of the task
-    shots:int, # number of worked examples
-)->str: # YAML
+    name: str,  # of the task
+    shots: int,  # number of worked examples
+) -> str:  # YAML
     "One task of the harness."
-    return yaml.safe_dump(dict(include="_shared", task=f"arte_bbh_{shots}shot_{name}", task_alias=name, dataset_kwargs=dict(file=f"{name}.jsonl"), doc_to_text=f"prompt_{shots}shot"), sort_keys=False)
+    return yaml.safe_dump(
+        dict(
+            include="_shared",
+            task=f"arte_bbh_{shots}shot_{name}",
+            task_alias=name,
+            dataset_kwargs=dict(file=f"{name}.jsonl"),
+            doc_to_text=f"prompt_{shots}shot",
+        ),
+        sort_keys=False,
+    )
+
 
 def group_yaml(
-    tasks:list, # names of tasks
-    shots:int, # number of worked examples
-)->str: # YAML
+    tasks: list,  # names of tasks
+    shots: int,  # number of worked examples
+) -> str:  # YAML
     "The tasks with one number of shots, and their macro average: a task of 146 items weighs as much as one of 250."
-    return yaml.safe_dump(dict(group=f"arte_bbh_{shots}shot", task=[f"arte_bbh_{shots}shot_{t}" for t in tasks],
-                               aggregate_metric_list=[dict(metric=m, aggregation="mean", weight_by_size=False) for m in ("acc", "unreadable")], metadata=dict(version=1.0)), sort_keys=False)
+    return yaml.safe_dump(
+        dict(
+            group=f"arte_bbh_{shots}shot",
+            task=[f"arte_bbh_{shots}shot_{t}" for t in tasks],
+            aggregate_metric_list=[
+                dict(metric=m, aggregation="mean", weight_by_size=False)
+                for m in ("acc", "unreadable")
+            ],
+            metadata=dict(version=1.0),
+        ),
+        sort_keys=False,
+    )
 
 # %% ../../nbs/run/lmeval.ipynb #5fc4b9c9
 def export_lm_eval(
-    where:str|Path, # a run directory, a preset's name, or the path of a recipe
-    out:str|Path, # folder to write; made if it is not there, refused if it is not empty
-)->list[str]: # names of the groups, one for each number of shots
+    where: str | Path,  # a run directory, a preset's name, or the path of a recipe
+    out: str | Path,  # folder to write; made if it is not there, refused if it is not empty
+) -> list[str]:  # names of the groups, one for each number of shots
     "Write a run's or a recipe's test as tasks of lm-evaluation-harness."
     out = Path(out).expanduser()
-    if out.exists() and any(out.iterdir()): raise ValueError(f"{out} is not empty; name a new folder, or empty this one: files of an older export would be tasks of the new one")
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(
+            f"{out} is not empty; name a new folder, or empty this one: files of an older export would be tasks of the new one"
+        )
     recipe, items, shown, source = read_test(where)
     shots, tasks = recipe.eval.shots, tasks_of(recipe)
-    files = {"utils.py": UTILS, "_shared": shared_yaml(recipe, source), "arte_bbh.yaml": yaml.safe_dump(dict(group="arte_bbh", task=[f"arte_bbh_{k}shot" for k in shots]), sort_keys=False)}
+    files = {
+        "utils.py": UTILS,
+        "_shared": shared_yaml(recipe, source),
+        "arte_bbh.yaml": yaml.safe_dump(
+            dict(group="arte_bbh", task=[f"arte_bbh_{k}shot" for k in shots]), sort_keys=False
+        ),
+    }
     files |= {f"arte_bbh_{k}shot.yaml": group_yaml(list(tasks), k) for k in shots}
     files |= {f"arte_bbh_{k}shot_{t}.yaml": task_yaml(t, k) for t in tasks for k in shots}
     for t, task in tasks.items():
         docs = [harness_doc(i, task, shown[t], shots) for i in items if i.task == t]
         files[f"{t}.jsonl"] = "".join(json.dumps(d, ensure_ascii=False) + "\n" for d in docs)
     out.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items(): (out/name).write_text(text, encoding="utf-8")
+    for name, text in files.items():
+        (out / name).write_text(text, encoding="utf-8")
     return [f"arte_bbh_{k}shot" for k in shots]

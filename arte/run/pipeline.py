@@ -14,48 +14,92 @@ from .rundir import RunDir
 from ..models.train import trackers
 from .experiments import stage_benchmarks, stage_transfer, stage_unseen
 from .rounds import stage_rounds
-from .stages import (stage_align, stage_distill, stage_elicit, stage_eval, stage_heldout, stage_irt, stage_items, stage_pairs, stage_prefer,
-                             stage_school, stage_tailor)
+from arte.run.stages import (
+    stage_align,
+    stage_distill,
+    stage_elicit,
+    stage_eval,
+    stage_heldout,
+    stage_irt,
+    stage_items,
+    stage_pairs,
+    stage_prefer,
+    stage_school,
+    stage_tailor,
+)
 
 # %% ../../nbs/run/pipeline.ipynb #5800f43c
-STAGES = dict(items=stage_items, school=stage_school, elicit=stage_elicit, irt=stage_irt, prefer=stage_prefer, pairs=stage_pairs, align=stage_align,
-              rounds=stage_rounds, heldout=stage_heldout, tailor=stage_tailor, distill=stage_distill, eval=stage_eval, benchmarks=stage_benchmarks, unseen=stage_unseen,
-              transfer=stage_transfer)  # name → function, in order
+STAGES = dict(
+    items=stage_items,
+    school=stage_school,
+    elicit=stage_elicit,
+    irt=stage_irt,
+    prefer=stage_prefer,
+    pairs=stage_pairs,
+    align=stage_align,
+    rounds=stage_rounds,
+    heldout=stage_heldout,
+    tailor=stage_tailor,
+    distill=stage_distill,
+    eval=stage_eval,
+    benchmarks=stage_benchmarks,
+    unseen=stage_unseen,
+    transfer=stage_transfer,
+)  # name → function, in order
+
 
 def stage_line(
-    name:str, # of the stage
-    seconds:float,
-    counts:dict, # what it made
-)->str: # one line
+    name: str,  # of the stage
+    seconds: float,
+    counts: dict,  # what it made
+) -> str:  # one line
     "A stage in one line."
-    return f"{name:10} {seconds:7.1f} s   " + ", ".join(f"{k.replace('_', ' ')} {v:,}" if isinstance(v, int) else f"{k.replace('_', ' ')} {v}" for k, v in counts.items())
+    return f"{name:10} {seconds:7.1f} s   " + ", ".join(
+        f"{k.replace('_', ' ')} {v:,}" if isinstance(v, int) else f"{k.replace('_', ' ')} {v}"
+        for k, v in counts.items()
+    )
+
 
 def run(
-    recipe:Recipe, # what to run
-    out:str|Path, # run directory; new, or one of the same recipe, which is continued
-    source:str|Path|None=None, # another run directory: what it has generated and trained is taken over
-)->RunDir: # open to read
+    recipe: Recipe,  # what to run
+    out: str | Path,  # run directory; new, or one of the same recipe, which is continued
+    source: str
+    | Path
+    | None = None,  # another run directory: what it has generated and trained is taken over
+) -> RunDir:  # open to read
     "Run all stages that are not done yet."
-    if recipe.accelerate: launch_config(recipe.accelerate)   # what is missing is told now, not when it is needed
+    if recipe.accelerate:
+        launch_config(recipe.accelerate)  # what is missing is told now, not when it is needed
     trackers(recipe.report_to)
     with RunDir(out, recipe) as folder:
-        if source: folder.take_over(source)
+        if source:
+            folder.take_over(source)
         for i, (name, stage) in enumerate(STAGES.items()):
             if done := folder.stages.get(name):
-                print(stage_line(name, done["seconds"], done["counts"]), "(done before)", flush=True)
+                print(
+                    stage_line(name, done["seconds"], done["counts"]), "(done before)", flush=True
+                )
                 continue
-            folder.forget(list(STAGES)[i:])   # those after it stand on it, and a kill must not hide that
+            folder.forget(
+                list(STAGES)[i:]
+            )  # those after it stand on it, and a kill must not hide that
             start = time.time()
             counts = dict(stage(folder))
             folder.done(name, time.time() - start, counts)
             print(stage_line(name, time.time() - start, counts), flush=True)
     return RunDir(out)
 
+
 def status(
-    path:str|Path # a run directory
-)->str: # a line per stage
+    path: str | Path,  # a run directory
+) -> str:  # a line per stage
     "What is done and what comes next."
     folder = RunDir(path)
     lines = [f"{folder.folder}: recipe {folder.recipe.name}"]
-    lines += [stage_line(n, folder.stages[n]["seconds"], folder.stages[n]["counts"]) if n in folder.stages else f"{n:10}   to do" for n in STAGES]
+    lines += [
+        stage_line(n, folder.stages[n]["seconds"], folder.stages[n]["counts"])
+        if n in folder.stages
+        else f"{n:10}   to do"
+        for n in STAGES
+    ]
     return "\n".join(lines)

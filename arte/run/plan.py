@@ -13,7 +13,9 @@ __all__ = ['SAMPLE', 'BBH_PIECES', 'FILLERS', 'BBH_ITEMS', 'YIELDS', 'PLANNERS',
            'training_seconds', 'pace', 'plan', 'short', 'plan_text', 'used', 'parse_budget', 'check_budget']
 
 # %% ../../nbs/run/plan.ipynb #c2f3e8ef
-import json, math, re
+import json
+import math
+import re
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, replace
@@ -37,470 +39,722 @@ from .stages import draw_items, split, tasks_of, test_source, worked_examples
 
 # %% ../../nbs/run/plan.ipynb #41d90b8e
 def local_file(
-    model:str, # as a recipe names it: a folder, a hub name, "nano-teacher", a .gguf file
-    file:str, # "tokenizer.json" or "config.json"
-)->Path|None: # None: not on this disk
+    model: str,  # as a recipe names it: a folder, a hub name, "nano-teacher", a .gguf file
+    file: str,  # "tokenizer.json" or "config.json"
+) -> Path | None:  # None: not on this disk
     "A file of a model, if it is here; nothing is downloaded or converted."
     name = NANO.get(model, model)
-    if Path(name).expanduser().is_dir(): found = [Path(name).expanduser()/file]
-    elif name.endswith(".gguf"): found = sorted(cache_dir().glob(f"{Path(name.rpartition(':')[2]).stem}-*-bf16/{file}"))
-    else: found = _in_hub_cache(name, file)
+    if Path(name).expanduser().is_dir():
+        found = [Path(name).expanduser() / file]
+    elif name.endswith(".gguf"):
+        found = sorted(cache_dir().glob(f"{Path(name.rpartition(':')[2]).stem}-*-bf16/{file}"))
+    else:
+        found = _in_hub_cache(name, file)
     return next((f for f in found if f.is_file()), None)
+
 
 def _in_hub_cache(name, file):
     from huggingface_hub import try_to_load_from_cache
-    with suppress(ValueError):      # a name that the hub cannot have
-        if isinstance(found := try_to_load_from_cache(name, file), str): return [Path(found)]
+
+    with suppress(ValueError):  # a name that the hub cannot have
+        if isinstance(found := try_to_load_from_cache(name, file), str):
+            return [Path(found)]
     return []
 
 # %% ../../nbs/run/plan.ipynb #5f39fd60
 _PIECES = re.compile(r"[^\W\d_]+|\d|[^\w\s]|_")
 
+
 @lru_cache(maxsize=1 << 13)
 def rough_tokens(
-    text:str, # any text
-)->int: # tokens, about
+    text: str,  # any text
+) -> int:  # tokens, about
     "An estimate without a tokenizer: 1.1 tokens for every word, digit and mark."
-    return round(1.1*len(_PIECES.findall(text)))
+    return round(1.1 * len(_PIECES.findall(text)))
+
 
 @lru_cache
 def token_counter(
-    model:str, # as a recipe names it
-    vocabulary:int|None=None, # of a schooled teacher: tokens that its school keeps
-): # text → tokens, with what the tokenizer puts before a text
+    model: str,  # as a recipe names it
+    vocabulary: int | None = None,  # of a schooled teacher: tokens that its school keeps
+):  # text → tokens, with what the tokenizer puts before a text
     "Counts tokens with the model's tokenizer if that is on this disk, else roughly."
     file = local_file(model, "tokenizer.json")
-    if file is None: return rough_tokens
+    if file is None:
+        return rough_tokens
     from tokenizers import Tokenizer
+
     content = file.read_text(encoding="utf-8")
-    if vocabulary: content = _trimmed(json.loads(content), vocabulary)
+    if vocabulary:
+        content = _trimmed(json.loads(content), vocabulary)
     tokenizer = Tokenizer.from_str(content)
-    tokenizer.no_truncation(); tokenizer.no_padding()
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     return lru_cache(maxsize=1 << 13)(lambda text: len(tokenizer.encode(text).ids))
+
 
 def _trimmed(content, vocabulary):
     from arte.models.school import kept_tokens, trim_tokenizer
+
     return json.dumps(trim_tokenizer(content, kept_tokens(content["model"]["vocab"], vocabulary)))
 
 # %% ../../nbs/run/plan.ipynb #839b4f66
-SAMPLE = 40                                 # items of a task and split whose prompts are counted
-BBH_PIECES = dict(question=95, rationale=160)   # words, digits and marks: means over 40 questions of each of BBH's 27 files, and over their 81 worked examples
+SAMPLE = 40  # items of a task and split whose prompts are counted
+BBH_PIECES = dict(
+    question=95, rationale=160
+)  # words, digits and marks: means over 40 questions of each of BBH's 27 files, and over their 81 worked examples
+
 
 def sample(
-    xs:list, # of any length
-)->list: # at most `SAMPLE`, evenly spaced
+    xs: list,  # of any length
+) -> list:  # at most `SAMPLE`, evenly spaced
     "Some of them, in order."
-    return xs[::max(1, len(xs)//SAMPLE)][:SAMPLE]
+    return xs[:: max(1, len(xs) // SAMPLE)][:SAMPLE]
+
 
 def filler(
-    what:str, # "question" or "rationale"
-)->str: # words that mean nothing
+    what: str,  # "question" or "rationale"
+) -> str:  # words that mean nothing
     "A text of the mean length of BBH's."
-    return " ".join(["word"]*BBH_PIECES[what])
+    return " ".join(["word"] * BBH_PIECES[what])
 
-FILLERS = [Exemplar(filler("question"), filler("rationale"), "(A)")]*3
-BBH_ITEMS = 250                             # in most files of BBH
+
+FILLERS = [Exemplar(filler("question"), filler("rationale"), "(A)")] * 3
+BBH_ITEMS = 250  # in most files of BBH
+
 
 @dataclass(frozen=True)
 class Texts:
     "What the prompts of one task are made of."
-    task:Task
-    seeds:list # seed `Item`s
-    val:list # a sample of the validation `Item`s
-    test:list # a sample of the test `Item`s
-    n_val:int # how many validation items there are
-    n_test:int # how many test items there are
-    shown:list # worked examples for validation items: (question, rationale)
-    tested:list # worked examples for test items
-    drafts:list # stand-ins for the teacher's drafts: (question, answer, a rationale by each technique)
+
+    task: Task
+    seeds: list  # seed `Item`s
+    val: list  # a sample of the validation `Item`s
+    test: list  # a sample of the test `Item`s
+    n_val: int  # how many validation items there are
+    n_test: int  # how many test items there are
+    shown: list  # worked examples for validation items: (question, rationale)
+    tested: list  # worked examples for test items
+    drafts: list  # stand-ins for the teacher's drafts: (question, answer, a rationale by each technique)
 
 # %% ../../nbs/run/plan.ipynb #4fd09178
 def plan_items(
-    recipe:Recipe
-)->tuple[pd.DataFrame,bool]: # table `items`; False: fillers, since the data is out of reach
+    recipe: Recipe,
+) -> tuple[pd.DataFrame, bool]:  # table `items`; False: fillers, since the data is out of reach
     "The items that the run will draw, or fillers."
-    try: return draw_items(recipe), True
-    except OSError: pass                    # no such file, no network
+    try:
+        return draw_items(recipe), True
+    except OSError:
+        pass  # no such file, no network
     d = recipe.data
-    sizes = dict(seed=d.n_seed, val=d.n_val, test=d.n_test or BBH_ITEMS - (d.n_seed + d.n_val)*(d.items == "bbh"))
+    sizes = dict(
+        seed=d.n_seed,
+        val=d.n_val,
+        test=d.n_test or BBH_ITEMS - (d.n_seed + d.n_val) * (d.items == "bbh"),
+    )
     places = [(t, s, i) for t in recipe.tasks for s, n in sizes.items() for i in range(n)]
-    return items_table([Item(f"{t}-{s}-{i}", t, s, filler("question"), "(A)", "option") for t, s, i in places]), False
+    return items_table(
+        [Item(f"{t}-{s}-{i}", t, s, filler("question"), "(A)", "option") for t, s, i in places]
+    ), False
+
 
 def plan_exemplars(
-    recipe:Recipe,
-    source:str|None, # "bbh", "bigbench", "generated", or None: out of reach
-)->dict: # task → three `Exemplar`s
+    recipe: Recipe,
+    source: str | None,  # "bbh", "bigbench", "generated", or None: out of reach
+) -> dict:  # task → three `Exemplar`s
     "The worked examples that the run will show, or fillers."
     with suppress(OSError):
-        if source is not None: return worked_examples(recipe, source)
+        if source is not None:
+            return worked_examples(recipe, source)
     return dict.fromkeys(recipe.tasks, FILLERS)
 
+
 def stand_ins(
-    recipe:Recipe, # what would be run
-    task, # a `Task`
-    shown:list, # its worked `Exemplar`s
-    drafts:pd.DataFrame|None=None, # table `drafts` of an earlier run
-)->list: # (question, answer, a rationale by each technique)
+    recipe: Recipe,  # what would be run
+    task,  # a `Task`
+    shown: list,  # its worked `Exemplar`s
+    drafts: pd.DataFrame | None = None,  # table `drafts` of an earlier run
+) -> list:  # (question, answer, a rationale by each technique)
     "Texts that stand for what the teacher will write."
     if drafts is not None and len(rows := drafts[drafts.task == task.name]):
-        return sample([(g.question.iloc[0], g.target.iloc[0], list(g.rationale)) for _, g in rows.groupby("question_id", sort=False)])
-    techniques = task.techniques[:recipe.elicit.techniques]
-    if recipe.teacher.school is None: return [(e.question, e.answer, [e.rationale]*len(techniques)) for e in shown]
+        return sample(
+            [
+                (g.question.iloc[0], g.target.iloc[0], list(g.rationale))
+                for _, g in rows.groupby("question_id", sort=False)
+            ]
+        )
+    techniques = task.techniques[: recipe.elicit.techniques]
+    if recipe.teacher.school is None:
+        return [(e.question, e.answer, [e.rationale] * len(techniques)) for e in shown]
     from arte.models.school import make_items, write_rationale
+
     items = make_items(task.name, SAMPLE, derive_seed(recipe.seed, "plan"))
-    return [(i.question, i.answer, [write_rationale(i, task.name, t.name) for t in techniques]) for i in items]
+    return [
+        (i.question, i.answer, [write_rationale(i, task.name, t.name) for t in techniques])
+        for i in items
+    ]
+
 
 def worked(
-    examples:list, # `Exemplar`s
-)->list: # (question, rationale)
+    examples: list,  # `Exemplar`s
+) -> list:  # (question, rationale)
     "Worked examples as `student_prompt` takes them."
     return [(e.question, e.rationale) for e in examples]
 
+
 def task_texts(
-    recipe:Recipe, # what would be run
-    run:RunDir|None=None, # an earlier run
-)->tuple[list[Texts],bool]: # one per task; False: fillers, since the data is out of reach
+    recipe: Recipe,  # what would be run
+    run: RunDir | None = None,  # an earlier run
+) -> tuple[list[Texts], bool]:  # one per task; False: fillers, since the data is out of reach
     "What the prompts of every task are made of."
     items, reached = plan_items(recipe)
-    shown, tested = (plan_exemplars(recipe, source if reached else None) for source in (recipe.data.items, test_source(recipe)))
+    shown, tested = (
+        plan_exemplars(recipe, source if reached else None)
+        for source in (recipe.data.items, test_source(recipe))
+    )
     drafts = run.table("drafts") if run is not None and run.has("drafts") else None
+
     def one(name, task):
         seeds, val, test = (table_items(split(items, s, name)) for s in ("seed", "val", "test"))
-        return Texts(task, seeds, sample(val), sample(test), len(val), len(test), worked(shown[name]), worked(tested[name]),
-                     stand_ins(recipe, task, shown[name], drafts))
+        return Texts(
+            task,
+            seeds,
+            sample(val),
+            sample(test),
+            len(val),
+            len(test),
+            worked(shown[name]),
+            worked(tested[name]),
+            stand_ins(recipe, task, shown[name], drafts),
+        )
+
     return [one(name, task) for name, task in tasks_of(recipe).items()], reached
 
 # %% ../../nbs/run/plan.ipynb #23b1e881
 YIELDS = {  # distinct usable questions that one decoding brings, when it is asked for five and for one
-    "schooled": ({5: 2.18, 1: 1.}, "as in the recorded nano run"),
-    "other": ({5: 2.5, 1: .5}, "an assumption: half of what is asked for")}
+    "schooled": ({5: 2.18, 1: 1.0}, "as in the recorded nano run"),
+    "other": ({5: 2.5, 1: 0.5}, "an assumption: half of what is asked for"),
+}
+
 
 def measured(
-    run:RunDir # an earlier run, as far as it went
-)->dict: # what it showed of: 5, 1 (usable questions a decoding), "5 tokens", "1 tokens" (of a decoding), "answer", "tested" (tokens of an answer)
+    run: RunDir,  # an earlier run, as far as it went
+) -> dict:  # what it showed of: 5, 1 (usable questions a decoding), "5 tokens", "1 tokens" (of a decoding), "answer", "tested" (tokens of an answer)
     "A run's habits: yields and mean lengths."
-    out:dict[int|str, float] = {}
+    out: dict[int | str, float] = {}
     for n, names in ((5, ("questions", "aside")), (1, ("tailored_questions", "tailor_aside"))):
-        if all(map(run.has, names)): out[n] = len(run.table(names[0]))/int(question_yield(*map(run.table, names)).decodings.sum())
+        if all(map(run.has, names)):
+            out[n] = len(run.table(names[0])) / int(
+                question_yield(*map(run.table, names)).decodings.sum()
+            )
     for key, name in (("answer", "answers"), ("tested", "results")):
-        if run.has(name): out[key] = float(run.table(name).tokens.mean())
+        if run.has(name):
+            out[key] = float(run.table(name).tokens.mean())
     return out | (_decoding_tokens(run) if run.path("journal.db").is_file() else {})
 
+
 def _decoding_tokens(run):
-    rows = run.journal.db.execute("SELECT sampling, count(*), sum(tokens) FROM completions GROUP BY sampling").fetchall()
+    rows = run.journal.db.execute(
+        "SELECT sampling, count(*), sum(tokens) FROM completions GROUP BY sampling"
+    ).fetchall()
     sums = {n: [0, 0] for n in (5, 1)}
     for how, count, tokens in rows:
         for n, total in sums.items():
-            if tuple(json.loads(how)["stop"]) == question_stop(n): total[0] += count; total[1] += tokens
-    return {f"{n} tokens": tokens/count for n, (count, tokens) in sums.items() if count}
+            if tuple(json.loads(how)["stop"]) == question_stop(n):
+                total[0] += count
+                total[1] += tokens
+    return {f"{n} tokens": tokens / count for n, (count, tokens) in sums.items() if count}
 
 # %% ../../nbs/run/plan.ipynb #e77acafa
 @dataclass(frozen=True)
 class Job:
     "What one model does in a stage."
-    role:str # "teacher", "student", or a respondent's name
-    prompts:float=0 # completions
-    tokens_in:float=0 # of all prompts
-    tokens_out:float=0 # of all completions
-    longest:int=0 # most tokens of one completion
-    trained:float=0 # tokens that go forth and back, all epochs together
-    read:float=0 # tokens that only go forth: for the log-probabilities of the reference model
-    steps:int=0 # optimizer steps
-    lora:bool=False # trains an adapter, not all weights
+
+    role: str  # "teacher", "student", or a respondent's name
+    prompts: float = 0  # completions
+    tokens_in: float = 0  # of all prompts
+    tokens_out: float = 0  # of all completions
+    longest: int = 0  # most tokens of one completion
+    trained: float = 0  # tokens that go forth and back, all epochs together
+    read: float = 0  # tokens that only go forth: for the log-probabilities of the reference model
+    steps: int = 0  # optimizer steps
+    lora: bool = False  # trains an adapter, not all weights
+
 
 class Estimate:
     "What the jobs of a recipe are computed from."
-    def __init__(self,
-        recipe:Recipe, # what would be run
-        run:RunDir|None=None, # an earlier run that shows how much the models write
+
+    def __init__(
+        self,
+        recipe: Recipe,  # what would be run
+        run: RunDir | None = None,  # an earlier run that shows how much the models write
     ):
         self.recipe, school = recipe, recipe.teacher.school
         self.vocabulary = school and school.vocabulary
         self.texts, self.reached = task_texts(recipe, run)
-        self.count = dict(teacher=token_counter(recipe.teacher.model, self.vocabulary), student=token_counter(recipe.student.model))
+        self.count = dict(
+            teacher=token_counter(recipe.teacher.model, self.vocabulary),
+            student=token_counter(recipe.student.model),
+        )
         self.yields, self.yield_source = YIELDS["schooled" if school else "other"]
         self.known = measured(run) if run is not None else {}
         self.run = run
-        self.lacking:dict[tuple, tuple] = {}
+        self.lacking: dict[tuple, tuple] = {}
 
-    def counter(self,
-        role:str, # of a job
-    ): # text → tokens
+    def counter(
+        self,
+        role: str,  # of a job
+    ):  # text → tokens
         "The token counter of a role."
         return self.count.get(role) or token_counter(role)
 
-    def new(self,
-        role:str, # who writes it
-        text:str, # a completion
-    )->int: # tokens
+    def new(
+        self,
+        role: str,  # who writes it
+        text: str,  # a completion
+    ) -> int:  # tokens
         "Tokens of a text that continues a prompt."
         return self.counter(role)(text) - self.counter(role)("")
 
-    def rationale(self,
-        x:Texts, # a task's
-        role:str, # whose tokens
-        limit:int, # where each one is cut
-    )->float: # tokens
+    def rationale(
+        self,
+        x: Texts,  # a task's
+        role: str,  # whose tokens
+        limit: int,  # where each one is cut
+    ) -> float:  # tokens
         "Mean length of a rationale, or of an answer that imitates one."
         return fmean(min(limit, self.new(role, " " + r)) for _, _, rs in x.drafts for r in rs)
 
-    def tagged(self,
-        x:Texts, # a task's
-        n:int, # questions
-    )->float: # of the teacher's tokens
+    def tagged(
+        self,
+        x: Texts,  # a task's
+        n: int,  # questions
+    ) -> float:  # of the teacher's tokens
         "Mean length of `n` tagged questions."
-        return n*fmean(self.new("teacher", tag_question(q, a, 4) + "\n"*(n > 1)) for q, a, _ in x.drafts)
+        return n * fmean(
+            self.new("teacher", tag_question(q, a, 4) + "\n" * (n > 1)) for q, a, _ in x.drafts
+        )
 
-    def ask(self,
-        role:str, # who answers
-        n:float, # prompts
-        prompts:list[str], # a sample of them
-        out:float, # mean tokens of a completion
-        longest:int, # most tokens of a completion
-    )->Job:
+    def ask(
+        self,
+        role: str,  # who answers
+        n: float,  # prompts
+        prompts: list[str],  # a sample of them
+        out: float,  # mean tokens of a completion
+        longest: int,  # most tokens of a completion
+    ) -> Job:
         "A job of generating."
-        return Job(role, n, n*fmean(map(self.counter(role), prompts)), n*min(out, longest), longest)
+        return Job(
+            role, n, n * fmean(map(self.counter(role), prompts)), n * min(out, longest), longest
+        )
 
-    def decode_questions(self,
-        x:Texts, # a task's
-        wanted:int, # distinct questions
-        n:int, # questions a prompt asks for: 5 in `elicit`, 1 in `tailor`
-    )->Job:
+    def decode_questions(
+        self,
+        x: Texts,  # a task's
+        wanted: int,  # distinct questions
+        n: int,  # questions a prompt asks for: 5 in `elicit`, 1 in `tailor`
+    ) -> Job:
         "Decodings of question prompts until there are enough questions or the budget is spent."
-        r, tailor, brings = self.recipe.elicit, self.recipe.tailor, self.known.get(n, self.yields[n])
-        section, budget, temperature = ("elicit", r.budget, r.temperature) if n == 5 else ("tailor", tailor.budget, tailor.question_temperature)
-        prompts = [question_prompt(x.task, g, n=n) for g in seed_groups(x.seeds, r.prompts, self.recipe.seed)]
-        most = budget if temperature else min(budget, len(prompts))        # greedy: one answer to each prompt is all there is
-        times = min(most, math.ceil(wanted/brings))
-        if times*brings < wanted: self.lacking[section, wanted] = (most, most*brings)
-        return self.ask("teacher", times, prompts, self.known.get(f"{n} tokens", self.tagged(x, n)), r.question_tokens)
+        r, tailor, brings = (
+            self.recipe.elicit,
+            self.recipe.tailor,
+            self.known.get(n, self.yields[n]),
+        )
+        section, budget, temperature = (
+            ("elicit", r.budget, r.temperature)
+            if n == 5
+            else ("tailor", tailor.budget, tailor.question_temperature)
+        )
+        prompts = [
+            question_prompt(x.task, g, n=n)
+            for g in seed_groups(x.seeds, r.prompts, self.recipe.seed)
+        ]
+        most = (
+            budget if temperature else min(budget, len(prompts))
+        )  # greedy: one answer to each prompt is all there is
+        times = min(most, math.ceil(wanted / brings))
+        if times * brings < wanted:
+            self.lacking[section, wanted] = (most, most * brings)
+        return self.ask(
+            "teacher",
+            times,
+            prompts,
+            self.known.get(f"{n} tokens", self.tagged(x, n)),
+            r.question_tokens,
+        )
 
-    def naive(self,
-        x:Texts, # a task's
-        n:int, # questions
-    )->Job:
+    def naive(
+        self,
+        x: Texts,  # a task's
+        n: int,  # questions
+    ) -> Job:
         "Naive rationales of the teacher, before or after alignment."
-        return self.ask("teacher", n, [naive_prompt(x.task, q) for q, _, _ in x.drafts], self.rationale(x, "teacher", self.recipe.elicit.rationale_tokens), self.recipe.elicit.rationale_tokens)
+        return self.ask(
+            "teacher",
+            n,
+            [naive_prompt(x.task, q) for q, _, _ in x.drafts],
+            self.rationale(x, "teacher", self.recipe.elicit.rationale_tokens),
+            self.recipe.elicit.rationale_tokens,
+        )
 
-    def one_shot(self,
-        x:Texts, # a task's
-        n:int, # answers
-        role:str="student", # who answers
-    )->Job:
+    def one_shot(
+        self,
+        x: Texts,  # a task's
+        n: int,  # answers
+        role: str = "student",  # who answers
+    ) -> Job:
         "A student's answers with one draft as example."
         shown = [(q, r) for q, _, rs in x.drafts for r in rs]
-        prompts = [student_prompt(x.task, [shown[i % len(shown)]], x.val[i % len(x.val)].question) for i in range(SAMPLE)]
+        prompts = [
+            student_prompt(x.task, [shown[i % len(shown)]], x.val[i % len(x.val)].question)
+            for i in range(SAMPLE)
+        ]
         limit = self.recipe.prefer.max_tokens
-        return self.ask(role, n, prompts, self.known.get("answer", self.rationale(x, role, limit)), limit)
+        return self.ask(
+            role, n, prompts, self.known.get("answer", self.rationale(x, role, limit)), limit
+        )
 
-    def tests(self,
-        x:Texts, # a task's
-        students:int, # that answer each test item at every number of shots
-        role:str="student", # which model they are
-    )->list[Job]:
+    def tests(
+        self,
+        x: Texts,  # a task's
+        students: int,  # that answer each test item at every number of shots
+        role: str = "student",  # which model they are
+    ) -> list[Job]:
         "Greedy answers to the test items."
-        prompts = lambda shots: [student_prompt(x.task, x.tested[:shots], i.question) for i in x.test]
+        prompts = lambda shots: [
+            student_prompt(x.task, x.tested[:shots], i.question) for i in x.test
+        ]
         r = self.recipe.eval
         out = self.known.get("tested", self.rationale(x, role, r.max_tokens))
-        return [self.ask(role, students*x.n_test, prompts(s), out, r.max_tokens) for s in r.shots]
+        return [self.ask(role, students * x.n_test, prompts(s), out, r.max_tokens) for s in r.shots]
 
-    def fine_tune(self,
-        texts:list[Texts], # of the tasks in the training set
-        n:int, # examples a task
-        role:str="student", # which model
-    )->Job:
+    def fine_tune(
+        self,
+        texts: list[Texts],  # of the tasks in the training set
+        n: int,  # examples a task
+        role: str = "student",  # which model
+    ) -> Job:
         "Supervised fine-tuning of one student."
         d = self.recipe.distill
+
         def mean(x):
             answer = self.rationale(x, role, self.recipe.elicit.rationale_tokens)
-            return fmean(min(d.max_length, self.counter(role)(student_prompt(x.task, [], q)) + answer + 1) for q, _, _ in x.drafts)
-        return Job(role, trained=sum(n*mean(x) for x in texts)*d.epochs, steps=steps(n*len(texts), d))
+            return fmean(
+                min(d.max_length, self.counter(role)(student_prompt(x.task, [], q)) + answer + 1)
+                for q, _, _ in x.drafts
+            )
+
+        return Job(
+            role, trained=sum(n * mean(x) for x in texts) * d.epochs, steps=steps(n * len(texts), d)
+        )
 
 # %% ../../nbs/run/plan.ipynb #d52ebd35
-def plan_school(
-    e:Estimate
-)->tuple[list[Job],str]: # jobs, what they make
+def plan_school(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
     "The teacher's schooling; its examples are written by a program and known beforehand."
     s = e.recipe.teacher.school
-    if s is None: return [], "nothing: the teacher needs no school"
+    if s is None:
+        return [], "nothing: the teacher needs no school"
     from arte.models.school import all_school_examples
+
     examples = all_school_examples(e.recipe)
-    tokens = sum(min(s.max_length, e.counter("teacher")(o["prompt"]) + e.new("teacher", o["completion"]) + 1) for o in examples)
-    return [Job("teacher", trained=tokens*s.epochs, steps=steps(len(examples), s))], f"a teacher, of {len(examples):,} worked examples"
+    tokens = sum(
+        min(s.max_length, e.counter("teacher")(o["prompt"]) + e.new("teacher", o["completion"]) + 1)
+        for o in examples
+    )
+    return [
+        Job("teacher", trained=tokens * s.epochs, steps=steps(len(examples), s))
+    ], f"a teacher, of {len(examples):,} worked examples"
+
 
 def steps(
-    n:int, # examples or pairs
-    settings, # a section with `batch` and `epochs`
-)->int:
+    n: int,  # examples or pairs
+    settings,  # a section with `batch` and `epochs`
+) -> int:
     "Optimizer steps."
-    return -(-n//settings.batch)*settings.epochs
+    return -(-n // settings.batch) * settings.epochs
 
-def plan_elicit(
-    e:Estimate
-)->tuple[list[Job],str]: # jobs, what they make
+
+def plan_elicit(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
     "Questions, and rationales by each technique."
     r, jobs = e.recipe.elicit, []
     for x in e.texts:
-        prompts = [technique_prompt(x.task, t, q) for q, _, _ in x.drafts for t in x.task.techniques[:r.techniques]]
-        jobs += [e.decode_questions(x, r.questions + e.recipe.align.held_out, 5),
-                 e.ask("teacher", r.questions*r.techniques, prompts, e.rationale(x, "teacher", r.rationale_tokens), r.rationale_tokens)]
-    drafts = len(e.texts)*r.questions*r.techniques
+        prompts = [
+            technique_prompt(x.task, t, q)
+            for q, _, _ in x.drafts
+            for t in x.task.techniques[: r.techniques]
+        ]
+        jobs += [
+            e.decode_questions(x, r.questions + e.recipe.align.held_out, 5),
+            e.ask(
+                "teacher",
+                r.questions * r.techniques,
+                prompts,
+                e.rationale(x, "teacher", r.rationale_tokens),
+                r.rationale_tokens,
+            ),
+        ]
+    drafts = len(e.texts) * r.questions * r.techniques
     return jobs, f"{drafts:,} drafts: {r.questions} questions × {r.techniques} techniques a task"
 
-def plan_irt(
-    e:Estimate
-)->tuple[list[Job],str]: # jobs, what they make
+
+def plan_irt(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
     "The response matrix: every respondent answers every validation item with every number of worked examples."
     r = e.recipe
-    roles = ["student"] + ["teacher"]*(r.teacher.school.checkpoints if r.teacher.school else 0) + list(r.irt.respondents)
-    def job(role, x):
-        prompts = [student_prompt(x.task, x.shown[:s], i.question) for s in r.irt.shots for i in x.val]
-        return e.ask(role, len(r.irt.shots)*x.n_val, prompts, e.known.get("answer", e.rationale(x, role, r.prefer.max_tokens)), r.prefer.max_tokens)
-    return [job(role, x) for role in roles for x in e.texts], f"a matrix of {len(roles)*len(r.irt.shots)} rows × {r.data.n_val} items a task"
+    roles = (
+        ["student"]
+        + ["teacher"] * (r.teacher.school.checkpoints if r.teacher.school else 0)
+        + list(r.irt.respondents)
+    )
 
-def plan_prefer(
-    e:Estimate
-)->tuple[list[Job],str]: # jobs, what they make
+    def job(role, x):
+        prompts = [
+            student_prompt(x.task, x.shown[:s], i.question) for s in r.irt.shots for i in x.val
+        ]
+        return e.ask(
+            role,
+            len(r.irt.shots) * x.n_val,
+            prompts,
+            e.known.get("answer", e.rationale(x, role, r.prefer.max_tokens)),
+            r.prefer.max_tokens,
+        )
+
+    return [
+        job(role, x) for role in roles for x in e.texts
+    ], f"a matrix of {len(roles) * len(r.irt.shots)} rows × {r.data.n_val} items a task"
+
+
+def plan_prefer(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
     "The student's one-shot answers to the preference set, and for some questions to all validation items."
-    r, n = e.recipe, e.recipe.elicit.questions*e.recipe.elicit.techniques
-    if r.prefer.rule == "elimination": return [e.one_shot(x, n*x.n_val) for x in e.texts], f"at most {n*r.data.n_val:,} answers a task; elimination spares those it does not need"
-    scored = n*r.irt.k
-    more = [r.prefer.agreement_questions*r.elicit.techniques*(x.n_val - r.irt.k) for x in e.texts]
-    words = f"{scored:,} answers a task ({scored*len(e.texts):,} in all) for the scores" + f", {sum(more):,} more for the agreement"*(sum(more) > 0)
+    r, n = e.recipe, e.recipe.elicit.questions * e.recipe.elicit.techniques
+    if r.prefer.rule == "elimination":
+        return [
+            e.one_shot(x, n * x.n_val) for x in e.texts
+        ], f"at most {n * r.data.n_val:,} answers a task; elimination spares those it does not need"
+    scored = n * r.irt.k
+    more = [
+        r.prefer.agreement_questions * r.elicit.techniques * (x.n_val - r.irt.k) for x in e.texts
+    ]
+    words = (
+        f"{scored:,} answers a task ({scored * len(e.texts):,} in all) for the scores"
+        + f", {sum(more):,} more for the agreement" * (sum(more) > 0)
+    )
     return [e.one_shot(x, scored + m) for x, m in zip(e.texts, more)], words
 
-def plan_pairs(
-    e:Estimate
-)->tuple[list[Job],str]: # jobs, what they make
+
+def plan_pairs(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
     "Preference pairs: no model is asked."
     r, n = e.recipe, n_pairs(e.recipe)
-    return [], f"{n*len(e.texts):,} pairs at most: {r.elicit.questions} of rationales + {n - r.elicit.questions} of questions a task"
+    return (
+        [],
+        f"{n * len(e.texts):,} pairs at most: {r.elicit.questions} of rationales + {n - r.elicit.questions} of questions a task",
+    )
 
-def n_pairs(
-    r:Recipe
-)->int: # pairs a task
+
+def n_pairs(r: Recipe) -> int:  # pairs a task
     "Pairs of one task if none is dropped (App. G, §4.1)."
     return r.elicit.questions + r.pairs.question_pairs
 
-def plan_align(
-    e:Estimate
-)->tuple[list[Job],str]: # jobs, what they make
+
+def plan_align(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
     "DPO: each pair is two sequences, read once by the reference model and trained on in each epoch."
     r, a, tokens = e.recipe, e.recipe.align, 0
-    both = lambda prompt, answer: 2*min(a.max_length, e.counter("teacher")(prompt) + answer + 1)     # chosen and rejected
+    both = lambda prompt, answer: (
+        2 * min(a.max_length, e.counter("teacher")(prompt) + answer + 1)
+    )  # chosen and rejected
     for x in e.texts:
         answer = e.rationale(x, "teacher", r.elicit.rationale_tokens)
-        tokens += r.elicit.questions*fmean(both(naive_prompt(x.task, q), answer) for q, _, _ in x.drafts)
-        tokens += r.pairs.question_pairs*both(question_prompt(x.task, x.seeds[:3], n=1), e.tagged(x, 1))
-    pairs = n_pairs(r)*len(e.texts)
-    job = Job("teacher", trained=tokens*a.epochs, read=tokens, steps=steps(pairs, a), lora=True)
+        tokens += r.elicit.questions * fmean(
+            both(naive_prompt(x.task, q), answer) for q, _, _ in x.drafts
+        )
+        tokens += r.pairs.question_pairs * both(
+            question_prompt(x.task, x.seeds[:3], n=1), e.tagged(x, 1)
+        )
+    pairs = n_pairs(r) * len(e.texts)
+    job = Job("teacher", trained=tokens * a.epochs, read=tokens, steps=steps(pairs, a), lora=True)
     return [job], f"an aligned teacher, in {job.steps:,} steps of {a.batch} pairs"
 
-def plan_rounds(
-    e:Estimate
-)->tuple[list[Job],str]: # jobs, what they make
+
+def plan_rounds(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
     "Further rounds: drafts, scores and alignment as the first time."
     r, again = e.recipe, copy(e)
-    if r.rounds == 1: return [], "nothing: rounds is 1"
-    again.recipe = replace(r, align=replace(r.align, held_out=0), prefer=replace(r.prefer, agreement_questions=0))
-    return [j for planner in (plan_elicit, plan_prefer, plan_align) for j in planner(again)[0]]*(r.rounds - 1), f"{r.rounds - 1} more times drafts, scores and an alignment"
+    if r.rounds == 1:
+        return [], "nothing: rounds is 1"
+    again.recipe = replace(
+        r, align=replace(r.align, held_out=0), prefer=replace(r.prefer, agreement_questions=0)
+    )
+    return [j for planner in (plan_elicit, plan_prefer, plan_align) for j in planner(again)[0]] * (
+        r.rounds - 1
+    ), f"{r.rounds - 1} more times drafts, scores and an alignment"
 
-def plan_heldout(
-    e:Estimate
-)->tuple[list[Job],str]: # jobs, what they make
+
+def plan_heldout(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
     "Held-out questions answered before and after alignment, and scored."
     n = e.recipe.align.held_out
-    if n == 0: return [], "nothing: align.held_out is 0"
+    if n == 0:
+        return [], "nothing: align.held_out is 0"
     teachers = 1 + e.recipe.rounds
-    jobs = [j for x in e.texts for j in [e.naive(x, n)]*teachers + [e.one_shot(x, teachers*n*e.recipe.irt.k)]]
-    return jobs, f"scores of {n*len(e.texts):,} questions before and after"
+    jobs = [
+        j
+        for x in e.texts
+        for j in [e.naive(x, n)] * teachers + [e.one_shot(x, teachers * n * e.recipe.irt.k)]
+    ]
+    return jobs, f"scores of {n * len(e.texts):,} questions before and after"
 
-def plan_tailor(
-    e:Estimate
-)->tuple[list[Job],str]: # jobs, what they make
+
+def plan_tailor(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
     "Questions of the aligned teacher, and three sets of naive rationales: arms rationale, question and arte."
     n = e.recipe.elicit.questions
-    jobs = [j for x in e.texts for j in (e.decode_questions(x, n, 1), e.naive(x, n), e.naive(x, n), e.naive(x, n))]
-    return jobs, f"{n*len(e.texts):,} examples an arm"
+    jobs = [
+        j
+        for x in e.texts
+        for j in (e.decode_questions(x, n, 1), e.naive(x, n), e.naive(x, n), e.naive(x, n))
+    ]
+    return jobs, f"{n * len(e.texts):,} examples an arm"
 
-def plan_distill(
-    e:Estimate
-)->tuple[list[Job],str]: # jobs, what they make
+
+def plan_distill(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
     "Supervised fine-tuning of one student per arm; baselines are taken to be as long as the other arms."
     arms, n = len(e.recipe.distill.arms), e.recipe.elicit.questions
-    return [e.fine_tune(e.texts, n)]*arms, f"{arms} students, of {n*len(e.texts):,} examples each"
+    return [
+        e.fine_tune(e.texts, n)
+    ] * arms, f"{arms} students, of {n * len(e.texts):,} examples each"
 
-def plan_eval(
-    e:Estimate
-)->tuple[list[Job],str]: # jobs, what they make
+
+def plan_eval(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
     "Greedy answers of the vanilla student and of every arm's to the test items."
     students, n = 1 + len(e.recipe.distill.arms), sum(x.n_test for x in e.texts)
-    return [j for x in e.texts for j in e.tests(x, students)], f"{n:,} test items × {students} students × {len(e.recipe.eval.shots)} settings"
+    return [
+        j for x in e.texts for j in e.tests(x, students)
+    ], f"{n:,} test items × {students} students × {len(e.recipe.eval.shots)} settings"
 
 # %% ../../nbs/run/plan.ipynb #e4448fa2
 def other_texts(
-    recipe:Recipe,
-    name:str, # a benchmark, or a BBH task that is not among the run's
-    unseen:bool, # does the teacher write for it?
-)->Texts:
+    recipe: Recipe,
+    name: str,  # a benchmark, or a BBH task that is not among the run's
+    unseen: bool,  # does the teacher write for it?
+) -> Texts:
     "What the prompts of a benchmark or an unseen task are made of; fillers where its data is out of reach."
     from arte.data.benchmarks import benchmark_exemplars, load_benchmark
+
     try:
-        if unseen: task, items, shown = unseen_task(name, recipe)
-        else: (task, items), shown = load_benchmark(name, n=recipe.data.n_test, seed=recipe.seed), benchmark_exemplars(name)
-    except OSError: task, items, shown = _filler_task(recipe, name)
+        if unseen:
+            task, items, shown = unseen_task(name, recipe)
+        else:
+            (task, items), shown = (
+                load_benchmark(name, n=recipe.data.n_test, seed=recipe.seed),
+                benchmark_exemplars(name),
+            )
+    except OSError:
+        task, items, shown = _filler_task(recipe, name)
     seeds, test = ([i for i in items if i.split == s] for s in ("seed", "test"))
-    drafts = stand_ins(recipe, task, shown) if unseen else [(e.question, e.answer, [e.rationale]) for e in shown]
+    drafts = (
+        stand_ins(recipe, task, shown)
+        if unseen
+        else [(e.question, e.answer, [e.rationale]) for e in shown]
+    )
     return Texts(task, seeds, [], sample(test), 0, len(test), worked(shown), worked(shown), drafts)
+
 
 def _filler_task(recipe, name):
     from arte.data.benchmarks import BENCHMARKS
-    task, n = (BENCHMARKS[name].task, BENCHMARKS[name].n) if name in BENCHMARKS else (get_task(name), BBH_ITEMS)
+
+    task, n = (
+        (BENCHMARKS[name].task, BENCHMARKS[name].n)
+        if name in BENCHMARKS
+        else (get_task(name), BBH_ITEMS)
+    )
     sizes = dict(seed=recipe.data.n_seed, test=recipe.data.n_test or n)
-    return task, [Item(f"{name}-{s}-{i}", name, s, filler("question"), "(A)", "option") for s, n in sizes.items() for i in range(n)], FILLERS
+    return (
+        task,
+        [
+            Item(f"{name}-{s}-{i}", name, s, filler("question"), "(A)", "option")
+            for s, n in sizes.items()
+            for i in range(n)
+        ],
+        FILLERS,
+    )
 
-def plan_benchmarks(
-    e:Estimate
-)->tuple[list[Job],str]: # jobs, what they make
+
+def plan_benchmarks(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
     "The students on other benchmarks (Table 3)."
-    students, texts = 1 + len(e.recipe.distill.arms), [other_texts(e.recipe, b, False) for b in e.recipe.eval.benchmarks]
-    if not texts: return [], "nothing: eval.benchmarks is empty"
-    return [j for x in texts for j in e.tests(x, students)], f"{sum(x.n_test for x in texts):,} items × {students} students × {len(e.recipe.eval.shots)} settings"
+    students, texts = (
+        1 + len(e.recipe.distill.arms),
+        [other_texts(e.recipe, b, False) for b in e.recipe.eval.benchmarks],
+    )
+    if not texts:
+        return [], "nothing: eval.benchmarks is empty"
+    return (
+        [j for x in texts for j in e.tests(x, students)],
+        f"{sum(x.n_test for x in texts):,} items × {students} students × {len(e.recipe.eval.shots)} settings",
+    )
 
-def plan_unseen(
-    e:Estimate
-)->tuple[list[Job],str]: # jobs, what they make
+
+def plan_unseen(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
     "Both teachers write for tasks that alignment did not see, and a student learns each set (Table 4)."
-    n, texts = e.recipe.unseen.examples, [other_texts(e.recipe, t, True) for t in e.recipe.unseen.tasks]
-    if not texts: return [], "nothing: unseen.tasks is empty"
-    jobs = [j for x in texts for j in [e.decode_questions(x, n, 1), e.naive(x, n), e.fine_tune([x], n), *e.tests(x, 1)]*2]
-    return jobs, f"{n:,} examples of each teacher for {len(texts)} tasks, {2*len(texts)} students"
+    n, texts = (
+        e.recipe.unseen.examples,
+        [other_texts(e.recipe, t, True) for t in e.recipe.unseen.tasks],
+    )
+    if not texts:
+        return [], "nothing: unseen.tasks is empty"
+    jobs = [
+        j
+        for x in texts
+        for j in [e.decode_questions(x, n, 1), e.naive(x, n), e.fine_tune([x], n), *e.tests(x, 1)]
+        * 2
+    ]
+    return jobs, f"{n:,} examples of each teacher for {len(texts)} tasks, {2 * len(texts)} students"
 
-def plan_transfer(
-    e:Estimate
-)->tuple[list[Job],str]: # jobs, what they make
+
+def plan_transfer(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
     "Other students score the drafts, and learn from two arms (Table 5)."
     r, n = e.recipe, e.recipe.elicit.questions
-    jobs = [j for m in r.transfer.students for x in e.texts for j in [e.one_shot(x, n*r.elicit.techniques*r.irt.k, m), *e.tests(x, 3, m)]]
+    jobs = [
+        j
+        for m in r.transfer.students
+        for x in e.texts
+        for j in [e.one_shot(x, n * r.elicit.techniques * r.irt.k, m), *e.tests(x, 3, m)]
+    ]
     jobs += [e.fine_tune(e.texts, n, m) for m in r.transfer.students for _ in range(2)]
-    return jobs, f"scores and two arms of {len(r.transfer.students)} other students" if jobs else "nothing: transfer.students is empty"
+    return (
+        jobs,
+        f"scores and two arms of {len(r.transfer.students)} other students"
+        if jobs
+        else "nothing: transfer.students is empty",
+    )
 
-PLANNERS = dict(school=plan_school, elicit=plan_elicit, irt=plan_irt, prefer=plan_prefer, pairs=plan_pairs, align=plan_align,
-                rounds=plan_rounds, heldout=plan_heldout, tailor=plan_tailor, distill=plan_distill, eval=plan_eval,
-                benchmarks=plan_benchmarks, unseen=plan_unseen, transfer=plan_transfer)  # stage → function, in the pipeline's order
+
+PLANNERS = dict(
+    school=plan_school,
+    elicit=plan_elicit,
+    irt=plan_irt,
+    prefer=plan_prefer,
+    pairs=plan_pairs,
+    align=plan_align,
+    rounds=plan_rounds,
+    heldout=plan_heldout,
+    tailor=plan_tailor,
+    distill=plan_distill,
+    eval=plan_eval,
+    benchmarks=plan_benchmarks,
+    unseen=plan_unseen,
+    transfer=plan_transfer,
+)  # stage → function, in the pipeline's order
 
 # %% ../../nbs/run/plan.ipynb #6aa26f9e
 @dataclass(frozen=True)
 class Shape:
     "The sizes of a decoder-only transformer with a gated MLP."
-    hidden:int # h, width of the residual stream
-    mlp:int # m, width of the gated MLP
-    layers:int # L
-    heads:int # n_h, query heads
-    kv_heads:int # n_kv, key and value heads
-    head:int # d, size of a head
-    vocab:int # V, tokens
-    tied:bool # input and output embeddings are one matrix
+
+    hidden: int  # h, width of the residual stream
+    mlp: int  # m, width of the gated MLP
+    layers: int  # L
+    heads: int  # n_h, query heads
+    kv_heads: int  # n_kv, key and value heads
+    head: int  # d, size of a head
+    vocab: int  # V, tokens
+    tied: bool  # input and output embeddings are one matrix
+
 
 SHAPES = {  # from each model's config.json
     "meta-llama/Meta-Llama-3-70B-Instruct": Shape(8192, 28672, 80, 64, 8, 128, 128256, False),
@@ -508,139 +762,184 @@ SHAPES = {  # from each model's config.json
     "google/codegemma-2b": Shape(2048, 16384, 18, 8, 1, 256, 256000, True),
     "google/gemma-7b": Shape(3072, 24576, 28, 16, 16, 256, 256000, True),
     "Qwen/Qwen1.5-1.8B": Shape(2048, 5504, 24, 16, 16, 128, 151936, False),
-    "openbmb/MiniCPM-2B-sft-bf16-llama-format": Shape(2304, 5760, 40, 36, 36, 64, 122753, False),  # this layout scales the two embeddings differently
+    "openbmb/MiniCPM-2B-sft-bf16-llama-format": Shape(
+        2304, 5760, 40, 36, 36, 64, 122753, False
+    ),  # this layout scales the two embeddings differently
     "Qwen/Qwen2.5-7B-Instruct": Shape(3584, 18944, 28, 28, 4, 128, 152064, False),
     "Qwen/Qwen2.5-0.5B": Shape(896, 4864, 24, 14, 2, 64, 151936, True),
     "Qwen/Qwen2.5-1.5B": Shape(1536, 8960, 28, 12, 2, 128, 151936, True),
     "HuggingFaceTB/SmolLM2-360M": Shape(960, 2560, 32, 15, 5, 64, 49152, True),
     "HuggingFaceTB/SmolLM2-1.7B": Shape(2048, 8192, 24, 32, 32, 64, 49152, True),
-    "nano-student": Shape(576, 1536, 30, 9, 3, 64, 49152, True),      # SmolLM2-135M
-    "nano-teacher": Shape(640, 2048, 18, 4, 1, 256, 262144, True),    # Gemma-3-270M
+    "nano-student": Shape(576, 1536, 30, 9, 3, 64, 49152, True),  # SmolLM2-135M
+    "nano-teacher": Shape(640, 2048, 18, 4, 1, 256, 262144, True),  # Gemma-3-270M
 }
 
+
 def shape_of(
-    model:str, # as a recipe names it
-)->Shape: # LookupError when the model is unknown and not on this disk
+    model: str,  # as a recipe names it
+) -> Shape:  # LookupError when the model is unknown and not on this disk
     "The sizes of a model."
     file = local_file(model, "config.json")
-    if file is None and model in SHAPES: return SHAPES[model]
-    if file is None: raise LookupError(f"the size of {model} is not known: it is not on this disk, and not among the presets' models")
+    if file is None and model in SHAPES:
+        return SHAPES[model]
+    if file is None:
+        raise LookupError(
+            f"the size of {model} is not known: it is not on this disk, and not among the presets' models"
+        )
     c = json.loads(file.read_text(encoding="utf-8"))
     c = c.get("text_config", c)
     try:
         h, heads = c["hidden_size"], c["num_attention_heads"]
-        return Shape(h, c["intermediate_size"], c["num_hidden_layers"], heads, c.get("num_key_value_heads") or heads, c.get("head_dim") or h//heads,
-                     c["vocab_size"], c.get("tie_word_embeddings", c.get("model_type", "").startswith("gemma")))      # Gemma's default
-    except KeyError as error: raise LookupError(f"the size of {model} is not known: its config.json has no {error.args[0]}") from None
+        return Shape(
+            h,
+            c["intermediate_size"],
+            c["num_hidden_layers"],
+            heads,
+            c.get("num_key_value_heads") or heads,
+            c.get("head_dim") or h // heads,
+            c["vocab_size"],
+            c.get("tie_word_embeddings", c.get("model_type", "").startswith("gemma")),
+        )  # Gemma's default
+    except KeyError as error:
+        raise LookupError(
+            f"the size of {model} is not known: its config.json has no {error.args[0]}"
+        ) from None
 
-def parameters(
-    s:Shape
-)->int: # N
+
+def parameters(s: Shape) -> int:  # N
     "Number of parameters; norms and biases left out."
-    return s.layers*(2*s.hidden*s.head*(s.heads + s.kv_heads) + 3*s.hidden*s.mlp) + s.vocab*s.hidden*(2 - s.tied)
+    return s.layers * (
+        2 * s.hidden * s.head * (s.heads + s.kv_heads) + 3 * s.hidden * s.mlp
+    ) + s.vocab * s.hidden * (2 - s.tied)
 
 # %% ../../nbs/run/plan.ipynb #b351bd40
-SEQUENCES, CONTEXT = 256, 4096     # prompts in flight at once, an assumption; tokens: `max_model_len` of `arte.engines.protocol`
+SEQUENCES, CONTEXT = (
+    256,
+    4096,
+)  # prompts in flight at once, an assumption; tokens: `max_model_len` of `arte.engines.protocol`
 BYTES = dict(bfloat16=2, float16=2, float32=4)
 
+
 def kv_bytes(
-    s:Shape, # the model's shape
-    width:int=2, # bytes of a number
-)->int: # bytes a token
+    s: Shape,  # the model's shape
+    width: int = 2,  # bytes of a number
+) -> int:  # bytes a token
     "Keys and values of one token in all layers."
-    return 2*s.layers*s.kv_heads*s.head*width
+    return 2 * s.layers * s.kv_heads * s.head * width
+
 
 def generation_gb(
-    s:Shape, # the model's shape
-    width:int=2, # bytes of a number
-)->float: # GB (10⁹ bytes)
+    s: Shape,  # the model's shape
+    width: int = 2,  # bytes of a number
+) -> float:  # GB (10⁹ bytes)
     "Weights, and keys and values of one longest sequence."
-    return (parameters(s)*width + CONTEXT*kv_bytes(s, width))/1e9
+    return (parameters(s) * width + CONTEXT * kv_bytes(s, width)) / 1e9
+
 
 def activation_gb(
-    s:Shape,
-    tokens:int, # T, through the model at once
-    scored:float, # T_y, with a loss
-)->float: # GB
+    s: Shape,
+    tokens: int,  # T, through the model at once
+    scored: float,  # T_y, with a loss
+) -> float:  # GB
     "Activations with gradient checkpointing, and logits."
-    return (tokens*s.hidden*(2*s.layers + 34) + 8*s.vocab*scored)/1e9
+    return (tokens * s.hidden * (2 * s.layers + 34) + 8 * s.vocab * scored) / 1e9
+
 
 def lora_parameters(
-    s:Shape,
-    r:int, # rank
-)->int:
+    s: Shape,
+    r: int,  # rank
+) -> int:
     "Parameters of an adapter on every linear layer."
-    attention = 2*(s.hidden + s.heads*s.head) + 2*(s.hidden + s.kv_heads*s.head)
-    return r*s.layers*(attention + 3*(s.hidden + s.mlp))
+    attention = 2 * (s.hidden + s.heads * s.head) + 2 * (s.hidden + s.kv_heads * s.head)
+    return r * s.layers * (attention + 3 * (s.hidden + s.mlp))
+
 
 def full_gb(
-    s:Shape,
-    tokens:int, # through the model at once
-    scored:float, # with a loss
-)->float: # GB
+    s: Shape,
+    tokens: int,  # through the model at once
+    scored: float,  # with a loss
+) -> float:  # GB
     "Fine-tuning of all weights in float32 with AdamW."
-    return 16*parameters(s)/1e9 + activation_gb(s, tokens, scored)
+    return 16 * parameters(s) / 1e9 + activation_gb(s, tokens, scored)
+
 
 def lora_gb(
-    s:Shape, # the model's shape
-    r:int, # rank
-    tokens:int, # through the model at once
-    scored:float, # with a loss
-    frozen:int=2, # bytes of a frozen weight: 2 in bfloat16, as `arte.align` loads them, 4 in float32
-)->float: # GB
+    s: Shape,  # the model's shape
+    r: int,  # rank
+    tokens: int,  # through the model at once
+    scored: float,  # with a loss
+    frozen: int = 2,  # bytes of a frozen weight: 2 in bfloat16, as `arte.align` loads them, 4 in float32
+) -> float:  # GB
     "Training of an adapter."
-    return (frozen*parameters(s) + 16*lora_parameters(s, r))/1e9 + activation_gb(s, tokens, scored)
+    return (frozen * parameters(s) + 16 * lora_parameters(s, r)) / 1e9 + activation_gb(
+        s, tokens, scored
+    )
 
 # %% ../../nbs/run/plan.ipynb #dfc74a3e
 @dataclass(frozen=True)
 class Machine:
     "One or several GPUs, taken together, and how much of them is used."
-    tflops:float # dense bfloat16 TFLOP/s of one
-    bandwidth:float # TB/s of one
-    memory:float # GB of one
-    count:int=1 # how many
-    busy:float=.4 # u, share of the arithmetic that is reached; an assumption
-    fed:float=.5 # v, share of the bandwidth that is reached; an assumption
-    step:float=.01 # shortest step of the engine in seconds; an assumption
-    recompute:bool=True # gradient checkpointing, as `arte.models.train` sets it on GPUs
+
+    tflops: float  # dense bfloat16 TFLOP/s of one
+    bandwidth: float  # TB/s of one
+    memory: float  # GB of one
+    count: int = 1  # how many
+    busy: float = 0.4  # u, share of the arithmetic that is reached; an assumption
+    fed: float = 0.5  # v, share of the bandwidth that is reached; an assumption
+    step: float = 0.01  # shortest step of the engine in seconds; an assumption
+    recompute: bool = True  # gradient checkpointing, as `arte.models.train` sets it on GPUs
+
 
 GPUS = {  # NVIDIA's data sheets, without sparsity; H100 and H200 as SXM
-    "h200": Machine(989, 4.8, 141), "h100": Machine(989, 3.35, 80), "a100": Machine(312, 2.04, 80),
-    "l40s": Machine(362, .864, 48), "rtx4090": Machine(165, 1.01, 24), "l4": Machine(121, .3, 24)}
+    "h200": Machine(989, 4.8, 141),
+    "h100": Machine(989, 3.35, 80),
+    "a100": Machine(312, 2.04, 80),
+    "l40s": Machine(362, 0.864, 48),
+    "rtx4090": Machine(165, 1.01, 24),
+    "l4": Machine(121, 0.3, 24),
+}
+
 
 def in_flight(
-    s:Shape, # the model's shape
-    job:Job, # prompts, tokens in and out
-    m:Machine, # the machine
-    width:int=2, # bytes of a number
-)->int: # prompts, ≥ 1
+    s: Shape,  # the model's shape
+    job: Job,  # prompts, tokens in and out
+    m: Machine,  # the machine
+    width: int = 2,  # bytes of a number
+) -> int:  # prompts, ≥ 1
     "How many prompts are answered at once: 256, unless there are fewer or the memory is full."
-    room = .9*m.memory*1e9*m.count - parameters(s)*width     # vLLM uses nine tenths of a GPU
-    context = (job.tokens_in + job.tokens_out)/job.prompts
-    return max(1, int(min(SEQUENCES, job.prompts, room/(context*kv_bytes(s, width) or 1))))
+    room = 0.9 * m.memory * 1e9 * m.count - parameters(s) * width  # vLLM uses nine tenths of a GPU
+    context = (job.tokens_in + job.tokens_out) / job.prompts
+    return max(1, int(min(SEQUENCES, job.prompts, room / (context * kv_bytes(s, width) or 1))))
+
 
 def generation_seconds(
-    s:Shape, # the model's shape
-    job:Job, # prompts, tokens in and out, longest
-    m:Machine, # the machine
-    width:int=2, # bytes of a number
-)->float: # seconds
+    s: Shape,  # the model's shape
+    job: Job,  # prompts, tokens in and out, longest
+    m: Machine,  # the machine
+    width: int = 2,  # bytes of a number
+) -> float:  # seconds
     "Time of reading prompts and writing completions."
-    if not job.prompts: return 0.
-    N, F, B = parameters(s), m.tflops*1e12*m.busy*m.count, m.bandwidth*1e12*m.fed*m.count
-    rounds = math.ceil(job.prompts/in_flight(s, job, m, width))*job.longest
-    context = (job.tokens_in + job.tokens_out/2)/job.prompts
-    memory = rounds*N*width + job.tokens_out*context*kv_bytes(s, width)
-    return 2*N*job.tokens_in/F + max(2*N*job.tokens_out/F, memory/B, rounds*m.step)
+    if not job.prompts:
+        return 0.0
+    N, F, B = (
+        parameters(s),
+        m.tflops * 1e12 * m.busy * m.count,
+        m.bandwidth * 1e12 * m.fed * m.count,
+    )
+    rounds = math.ceil(job.prompts / in_flight(s, job, m, width)) * job.longest
+    context = (job.tokens_in + job.tokens_out / 2) / job.prompts
+    memory = rounds * N * width + job.tokens_out * context * kv_bytes(s, width)
+    return 2 * N * job.tokens_in / F + max(2 * N * job.tokens_out / F, memory / B, rounds * m.step)
+
 
 def training_seconds(
-    s:Shape,
-    job:Job, # trained, read, lora
-    m:Machine,
-)->float: # seconds
+    s: Shape,
+    job: Job,  # trained, read, lora
+    m: Machine,
+) -> float:  # seconds
     "Time of training."
-    flops = (2 + (2 if job.lora else 4) + 2*m.recompute)*job.trained + 2*job.read
-    return flops*parameters(s)/(m.tflops*1e12*m.busy*m.count)
+    flops = (2 + (2 if job.lora else 4) + 2 * m.recompute) * job.trained + 2 * job.read
+    return flops * parameters(s) / (m.tflops * 1e12 * m.busy * m.count)
 
 # %% ../../nbs/run/plan.ipynb #67d9f72c
 UNITS = {
@@ -656,58 +955,89 @@ UNITS = {
     "cost": "hours × number of GPUs × price of a GPU hour, in the price's currency; there with a price",
 }
 
+
 def _gb(job, s, r):
-    if not job.trained: return generation_gb(s, BYTES[r.engine.dtype])
+    if not job.trained:
+        return generation_gb(s, BYTES[r.engine.dtype])
     settings = r.align if job.lora else r.teacher.school if job.role == "teacher" else r.distill
     sides = 2 if job.lora else 1
-    tokens = micro_batch(settings.batch, max(1, TOKENS_AT_ONCE[True]//(settings.max_length*sides)))*settings.max_length*sides
-    scored = tokens*min(1, r.elicit.rationale_tokens/settings.max_length)
+    tokens = (
+        micro_batch(settings.batch, max(1, TOKENS_AT_ONCE[True] // (settings.max_length * sides)))
+        * settings.max_length
+        * sides
+    )
+    scored = tokens * min(1, r.elicit.rationale_tokens / settings.max_length)
     return lora_gb(s, r.align.lora_r, tokens, scored) if job.lora else full_gb(s, tokens, scored)
+
 
 def _shape(e, role):
     s = shape_of(getattr(e.recipe, role).model if role in ("teacher", "student") else role)
     return replace(s, vocab=e.vocabulary) if role == "teacher" and e.vocabulary else s
 
+
 def _seconds(e, job, machine):
     s = _shape(e, job.role)
-    return training_seconds(s, job, machine) if job.trained else generation_seconds(s, job, machine, BYTES[e.recipe.engine.dtype])
+    return (
+        training_seconds(s, job, machine)
+        if job.trained
+        else generation_seconds(s, job, machine, BYTES[e.recipe.engine.dtype])
+    )
+
 
 def _row(e, stage, machine):
     jobs, makes = PLANNERS[stage](e)
     total = lambda field: round(sum(getattr(j, field) for j in jobs))
-    row = dict(stage=stage, makes=makes, trained_tokens=total("trained")) | {c: total(c) for c in ("prompts", "tokens_in", "tokens_out", "steps")}
+    row = dict(stage=stage, makes=makes, trained_tokens=total("trained")) | {
+        c: total(c) for c in ("prompts", "tokens_in", "tokens_out", "steps")
+    }
     try:
-        row["gpu_gb"] = max((_gb(j, _shape(e, j.role), e.recipe) for j in jobs), default=0.)
-        if machine: row["hours"] = sum(_seconds(e, j, machine) for j in jobs)/3600 if row["gpu_gb"] <= machine.count*machine.memory else math.nan
-    except LookupError: row |= dict(gpu_gb=math.nan) | (dict(hours=math.nan) if machine else {})
+        row["gpu_gb"] = max((_gb(j, _shape(e, j.role), e.recipe) for j in jobs), default=0.0)
+        if machine:
+            row["hours"] = (
+                sum(_seconds(e, j, machine) for j in jobs) / 3600
+                if row["gpu_gb"] <= machine.count * machine.memory
+                else math.nan
+            )
+    except LookupError:
+        row |= dict(gpu_gb=math.nan) | (dict(hours=math.nan) if machine else {})
     return row
 
 # %% ../../nbs/run/plan.ipynb #12e193b0
 def pace(
-    run:RunDir # an earlier run
-)->dict: # stage → seconds a token (in + out, or trained)
+    run: RunDir,  # an earlier run
+) -> dict:  # stage → seconds a token (in + out, or trained)
     "How long a run took for a token, stage by stage."
-    own, out, generated = plan(run.recipe, run, timed=False).set_index("stage"), {}, [0., 0]
-    for stage, done in ((s, d) for s, d in run.stages.items() if s in own.index and not d["counts"].get("cached")):
+    own, out, generated = plan(run.recipe, run, timed=False).set_index("stage"), {}, [0.0, 0]
+    for stage, done in (
+        (s, d) for s, d in run.stages.items() if s in own.index and not d["counts"].get("cached")
+    ):
         c, seconds = done["counts"], done["seconds"]
         if tokens := c.get("tokens_in", 0) + c.get("tokens_out", 0):
-            out[stage] = seconds/tokens
+            out[stage] = seconds / tokens
             generated = [generated[0] + seconds, generated[1] + tokens]
-        elif own.steps[stage]: out[stage] = seconds/max(1, own.trained_tokens[stage]*c.get("steps", 0)/own.steps[stage])
-    rest = {s: generated[0]/generated[1] for s in own.index if generated[1] and own.prompts[s]}
+        elif own.steps[stage]:
+            out[stage] = seconds / max(
+                1, own.trained_tokens[stage] * c.get("steps", 0) / own.steps[stage]
+            )
+    rest = {s: generated[0] / generated[1] for s in own.index if generated[1] and own.prompts[s]}
     return rest | out
 
+
 def plan(
-    recipe:Recipe, # what would be run
-    run:RunDir|None=None, # an earlier run, which shows how much its models wrote and how long it took
-    gpu:str|None=None, # a name in `GPUS`; without it, hours are measured in the earlier run, or not there
-    count:int=1, # GPUs, ≥ 1
-    price:float|None=None, # of one GPU for an hour, any currency; without it there is no cost
-    timed:bool=True, # False: counts only
-)->pd.DataFrame: # a row per stage, columns in `UNITS`; `.attrs` holds title, units and notes
+    recipe: Recipe,  # what would be run
+    run: RunDir
+    | None = None,  # an earlier run, which shows how much its models wrote and how long it took
+    gpu: str
+    | None = None,  # a name in `GPUS`; without it, hours are measured in the earlier run, or not there
+    count: int = 1,  # GPUs, ≥ 1
+    price: float | None = None,  # of one GPU for an hour, any currency; without it there is no cost
+    timed: bool = True,  # False: counts only
+) -> pd.DataFrame:  # a row per stage, columns in `UNITS`; `.attrs` holds title, units and notes
     "What every stage of a recipe will take."
     if gpu is not None and gpu not in GPUS:
-        raise ValueError(f"no GPU {gpu!r} is known; there are {', '.join(GPUS)}. For any other, measure it with an earlier run (--like DIR)")
+        raise ValueError(
+            f"no GPU {gpu!r} is known; there are {', '.join(GPUS)}. For any other, measure it with an earlier run (--like DIR)"
+        )
     machine = replace(GPUS[gpu], count=count) if gpu else None
     e = Estimate(recipe, run)
     table = pd.DataFrame([_row(e, stage, machine) for stage in PLANNERS])
@@ -715,107 +1045,213 @@ def plan(
     models = lambda r: (r.teacher.model, r.student.model)
     if timed and not machine and run is not None and models(run.recipe) == models(recipe):
         seconds, tokens = pace(run), table.tokens_in + table.tokens_out + table.trained_tokens
-        table["hours"] = [n*seconds.get(s, math.nan)/3600 if n else 0. for s, n in zip(table.stage, tokens)]
+        table["hours"] = [
+            n * seconds.get(s, math.nan) / 3600 if n else 0.0 for s, n in zip(table.stage, tokens)
+        ]
     if price is not None:
-        if "hours" not in table: raise ValueError("a price needs hours: name a GPU (--gpu h100) or an earlier run of the same models (--like DIR)")
-        table["cost"] = table.hours*count*price
-    table.attrs = dict(title=f"{recipe.name}: {len(recipe.tasks)} tasks, teacher {recipe.teacher.model}, student {recipe.student.model}", units=UNITS,
-                       notes=_notes(e, gpu, count, table))
+        if "hours" not in table:
+            raise ValueError(
+                "a price needs hours: name a GPU (--gpu h100) or an earlier run of the same models (--like DIR)"
+            )
+        table["cost"] = table.hours * count * price
+    table.attrs = dict(
+        title=f"{recipe.name}: {len(recipe.tasks)} tasks, teacher {recipe.teacher.model}, student {recipe.student.model}",
+        units=UNITS,
+        notes=_notes(e, gpu, count, table),
+    )
     return table
 
 # %% ../../nbs/run/plan.ipynb #0dec73a2
 def _notes(e, gpu, count, table):
     r, known = e.recipe, e.known
-    rough = sorted({getattr(r, o).model for o in ("teacher", "student") if e.count[o] is rough_tokens})
-    source = ("the drafts of " + str(e.run.folder) if e.run is not None and e.run.has("drafts") else "solutions of the school" if r.teacher.school else
-              "BBH's worked examples" if e.reached else "texts of BBH's mean length, since BBH is out of reach")
-    habit = lambda n: f"{known.get(n, e.yields[n]):.2g} usable questions a decoding that asks for {n} ({'as in that run' if n in known else e.yield_source})"
-    answers = "as long as in that run" if "answer" in known else "taken to be as long as a rationale"
-    notes = [f"Texts: {source} stand for drafts; answers of students are {answers}",
-             f"Questions: {habit(5)}; {habit(1)}",
-             "Upper bounds: pairs, since ties are dropped; prompts, since equal ones are answered once and a journal's answers are not asked for again"]
-    notes += [f"{section}.budget: {most} decodings bring about {brings:.0f} questions a task, where {wanted} are wanted: raise it"
-              for (section, wanted), (most, brings) in e.lacking.items()]
-    if rough: notes.append(f"Tokens: 1.1 for every word, digit and mark, since no tokenizer of {', '.join(rough)} is on this disk")
-    if gpu: notes.append(_machine_note(gpu, count, table))
-    elif "hours" in table: notes.append(f"Hours: seconds a token as in {e.run.folder}")
+    rough = sorted(
+        {getattr(r, o).model for o in ("teacher", "student") if e.count[o] is rough_tokens}
+    )
+    source = (
+        "the drafts of " + str(e.run.folder)
+        if e.run is not None and e.run.has("drafts")
+        else "solutions of the school"
+        if r.teacher.school
+        else "BBH's worked examples"
+        if e.reached
+        else "texts of BBH's mean length, since BBH is out of reach"
+    )
+    habit = lambda n: (
+        f"{known.get(n, e.yields[n]):.2g} usable questions a decoding that asks for {n} ({'as in that run' if n in known else e.yield_source})"
+    )
+    answers = (
+        "as long as in that run" if "answer" in known else "taken to be as long as a rationale"
+    )
+    notes = [
+        f"Texts: {source} stand for drafts; answers of students are {answers}",
+        f"Questions: {habit(5)}; {habit(1)}",
+        "Upper bounds: pairs, since ties are dropped; prompts, since equal ones are answered once and a journal's answers are not asked for again",
+    ]
+    notes += [
+        f"{section}.budget: {most} decodings bring about {brings:.0f} questions a task, where {wanted} are wanted: raise it"
+        for (section, wanted), (most, brings) in e.lacking.items()
+    ]
+    if rough:
+        notes.append(
+            f"Tokens: 1.1 for every word, digit and mark, since no tokenizer of {', '.join(rough)} is on this disk"
+        )
+    if gpu:
+        notes.append(_machine_note(gpu, count, table))
+    elif "hours" in table:
+        notes.append(f"Hours: seconds a token as in {e.run.folder}")
     unknown = list(table.stage[table.gpu_gb.isna()])
-    if unknown: notes.append(f"Unknown size of a model in {', '.join(unknown)}: give its folder, or have it in the hub's cache")
+    if unknown:
+        notes.append(
+            f"Unknown size of a model in {', '.join(unknown)}: give its folder, or have it in the hub's cache"
+        )
     left = [s for s in STAGES if s not in PLANNERS and s != "items"]
     return notes + ([f"Not planned: {', '.join(left)}"] if left else [])
 
+
 def _machine_note(gpu, count, table):
     m = GPUS[gpu]
-    large = table[table.gpu_gb > count*m.memory]
-    fits = f"; too large for {count*m.memory:,.0f} GB: {', '.join(large.stage)}" if len(large) else ""
+    large = table[table.gpu_gb > count * m.memory]
+    fits = (
+        f"; too large for {count * m.memory:,.0f} GB: {', '.join(large.stage)}"
+        if len(large)
+        else ""
+    )
     return f"Hours: {count} × {gpu}, {m.busy:.0%} of its {m.tflops:g} TFLOP/s and {m.fed:.0%} of its {m.bandwidth:g} TB/s (assumptions){fits}"
 
+
 def short(
-    x:float # ≥ 0
-)->str: # "12,345", "67.8 M", "9.01 G"; "?" for an unknown number
+    x: float,  # ≥ 0
+) -> str:  # "12,345", "67.8 M", "9.01 G"; "?" for an unknown number
     "A number for people."
-    if x != x: return "?"
+    if x != x:
+        return "?"
     for unit, size in (("G", 1e9), ("M", 1e6)):
-        if x >= size: return f"{x/size:.3g} {unit}"
+        if x >= size:
+            return f"{x / size:.3g} {unit}"
     return f"{x:,.0f}" if x >= 10 or x == int(x) else f"{x:.2g}"
 
+
 def plan_text(
-    table:pd.DataFrame, # from `plan`
-)->str: # lines
+    table: pd.DataFrame,  # from `plan`
+) -> str:  # lines
     "A plan as the command line prints it: the numbers of the stages that cost something, what each stage makes, and the notes."
-    heads = dict(prompts="prompts", tokens_in="tokens in", tokens_out="tokens out", trained_tokens="trained", steps="steps", gpu_gb="GB", hours="hours", cost="cost")
+    heads = dict(
+        prompts="prompts",
+        tokens_in="tokens in",
+        tokens_out="tokens out",
+        trained_tokens="trained",
+        steps="steps",
+        gpu_gb="GB",
+        hours="hours",
+        cost="cost",
+    )
     names = [c for c in heads if c in table]
     number = lambda c, x: f"{x:,}" if c == "prompts" else short(x)
     total = {c: table[c].max() if c == "gpu_gb" else table[c].sum(skipna=False) for c in names}
     rows = [["stage", *(heads[c] for c in names)]]
-    rows += [[r["stage"], *(number(c, r[c]) for c in names)] for r in [*table[(table.prompts > 0) | (table.steps > 0)].to_dict("records"), dict(stage="total") | total]]
+    rows += [
+        [r["stage"], *(number(c, r[c]) for c in names)]
+        for r in [
+            *table[(table.prompts > 0) | (table.steps > 0)].to_dict("records"),
+            dict(stage="total") | total,
+        ]
+    ]
     widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["  ".join([r[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(r[1:], widths[1:]))]) for r in rows]
-    makes = [f"{stage:{table.stage.str.len().max()}}  {made}" for stage, made in zip(table.stage, table.makes)]
+    lines = [
+        "  ".join([r[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(r[1:], widths[1:]))])
+        for r in rows
+    ]
+    makes = [
+        f"{stage:{table.stage.str.len().max()}}  {made}"
+        for stage, made in zip(table.stage, table.makes)
+    ]
     return "\n".join([table.attrs["title"], "", *lines, "", *makes, "", *table.attrs["notes"]])
 
 # %% ../../nbs/run/plan.ipynb #e1a927d5
 def used(
-    run:RunDir # as far as it went
-)->pd.DataFrame: # a row per stage that is done: stage, prompts, tokens_in, tokens_out, steps, seconds; tokens are NaN where all came from the journal
+    run: RunDir,  # as far as it went
+) -> pd.DataFrame:  # a row per stage that is done: stage, prompts, tokens_in, tokens_out, steps, seconds; tokens are NaN where all came from the journal
     "What the stages of a run used, answers from the journal included."
     rows = []
     for stage, done in ((s, d) for s, d in run.stages.items() if s in PLANNERS):
         c = done["counts"]
         asked = c.get("prompts", 0) + c.get("from_journal", 0)
-        if stage == "prefer": asked = len(run.table("answers").merge(run.table("drafts")[["draft", "rationale"]]).drop_duplicates(["question_id", "rationale", "item"]))   # alike in both sets or two drafts: answered once
-        scale = asked/c["prompts"] if c.get("prompts") else math.nan if asked else 0
-        tokens = {o: c.get(o, 0)*scale for o in ("tokens_in", "tokens_out")}
-        rows.append(dict(stage=stage, prompts=asked, **tokens, steps=c.get("steps", 0), seconds=done["seconds"]))
+        if stage == "prefer":
+            asked = len(
+                run.table("answers")
+                .merge(run.table("drafts")[["draft", "rationale"]])
+                .drop_duplicates(["question_id", "rationale", "item"])
+            )  # alike in both sets or two drafts: answered once
+        scale = asked / c["prompts"] if c.get("prompts") else math.nan if asked else 0
+        tokens = {o: c.get(o, 0) * scale for o in ("tokens_in", "tokens_out")}
+        rows.append(
+            dict(
+                stage=stage,
+                prompts=asked,
+                **tokens,
+                steps=c.get("steps", 0),
+                seconds=done["seconds"],
+            )
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/run/plan.ipynb #ef74dad9
 LEVERS = {  # stage → the settings on which it depends, the strongest first
-    "school": "teacher.school.rationales, teacher.school.questions", "elicit": "elicit.questions, elicit.techniques, elicit.rationale_tokens",
-    "irt": "data.n_val, irt.respondents, irt.shots", "prefer": "elicit.questions, irt.k, elicit.techniques, prefer.max_tokens", "pairs": "pairs.question_pairs",
-    "align": "elicit.questions, pairs.question_pairs, align.epochs", "rounds": "rounds", "heldout": "align.held_out, irt.k", "tailor": "elicit.questions, elicit.rationale_tokens",
-    "distill": "distill.arms, elicit.questions, distill.epochs", "eval": "data.n_test, distill.arms, eval.shots, eval.max_tokens",
-    "benchmarks": "eval.benchmarks, data.n_test, distill.arms", "unseen": "unseen.examples, unseen.tasks", "transfer": "transfer.students, elicit.questions, irt.k"}
+    "school": "teacher.school.rationales, teacher.school.questions",
+    "elicit": "elicit.questions, elicit.techniques, elicit.rationale_tokens",
+    "irt": "data.n_val, irt.respondents, irt.shots",
+    "prefer": "elicit.questions, irt.k, elicit.techniques, prefer.max_tokens",
+    "pairs": "pairs.question_pairs",
+    "align": "elicit.questions, pairs.question_pairs, align.epochs",
+    "rounds": "rounds",
+    "heldout": "align.held_out, irt.k",
+    "tailor": "elicit.questions, elicit.rationale_tokens",
+    "distill": "distill.arms, elicit.questions, distill.epochs",
+    "eval": "data.n_test, distill.arms, eval.shots, eval.max_tokens",
+    "benchmarks": "eval.benchmarks, data.n_test, distill.arms",
+    "unseen": "unseen.examples, unseen.tasks",
+    "transfer": "transfer.students, elicit.questions, irt.k",
+}
+
 
 def parse_budget(
-    text:str, # "24h" or "500"
-)->tuple[str,float]: # column of the plan, amount
+    text: str,  # "24h" or "500"
+) -> tuple[str, float]:  # column of the plan, amount
     "A budget as written on the command line: hours with an h, else cost."
     m = re.fullmatch(r"(\d+\.?\d*|\.\d+)(h?)", text.strip())
-    if not m: raise RecipeError("budget", f"got {text!r}, expected hours of wall-clock time or a cost", "Write for example: --budget 24h or --budget 500")
+    if not m:
+        raise RecipeError(
+            "budget",
+            f"got {text!r}, expected hours of wall-clock time or a cost",
+            "Write for example: --budget 24h or --budget 500",
+        )
     return "hours" if m[2] else "cost", float(m[1])
 
+
 def check_budget(
-    table:pd.DataFrame, # from `plan`
-    budget:str, # "24h" or "500"
-)->None: # RecipeError names the stage that takes most and the settings to lower
+    table: pd.DataFrame,  # from `plan`
+    budget: str,  # "24h" or "500"
+) -> None:  # RecipeError names the stage that takes most and the settings to lower
     "Refuse a plan that exceeds a budget, or of which that is not known."
     column, amount = parse_budget(budget)
-    needs = "Name a GPU (--gpu h100) or an earlier run of the same models (--like DIR)" + ", and a price (--price 2.5)"*(column == "cost") + "."
-    if column not in table: raise RecipeError("budget", f"got {budget}, but the plan has no {column}", needs)
+    needs = (
+        "Name a GPU (--gpu h100) or an earlier run of the same models (--like DIR)"
+        + ", and a price (--price 2.5)" * (column == "cost")
+        + "."
+    )
+    if column not in table:
+        raise RecipeError("budget", f"got {budget}, but the plan has no {column}", needs)
     if len(unknown := table.stage[table[column].isna()]):
-        raise RecipeError("budget", f"got {budget}, but the {column} of {', '.join(unknown)} cannot be planned", "See the notes of the plan.")
-    if (total := table[column].sum()) <= amount: return
-    worst, h = table.loc[table[column].idxmax()], "h"*(column == "hours")
-    raise RecipeError("budget", f"got {budget}, but the plan takes {short(total)}{h}, of which {short(worst[column])}{h} in {worst.stage}",
-                      f"Lower {LEVERS[worst.stage]}, or allow --budget {math.ceil(total)}{h}.")
+        raise RecipeError(
+            "budget",
+            f"got {budget}, but the {column} of {', '.join(unknown)} cannot be planned",
+            "See the notes of the plan.",
+        )
+    if (total := table[column].sum()) <= amount:
+        return
+    worst, h = table.loc[table[column].idxmax()], "h" * (column == "hours")
+    raise RecipeError(
+        "budget",
+        f"got {budget}, but the plan takes {short(total)}{h}, of which {short(worst[column])}{h} in {worst.stage}",
+        f"Lower {LEVERS[worst.stage]}, or allow --budget {math.ceil(total)}{h}.",
+    )

@@ -29,114 +29,194 @@ from ..tailor import example_counts
 
 # %% ../../nbs/run/push.ipynb #533c8a3e
 def tailored_dataset(
-    run:RunDir, # with the table `examples`
-    arm:str="arte", # whose training set
-)->tuple[pd.DataFrame,int]: # task, question, rationale, answer, prompt, completion; number of examples left out
+    run: RunDir,  # with the table `examples`
+    arm: str = "arte",  # whose training set
+) -> tuple[
+    pd.DataFrame, int
+]:  # task, question, rationale, answer, prompt, completion; number of examples left out
     "One arm's training examples, without those that repeat an item of the run."
-    if arm in BASELINES: raise ValueError(f"the training set of {arm!r} is an instruction set of other people: get it from them; arms of this run: "
-                                          + ", ".join(a for a in run.recipe.distill.arms if a not in BASELINES))
+    if arm in BASELINES:
+        raise ValueError(
+            f"the training set of {arm!r} is an instruction set of other people: get it from them; arms of this run: "
+            + ", ".join(a for a in run.recipe.distill.arms if a not in BASELINES)
+        )
     examples, items = run.table("examples"), run.table("items")
-    arm_examples(examples, arm)     # refuses an unknown arm
-    written = pd.concat([run.table(t) for t in ("drafts", "tailored_questions")])[["question_id", "question", "target"]]
+    arm_examples(examples, arm)  # refuses an unknown arm
+    written = pd.concat([run.table(t) for t in ("drafts", "tailored_questions")])[
+        ["question_id", "question", "target"]
+    ]
     rows = with_questions(examples[examples.arm == arm], written)
     repeats = repeat_items(rows, items)
     kept = rows[~repeats].rename(columns=dict(target="answer"))
-    return kept[["task", "question", "rationale", "answer", "prompt", "completion"]].reset_index(drop=True), int(repeats.sum())
+    return kept[["task", "question", "rationale", "answer", "prompt", "completion"]].reset_index(
+        drop=True
+    ), int(repeats.sum())
+
 
 def repeat_items(
-    rows:pd.DataFrame, # task, question, rationale
-    items:pd.DataFrame, # table `items`
-)->np.ndarray: # (n_rows,) True where a row holds an item of its task, or more than half of any item
+    rows: pd.DataFrame,  # task, question, rationale
+    items: pd.DataFrame,  # table `items`
+) -> (
+    np.ndarray
+):  # (n_rows,) True where a row holds an item of its task, or more than half of any item
     "Which examples hold items, be it in the question or in the rationale."
-    texts, keys = [f"{q}\n{r}" for q, r in zip(rows.question, rows.rationale)], items.question.map(question_key).groupby(items.task).agg(list)
-    whole = [any(k in question_key(text) for k in keys.get(task, [])) for task, text in zip(rows.task, texts)]
-    return np.array(whole, dtype=bool) | (cover_of_tests(texts, list(items.question)) > .5)
+    texts, keys = (
+        [f"{q}\n{r}" for q, r in zip(rows.question, rows.rationale)],
+        items.question.map(question_key).groupby(items.task).agg(list),
+    )
+    whole = [
+        any(k in question_key(text) for k in keys.get(task, []))
+        for task, text in zip(rows.task, texts)
+    ]
+    return np.array(whole, dtype=bool) | (cover_of_tests(texts, list(items.question)) > 0.5)
 
 # %% ../../nbs/run/push.ipynb #3855e052
-HUB_NAMES = {"nano-teacher": "google/gemma-3-270m", "nano-student": "HuggingFaceTB/SmolLM2-135M-Instruct"} # where the nano models come from
+HUB_NAMES = {
+    "nano-teacher": "google/gemma-3-270m",
+    "nano-student": "HuggingFaceTB/SmolLM2-135M-Instruct",
+}  # where the nano models come from
+
 
 def hub_name(
-    model:str, # as in a recipe: a folder, a GGUF file, or a name on the hub
-)->str|None: # its name on the hub; None for what lies on this machine
+    model: str,  # as in a recipe: a folder, a GGUF file, or a name on the hub
+) -> str | None:  # its name on the hub; None for what lies on this machine
     "The hub's name of a model."
     name = HUB_NAMES.get(model, model)
-    return name if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not name.endswith(".gguf") and not Path(name).expanduser().exists() else None
+    return (
+        name
+        if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)
+        and not name.endswith(".gguf")
+        and not Path(name).expanduser().exists()
+        else None
+    )
+
 
 def public_name(
-    model:str, # as for `hub_name`
-)->str: # without folders of this machine
+    model: str,  # as for `hub_name`
+) -> str:  # without folders of this machine
     "What a model is called outside."
     return hub_name(model) or re.split(r"[/\\:]", model.rstrip("/\\"))[-1]
 
-def public_recipe(
-    recipe:Recipe
-)->str: # YAML
+
+def public_recipe(recipe: Recipe) -> str:  # YAML
     "A recipe without what is known on this machine only: paths, and the address of a server."
-    def outside(name): return name if name is None or name in HUB_NAMES else public_name(name)
+
+    def outside(name):
+        return name if name is None or name in HUB_NAMES else public_name(name)
+
     r = yaml.safe_load(dump_recipe(recipe))
-    for section in ("teacher", "student", "engine"): r[section]["model"] = outside(r[section]["model"])
-    for section, field in (("irt", "respondents"), ("transfer", "students")): r[section][field] = [outside(m) for m in r[section][field]]
+    for section in ("teacher", "student", "engine"):
+        r[section]["model"] = outside(r[section]["model"])
+    for section, field in (("irt", "respondents"), ("transfer", "students")):
+        r[section][field] = [outside(m) for m in r[section][field]]
     r["accelerate"], r["engine"]["url"] = outside(r["accelerate"]), None
     return yaml.dump(r, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
 
 # %% ../../nbs/run/push.ipynb #6d86bd58
-TERMS = {   # a pattern in a model's name → what its terms say of outputs and of models made with them
+TERMS = {  # a pattern in a model's name → what its terms say of outputs and of models made with them
     r"llama-?2|llama-?3(?!\.\d)": "The licences of Llama 2 and of Llama 3 before 3.1 forbid using outputs to improve any other large language model (§1.b.v).",
     r"llama-?(3\.\d|4)": "The licences of Llama from 3.1 on allow training on outputs, but a model trained so must have a name that begins with “Llama”, and goes on under their terms (§1.b.i).",
     r"gemma(?!-?4)": "The [Gemma Terms of Use](https://ai.google.dev/gemma/terms) leave outputs to their user (§3.3), but count changed weights of Gemma, and a model trained on outputs so that it becomes like Gemma, as derivatives (§1.1 e): "
-                     "they may be passed on only with these terms and their restrictions of use (§3.1).",
-    r"smollm": "Apache-2.0."}
+    "they may be passed on only with these terms and their restrictions of use (§3.1).",
+    r"smollm": "Apache-2.0.",
+}
+
 
 def terms(
-    model:str, # as in a recipe
-)->str: # a sentence or two
+    model: str,  # as in a recipe
+) -> str:  # a sentence or two
     "What is known of a model's terms."
-    return next((t for pattern, t in TERMS.items() if re.search(pattern, public_name(model).lower())), "Its terms are not known to ARTE: read them.")
+    return next(
+        (t for pattern, t in TERMS.items() if re.search(pattern, public_name(model).lower())),
+        "Its terms are not known to ARTE: read them.",
+    )
+
 
 def licence_note(
-    recipe:Recipe, # of the run
-    licence:str|None=None, # what the user chose
-)->str: # Markdown
+    recipe: Recipe,  # of the run
+    licence: str | None = None,  # what the user chose
+) -> str:  # Markdown
     "What whoever publishes or uses this has to look at."
     t, s = recipe.teacher.model, recipe.student.model
     chosen = f"Published as `{licence}`." if licence else "**No licence was chosen yet.**"
-    return (f"{chosen} Two models were involved, whose terms go on to apply:\n\n* Teacher, which wrote the texts: {_linked(t)}. {terms(t)}\n"
-            f"* Student, whose weights were fine-tuned: {_linked(s)}. {terms(s)}")
+    return (
+        f"{chosen} Two models were involved, whose terms go on to apply:\n\n* Teacher, which wrote the texts: {_linked(t)}. {terms(t)}\n"
+        f"* Student, whose weights were fine-tuned: {_linked(s)}. {terms(s)}"
+    )
 
-def _linked(model): return f"[{hub_name(model)}](https://huggingface.co/{hub_name(model)})" if hub_name(model) else f"`{public_name(model)}`"
+
+def _linked(model):
+    return (
+        f"[{hub_name(model)}](https://huggingface.co/{hub_name(model)})"
+        if hub_name(model)
+        else f"`{public_name(model)}`"
+    )
 
 # %% ../../nbs/run/push.ipynb #2436842d
-MADE = dict(original="drafted by the teacher before alignment; of the rationales of each question, the one that the student preferred",
-            random="drafted by the teacher before alignment; of the rationales of each question, one at random",
-            consistent="drafted by the teacher before alignment; of the rationales of each question, the one by the technique that the student prefers in the task",
-            rationale="questions by the teacher before alignment, rationales by the aligned teacher",
-            question="questions by the aligned teacher, rationales by the teacher before alignment",
-            arte="questions and rationales by the aligned teacher") # arm → who wrote what
+MADE = dict(
+    original="drafted by the teacher before alignment; of the rationales of each question, the one that the student preferred",
+    random="drafted by the teacher before alignment; of the rationales of each question, one at random",
+    consistent="drafted by the teacher before alignment; of the rationales of each question, the one by the technique that the student prefers in the task",
+    rationale="questions by the teacher before alignment, rationales by the aligned teacher",
+    question="questions by the aligned teacher, rationales by the teacher before alignment",
+    arte="questions and rationales by the aligned teacher",
+)  # arm → who wrote what
+
 
 def markdown_table(
-    df:pd.DataFrame, # cells as `str` writes them; the index is not shown
-)->str: # Markdown
+    df: pd.DataFrame,  # cells as `str` writes them; the index is not shown
+) -> str:  # Markdown
     "A data frame as a table in Markdown."
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (df.columns, ["---"]*df.shape[1], *df.itertuples(index=False)))
+    return "\n".join(
+        f"| {' | '.join(map(str, row))} |"
+        for row in (df.columns, ["---"] * df.shape[1], *df.itertuples(index=False))
+    )
+
 
 def results_text(
-    run:RunDir,
-    arm:str,
-)->str: # Markdown
+    run: RunDir,
+    arm: str,
+) -> str:  # Markdown
     "Accuracies of the arm's student, beside the vanilla student and the original teacher's, with n and intervals."
-    if not run.has("results"): return "The student has not been evaluated."
+    if not run.has("results"):
+        return "The student has not been evaluated."
     results = run.table("results")
-    a = accuracy_table(results[results.arm.isin(["vanilla", "original", arm])]).query("level == 'all' and average == 'macro'").sort_values("shots", kind="stable")
-    table = pd.DataFrame({"student": a.arm.map(ARM_TITLES).fillna(a.arm), "shots": a.shots, "accuracy in %": [f"{100*x:.1f} [{100*l:.1f}, {100*h:.1f}]" for x, l, h in zip(a.accuracy, a.lo, a.hi)],
-                          "without an answer in %": [f"{100*x:.1f}" for x in a.failures], "n": a.n})
-    versus = [f"* Against the original teacher's training set, {r.shots} shots: {100*r.difference:+.1f} points [{100*r.lo:+.1f}, {100*r.hi:+.1f}] on the same {r.n} items, McNemar p = {r.p:.2g}."
-              for r in comparisons(results).itertuples() if r.a == arm]
-    return (f"Greedy answers to {test_data(run)}: mean of {results.task.nunique()} tasks ({', '.join(results.task.unique())}), with 95 % intervals over the items.\n\n{markdown_table(table)}\n\n"
-            + "".join(f"{v}\n" for v in versus) + "\nThis is one run, and the intervals leave out how much one run differs from the next.")
+    a = (
+        accuracy_table(results[results.arm.isin(["vanilla", "original", arm])])
+        .query("level == 'all' and average == 'macro'")
+        .sort_values("shots", kind="stable")
+    )
+    table = pd.DataFrame(
+        {
+            "student": a.arm.map(ARM_TITLES).fillna(a.arm),
+            "shots": a.shots,
+            "accuracy in %": [
+                f"{100 * x:.1f} [{100 * l:.1f}, {100 * h:.1f}]"
+                for x, l, h in zip(a.accuracy, a.lo, a.hi)
+            ],
+            "without an answer in %": [f"{100 * x:.1f}" for x in a.failures],
+            "n": a.n,
+        }
+    )
+    versus = [
+        f"* Against the original teacher's training set, {r.shots} shots: {100 * r.difference:+.1f} points [{100 * r.lo:+.1f}, {100 * r.hi:+.1f}] on the same {r.n} items, McNemar p = {r.p:.2g}."
+        for r in comparisons(results).itertuples()
+        if r.a == arm
+    ]
+    return (
+        f"Greedy answers to {test_data(run)}: mean of {results.task.nunique()} tasks ({', '.join(results.task.unique())}), with 95 % intervals over the items.\n\n{markdown_table(table)}\n\n"
+        + "".join(f"{v}\n" for v in versus)
+        + "\nThis is one run, and the intervals leave out how much one run differs from the next."
+    )
 
-def test_data(run:RunDir)->str:
+
+def test_data(run: RunDir) -> str:
     "What the students were tested on."
-    return "items of BIG-Bench-Hard" if run.stages.get("eval", {}).get("counts", {}).get("test_data") == "bbh" else "generated items in the form of BIG-Bench-Hard"
+    return (
+        "items of BIG-Bench-Hard"
+        if run.stages.get("eval", {}).get("counts", {}).get("test_data") == "bbh"
+        else "generated items in the form of BIG-Bench-Hard"
+    )
 
 # %% ../../nbs/run/push.ipynb #021ee9ed
 _ABOUT = """---
@@ -147,7 +227,9 @@ _ABOUT = """---
 
 {{ what }}, with [ARTE](https://github.com/arte-org/arte) {{ version }}, an implementation of *Aligning Teacher with Student Preferences for Tailored Training Data Generation* (Liu, Zhang et al., 2024).
 """
-_DATASET = _ABOUT + """
+_DATASET = (
+    _ABOUT
+    + """
 ## What is in it
 
 {{ counts }}
@@ -173,7 +255,10 @@ _DATASET = _ABOUT + """
 ```yaml
 {{ recipe }}```
 """
-_MODEL = _ABOUT + """
+)
+_MODEL = (
+    _ABOUT
+    + """
 It was fine-tuned on {{ n }} examples{{ source }}. {{ made }}
 
 ## How to ask it
@@ -201,105 +286,232 @@ It was fine-tuned for {{ tasks }} and nothing else. Expect it to be wrong as oft
 ```yaml
 {{ recipe }}```
 """
+)
+
 
 def _made(run, arm):
     "Who wrote what, and how the teacher was aligned."
     r = run.recipe
-    pairs, drafts, steps = (sum(len(run.table(f"{t}-{k}" if k > 1 else t)) for k in range(1, r.rounds + 1)) for t in ("pairs", "drafts", "align_log"))
-    aligned = (f"The aligned teacher followed its student's preferences by DPO, on {pairs:,} pairs in {steps:,} steps{f' and {r.rounds} rounds' if r.rounds > 1 else ''}; "
-               f"a preference is the student's {r.prefer.signal} with a draft as its example ({drafts:,} drafts). ")
-    return (f"{ARM_TITLES[arm].removeprefix('+ ')}: {MADE[arm]}. " + aligned*("aligned teacher" in MADE[arm]) + f"Teacher: {_linked(r.teacher.model)}{', fine-tuned on generated solutions first' if r.teacher.school else ''}. Student: {_linked(r.student.model)}.")
+    pairs, drafts, steps = (
+        sum(len(run.table(f"{t}-{k}" if k > 1 else t)) for k in range(1, r.rounds + 1))
+        for t in ("pairs", "drafts", "align_log")
+    )
+    aligned = (
+        f"The aligned teacher followed its student's preferences by DPO, on {pairs:,} pairs in {steps:,} steps{f' and {r.rounds} rounds' if r.rounds > 1 else ''}; "
+        f"a preference is the student's {r.prefer.signal} with a draft as its example ({drafts:,} drafts). "
+    )
+    return (
+        f"{ARM_TITLES[arm].removeprefix('+ ')}: {MADE[arm]}. "
+        + aligned * ("aligned teacher" in MADE[arm])
+        + f"Teacher: {_linked(r.teacher.model)}{', fine-tuned on generated solutions first' if r.teacher.school else ''}. Student: {_linked(r.student.model)}."
+    )
+
 
 def _checked(run, left_out):
-    if not (run.table("items").split == "test").any(): return "This copy of the run has no test items, so it could not be checked whether an example repeats one."
+    if not (run.table("items").split == "test").any():
+        return "This copy of the run has no test items, so it could not be checked whether an example repeats one."
     return f"{left_out} examples were left out because they hold an item of the run (seed, validation or test), or more than half of one."
 
+
 def dataset_card(
-    run:RunDir, # a run directory, done
-    arm:str="arte", # whose training set or student
-    licence:str|None=None, # as the hub calls it: "apache-2.0"; None: not chosen yet
-): # `huggingface_hub.DatasetCard`
+    run: RunDir,  # a run directory, done
+    arm: str = "arte",  # whose training set or student
+    licence: str | None = None,  # as the hub calls it: "apache-2.0"; None: not chosen yet
+):  # `huggingface_hub.DatasetCard`
     "What a training set's page on the hub says."
     from huggingface_hub import DatasetCard, DatasetCardData
+
     rows, left_out = tailored_dataset(run, arm)
     c = example_counts(rows.assign(arm=arm))
-    counts = pd.DataFrame({"task": c.task, "examples": c.n, "with an answer": [f"{100*x:.0f} %" for x in c.reach], "words of a rationale (mean)": [f"{x:.0f}" for x in c.words]})
-    size = next(name for most, name in ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (float("inf"), "n>1M")) if len(rows) < most)
-    data = DatasetCardData(language=["en"], license=licence, annotations_creators=["machine-generated"], language_creators=["machine-generated"], size_categories=[size], task_categories=["text-generation"],
-                           tags=["arte", "synthetic", "distillation"], configs=[dict(config_name="default", data_files="train.parquet")])
-    return DatasetCard.from_template(data, template_str=_DATASET, title=f"Training set for {public_name(run.recipe.student.model).split('/')[-1]} ({arm})",
-        what=f"{len(rows):,} questions with worked answers, written by a language model for one student", version=__version__, counts=markdown_table(counts), made=_made(run, arm),
-        checked=_checked(run, left_out), results=results_text(run, arm), licence=licence_note(run.recipe, licence), recipe=public_recipe(run.recipe))
+    counts = pd.DataFrame(
+        {
+            "task": c.task,
+            "examples": c.n,
+            "with an answer": [f"{100 * x:.0f} %" for x in c.reach],
+            "words of a rationale (mean)": [f"{x:.0f}" for x in c.words],
+        }
+    )
+    size = next(
+        name
+        for most, name in (
+            (1e3, "n<1K"),
+            (1e4, "1K<n<10K"),
+            (1e5, "10K<n<100K"),
+            (1e6, "100K<n<1M"),
+            (float("inf"), "n>1M"),
+        )
+        if len(rows) < most
+    )
+    data = DatasetCardData(
+        language=["en"],
+        license=licence,
+        annotations_creators=["machine-generated"],
+        language_creators=["machine-generated"],
+        size_categories=[size],
+        task_categories=["text-generation"],
+        tags=["arte", "synthetic", "distillation"],
+        configs=[dict(config_name="default", data_files="train.parquet")],
+    )
+    return DatasetCard.from_template(
+        data,
+        template_str=_DATASET,
+        title=f"Training set for {public_name(run.recipe.student.model).split('/')[-1]} ({arm})",
+        what=f"{len(rows):,} questions with worked answers, written by a language model for one student",
+        version=__version__,
+        counts=markdown_table(counts),
+        made=_made(run, arm),
+        checked=_checked(run, left_out),
+        results=results_text(run, arm),
+        licence=licence_note(run.recipe, licence),
+        recipe=public_recipe(run.recipe),
+    )
+
 
 def model_card(
-    run:RunDir, # a run directory, done
-    arm:str="arte", # whose training set or student
-    repo:str="USER/NAME", # where the model goes; the dataset has the same name
-    licence:str|None=None, # as for `dataset_card`
-): # `huggingface_hub.ModelCard`
+    run: RunDir,  # a run directory, done
+    arm: str = "arte",  # whose training set or student
+    repo: str = "USER/NAME",  # where the model goes; the dataset has the same name
+    licence: str | None = None,  # as for `dataset_card`
+):  # `huggingface_hub.ModelCard`
     "What a student's page on the hub says."
     from huggingface_hub import ModelCard, ModelCardData
+
     rows, r = arm_examples(run.table("examples"), arm), run.recipe
-    data = ModelCardData(base_model=hub_name(r.student.model), datasets=[repo], language="en", library_name="transformers", license=licence, pipeline_tag="text-generation",
-                         tags=["arte", "distillation"], model_name=repo.split("/")[-1], eval_results=_eval_results(run, arm))
-    return ModelCard.from_template(data, template_str=_MODEL, title=repo.split("/")[-1], what=f"{_linked(r.student.model)}, fine-tuned on a training set that its teacher wrote for it", version=__version__,
-        n=f"{len(rows):,}", source=f" ([the data set](https://huggingface.co/datasets/{repo}))", made=_made(run, arm), prompt=repr(rows[0]["prompt"]), repo=repo, tokens=r.eval.max_tokens,
-        form="as the user's message in its chat template" if r.chat else "without a chat template", asked='[dict(role="user", content=prompt)]' if r.chat else "prompt",
-        results=results_text(run, arm), tasks=f"{len(r.tasks)} tasks ({', '.join(get_task(t).title for t in r.tasks)})", licence=licence_note(r, licence), recipe=public_recipe(r))
+    data = ModelCardData(
+        base_model=hub_name(r.student.model),
+        datasets=[repo],
+        language="en",
+        library_name="transformers",
+        license=licence,
+        pipeline_tag="text-generation",
+        tags=["arte", "distillation"],
+        model_name=repo.split("/")[-1],
+        eval_results=_eval_results(run, arm),
+    )
+    return ModelCard.from_template(
+        data,
+        template_str=_MODEL,
+        title=repo.split("/")[-1],
+        what=f"{_linked(r.student.model)}, fine-tuned on a training set that its teacher wrote for it",
+        version=__version__,
+        n=f"{len(rows):,}",
+        source=f" ([the data set](https://huggingface.co/datasets/{repo}))",
+        made=_made(run, arm),
+        prompt=repr(rows[0]["prompt"]),
+        repo=repo,
+        tokens=r.eval.max_tokens,
+        form="as the user's message in its chat template" if r.chat else "without a chat template",
+        asked='[dict(role="user", content=prompt)]' if r.chat else "prompt",
+        results=results_text(run, arm),
+        tasks=f"{len(r.tasks)} tasks ({', '.join(get_task(t).title for t in r.tasks)})",
+        licence=licence_note(r, licence),
+        recipe=public_recipe(r),
+    )
+
 
 def _eval_results(run, arm):
     "Accuracies in the form that the hub shows beside a model; None where there are none."
     from huggingface_hub import EvalResult
-    if not run.has("results") or arm not in set((results := run.table("results")).arm): return None
+
+    if not run.has("results") or arm not in set((results := run.table("results")).arm):
+        return None
     bbh = test_data(run) == "items of BIG-Bench-Hard"
-    return [EvalResult(task_type="text-generation", dataset_type="lukaemon/bbh" if bbh else "generated", dataset_name=f"{test_data(run).removeprefix('items of ')} ({', '.join(run.recipe.tasks)})", metric_type="accuracy",
-                       metric_value=round(100*a.accuracy, 1), metric_name=f"{a.shots}-shot accuracy, macro average, n = {a.n}, 95 % interval {100*a.lo:.1f} to {100*a.hi:.1f}")
-            for a in accuracy_table(results[results.arm == arm]).query("level == 'all' and average == 'macro'").itertuples()]
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type="lukaemon/bbh" if bbh else "generated",
+            dataset_name=f"{test_data(run).removeprefix('items of ')} ({', '.join(run.recipe.tasks)})",
+            metric_type="accuracy",
+            metric_value=round(100 * a.accuracy, 1),
+            metric_name=f"{a.shots}-shot accuracy, macro average, n = {a.n}, 95 % interval {100 * a.lo:.1f} to {100 * a.hi:.1f}",
+        )
+        for a in accuracy_table(results[results.arm == arm])
+        .query("level == 'all' and average == 'macro'")
+        .itertuples()
+    ]
 
 # %% ../../nbs/run/push.ipynb #4f6dc8f6
 def dataset_files(
-    run:RunDir, # a run directory, done
-    arm:str="arte", # whose training set or student
-    licence:str|None=None, # as for `dataset_card`
-)->dict: # name → bytes
+    run: RunDir,  # a run directory, done
+    arm: str = "arte",  # whose training set or student
+    licence: str | None = None,  # as for `dataset_card`
+) -> dict:  # name → bytes
     "The files of a training set's repository."
-    if not (run.table("items").split == "test").any(): raise ValueError(f"{run.folder} has no test items, and without them nobody can check whether an example repeats one. Push from the run's own folder, not from a recording")
+    if not (run.table("items").split == "test").any():
+        raise ValueError(
+            f"{run.folder} has no test items, and without them nobody can check whether an example repeats one. Push from the run's own folder, not from a recording"
+        )
     data = BytesIO()
     tailored_dataset(run, arm)[0].to_parquet(data, index=False)
-    return {"README.md": str(dataset_card(run, arm, licence)).encode(), "train.parquet": data.getvalue(), "recipe.yaml": public_recipe(run.recipe).encode()}
+    return {
+        "README.md": str(dataset_card(run, arm, licence)).encode(),
+        "train.parquet": data.getvalue(),
+        "recipe.yaml": public_recipe(run.recipe).encode(),
+    }
+
 
 def model_files(
-    run:RunDir, # a run directory, done
-    arm:str="arte", # whose training set or student
-    repo:str="USER/NAME", # the model's name on the hub
-    licence:str|None=None, # as for `dataset_card`
-)->dict: # name → bytes, or the path of a file
+    run: RunDir,  # a run directory, done
+    arm: str = "arte",  # whose training set or student
+    repo: str = "USER/NAME",  # the model's name on the hub
+    licence: str | None = None,  # as for `dataset_card`
+) -> dict:  # name → bytes, or the path of a file
     "The files of a student's repository."
     folder = check_folder(run.model_folder(f"student-{arm}"))
     was, now = run.models[f"student-{arm}"]["fingerprint"], fingerprint(folder)
-    if was != now: raise ValueError(f"the student in {folder} is {now}, but {was} was evaluated: its files have changed. Run the recipe again")
-    return {p.name: p for p in sorted(folder.iterdir()) if p.is_file()} | {"README.md": str(model_card(run, arm, repo, licence)).encode(), "recipe.yaml": public_recipe(run.recipe).encode()}
+    if was != now:
+        raise ValueError(
+            f"the student in {folder} is {now}, but {was} was evaluated: its files have changed. Run the recipe again"
+        )
+    return {p.name: p for p in sorted(folder.iterdir()) if p.is_file()} | {
+        "README.md": str(model_card(run, arm, repo, licence)).encode(),
+        "recipe.yaml": public_recipe(run.recipe).encode(),
+    }
+
 
 def push(
-    run:RunDir, # done
-    arm:str, # whose training set and student
-    repo:str, # "USER/NAME", for the dataset and for the model
-    licence:str|None=None, # as the hub calls it: "apache-2.0"; None: the cards say that none was chosen
-    public:bool=False, # may everybody see them?
-)->list[str]: # addresses of the dataset and of the model
+    run: RunDir,  # done
+    arm: str,  # whose training set and student
+    repo: str,  # "USER/NAME", for the dataset and for the model
+    licence: str
+    | None = None,  # as the hub calls it: "apache-2.0"; None: the cards say that none was chosen
+    public: bool = False,  # may everybody see them?
+) -> list[str]:  # addresses of the dataset and of the model
     "Put a training set and the student that learned from it on the hub."
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repo): raise ValueError(f"got {repo!r}, expected a name on the hub: USER/NAME")
-    if public and not licence: raise ValueError("what is public needs a licence: choose one that the terms of both models allow, for example --license cc-by-4.0")
-    files = dict(dataset=dataset_files(run, arm, licence), model=model_files(run, arm, repo, licence))
-    return [_commit(repo, kind, some, public, f"{arm} of {run.recipe.name}, by ARTE {__version__}") for kind, some in files.items()]
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repo):
+        raise ValueError(f"got {repo!r}, expected a name on the hub: USER/NAME")
+    if public and not licence:
+        raise ValueError(
+            "what is public needs a licence: choose one that the terms of both models allow, for example --license cc-by-4.0"
+        )
+    files = dict(
+        dataset=dataset_files(run, arm, licence), model=model_files(run, arm, repo, licence)
+    )
+    return [
+        _commit(repo, kind, some, public, f"{arm} of {run.recipe.name}, by ARTE {__version__}")
+        for kind, some in files.items()
+    ]
+
 
 def _commit(repo, kind, files, public, message):
     "One repository, one commit."
     from huggingface_hub import CommitOperationAdd, HfApi
+
     api = HfApi()
-    try: address = api.create_repo(repo, repo_type=kind, private=not public, exist_ok=True)
-    except Exception as e: raise ConnectionError(f"The {kind} {repo} can't be made at {api.endpoint} ({type(e).__name__}: {e}). Is there a network, and may you write there? Log in with `hf auth login`, or set HF_TOKEN") from e
+    try:
+        address = api.create_repo(repo, repo_type=kind, private=not public, exist_ok=True)
+    except Exception as e:
+        raise ConnectionError(
+            f"The {kind} {repo} can't be made at {api.endpoint} ({type(e).__name__}: {e}). Is there a network, and may you write there? Log in with `hf auth login`, or set HF_TOKEN"
+        ) from e
     if not public and not api.repo_info(repo, repo_type=kind).private:
-        raise ValueError(f"{address} is there already and is public. Say so if it is meant (--public), make it private on its page, or choose another name")
-    api.create_commit(repo, [CommitOperationAdd(name, data) for name, data in files.items()], commit_message=message, repo_type=kind)
+        raise ValueError(
+            f"{address} is there already and is public. Say so if it is meant (--public), make it private on its page, or choose another name"
+        )
+    api.create_commit(
+        repo,
+        [CommitOperationAdd(name, data) for name, data in files.items()],
+        commit_message=message,
+        repo_type=kind,
+    )
     return str(address)

@@ -13,13 +13,13 @@ __all__ = ['TABLES', 'ASKED', 'SHOTS', 'TEST_DATA', 'CSS', 'SECTIONS', 'EXTRAS',
            'unfinished', 'report_html', 'latex_table', 'write_tables', 'write_page', 'write_report']
 
 # %% ../../nbs/run/report.ipynb #f3fe46f8
-import base64, html, io, json
-import numpy as np
+import base64
+import html
+import io
+import json
 import pandas as pd
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from .rundir import RunDir
 from ..core.files import write_whole
 from ..align import alignment_gain, plot_alignment
 from ..beyond.likelihood import rank_agreement
@@ -33,12 +33,21 @@ from ..tailor import example_counts
 
 # %% ../../nbs/run/report.ipynb #2bfad809
 def html_table(
-    df:pd.DataFrame, # cells are shown as `str` writes them; format numbers before
-    words:tuple=(), # further columns that hold words and stand to the left; the first always does
-)->str: # HTML
+    df: pd.DataFrame,  # cells are shown as `str` writes them; format numbers before
+    words: tuple = (),  # further columns that hold words and stand to the left; the first always does
+) -> str:  # HTML
     "A data frame as an HTML table with every cell escaped; the index is not shown."
     kind = ["w" if c in words or i == 0 else "n" for i, c in enumerate(df.columns)]
-    def row(tag, cells): return "<tr>" + "".join(f'<{tag} class="{k}">{html.escape(str(x))}</{tag}>' for k, x in zip(kind, cells)) + "</tr>"
+
+    def row(tag, cells):
+        return (
+            "<tr>"
+            + "".join(
+                f'<{tag} class="{k}">{html.escape(str(x))}</{tag}>' for k, x in zip(kind, cells)
+            )
+            + "</tr>"
+        )
+
     body = "\n".join(row("td", r) for r in df.itertuples(index=False, name=None))
     return f'<div class="scroll"><table><thead>{row("th", df.columns)}</thead><tbody>\n{body}\n</tbody></table></div>'
 
@@ -46,121 +55,197 @@ def html_table(
 @dataclass(frozen=True)
 class Table:
     "A table of the page: how a reader sees it, and its numbers."
-    name:str # of its file, different for each table of a page
-    cells:pd.DataFrame # as a reader sees them
-    numbers:pd.DataFrame|None=None # the same before they were formatted; None where `cells` has them
-    words:tuple=() # columns of `cells` besides the first that hold words
 
-    def __str__(self): return html_table(self.cells, self.words)
+    name: str  # of its file, different for each table of a page
+    cells: pd.DataFrame  # as a reader sees them
+    numbers: pd.DataFrame | None = (
+        None  # the same before they were formatted; None where `cells` has them
+    )
+    words: tuple = ()  # columns of `cells` besides the first that hold words
+
+    def __str__(self):
+        return html_table(self.cells, self.words)
+
     _repr_html_ = __str__
 
+
 def as_html(
-    parts:list, # HTML and `Table`s, in order
-)->str: # HTML
+    parts: list,  # HTML and `Table`s, in order
+) -> str:  # HTML
     "The parts of a section, one after the other."
     return "".join(map(str, parts))
 
 # %% ../../nbs/run/report.ipynb #659684d1
 def html_figure(
-    fig, # matplotlib figure; closed afterwards
-    caption:str, # what to notice, shown below
-    alt:str, # what a reader who can't see it should know
-)->str: # HTML
+    fig,  # matplotlib figure; closed afterwards
+    caption: str,  # what to notice, shown below
+    alt: str,  # what a reader who can't see it should know
+) -> str:  # HTML
     "A matplotlib figure as an inline PNG."
     import matplotlib.pyplot as plt
+
     buffer, width = io.BytesIO(), round(96 * fig.get_figwidth())  # CSS pixels
-    fig.savefig(buffer, format="png", dpi=130, facecolor="white", bbox_inches="tight", metadata={"Software": None})
+    fig.savefig(
+        buffer,
+        format="png",
+        dpi=130,
+        facecolor="white",
+        bbox_inches="tight",
+        metadata={"Software": None},
+    )
     plt.close(fig)
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<figure><img alt="{html.escape(alt)}" width="{width}" src="data:image/png;base64,{data}"><figcaption>{html.escape(caption)}</figcaption></figure>'
 
+
 def html_text(
-    text:str, # anything, also from a model
-)->str: # HTML
+    text: str,  # anything, also from a model
+) -> str:  # HTML
     "Text as it is, line breaks kept, markup escaped."
     return f"<pre>{html.escape(str(text))}</pre>"
 
+
 def percent(
-    x:float, # a share, 0–1
-    lo:float|None=None, # its interval's ends
-    hi:float|None=None, # upper limit of the interval, as a share
-)->str: # "43.4 %" or "43.4 % [40.1, 46.7]"
+    x: float,  # a share, 0–1
+    lo: float | None = None,  # its interval's ends
+    hi: float | None = None,  # upper limit of the interval, as a share
+) -> str:  # "43.4 %" or "43.4 % [40.1, 46.7]"
     "A share in percent, with its interval if there is one."
-    return f"{100*x:.1f} %" + ("" if lo is None or hi is None else f" [{100*lo:.1f}, {100*hi:.1f}]")
+    return f"{100 * x:.1f} %" + (
+        "" if lo is None or hi is None else f" [{100 * lo:.1f}, {100 * hi:.1f}]"
+    )
+
 
 def points(
-    x:float, # a difference of shares, −1…1
-    lo:float, # its interval's ends
-    hi:float,
-)->str: # "+3.4 [+0.1, +6.7]"
+    x: float,  # a difference of shares, −1…1
+    lo: float,  # its interval's ends
+    hi: float,
+) -> str:  # "+3.4 [+0.1, +6.7]"
     "A difference of shares in percentage points, with its interval."
-    return f"{100*x:+.1f} [{100*lo:+.1f}, {100*hi:+.1f}]"
+    return f"{100 * x:+.1f} [{100 * lo:+.1f}, {100 * hi:+.1f}]"
 
 # %% ../../nbs/run/report.ipynb #02134b96
-TABLES = dict(items="items", questions="elicit", drafts="elicit", responses="irt", prefset="irt", scores="prefer", pairs="pairs",
-              align_log="align", heldout="heldout", examples="tailor", sft_log="distill", results="eval", aside="elicit")  # table → the stage that makes it
-ASKED = dict(health="tailor", benchmarks="benchmarks", unseen="unseen", transfer="transfer", transfer_scores="transfer")  # the same, for tables that a run needn't have
+TABLES = dict(
+    items="items",
+    questions="elicit",
+    drafts="elicit",
+    responses="irt",
+    prefset="irt",
+    scores="prefer",
+    pairs="pairs",
+    align_log="align",
+    heldout="heldout",
+    examples="tailor",
+    sft_log="distill",
+    results="eval",
+    aside="elicit",
+)  # table → the stage that makes it
+ASKED = dict(
+    health="tailor",
+    benchmarks="benchmarks",
+    unseen="unseen",
+    transfer="transfer",
+    transfer_scores="transfer",
+)  # the same, for tables that a run needn't have
+
 
 def read_tables(
-    run, # `RunDir`
-)->dict: # table's name → data frame, for those that are there and hold rows
+    run,  # `RunDir`
+) -> dict:  # table's name → data frame, for those that are there and hold rows
     "The tables of a run directory that can be read."
     found = {}
     for name in TABLES | ASKED:
-        with suppress(FileNotFoundError, ValueError): found[name] = run.table(name)
+        with suppress(FileNotFoundError, ValueError):
+            found[name] = run.table(name)
     return {name: df for name, df in found.items() if len(df)}
 
+
 def read_json(
-    path, # a file that may be missing
-)->dict: # {} when it is missing or cut off
+    path,  # a file that may be missing
+) -> dict:  # {} when it is missing or cut off
     "A JSON file of a run directory, or nothing."
-    try: return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError): return {}
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
 
 # %% ../../nbs/run/report.ipynb #a439cfeb
-SHOTS = {0: "zero-shot", 1: "one-shot", 2: "two-shot", 3: "three-shot"}  # number of examples → its name
+SHOTS = {
+    0: "zero-shot",
+    1: "one-shot",
+    2: "two-shot",
+    3: "three-shot",
+}  # number of examples → its name
 
-def _verdict(lo, hi): return "better" if lo > 0 else "worse" if hi < 0 else "this run doesn't tell them apart: the interval includes zero"
+
+def _verdict(lo, hi):
+    return (
+        "better"
+        if lo > 0
+        else "worse"
+        if hi < 0
+        else "this run doesn't tell them apart: the interval includes zero"
+    )
+
 
 def headline(
-    t:dict, # the tables there are
-)->list: # paragraphs
+    t: dict,  # the tables there are
+) -> list:  # paragraphs
     "The two results a reader asks for first."
     out = []
-    for r in (comparisons(t["results"]).itertuples() if "results" in t else ()):
-        if r.a == "arte": out += [f"<b>{SHOTS[r.shots].capitalize()}:</b> ARTE's student {percent(r.accuracy_a)}, the original teacher's {percent(r.accuracy_b)}; "
-                                  f"difference {points(r.difference, r.lo, r.hi)} points on {r.n} items, p = {r.p:.2g} ({_verdict(r.lo, r.hi)})."]
+    for r in comparisons(t["results"]).itertuples() if "results" in t else ():
+        if r.a == "arte":
+            out += [
+                f"<b>{SHOTS[r.shots].capitalize()}:</b> ARTE's student {percent(r.accuracy_a)}, the original teacher's {percent(r.accuracy_b)}; "
+                f"difference {points(r.difference, r.lo, r.hi)} points on {r.n} items, p = {r.p:.2g} ({_verdict(r.lo, r.hi)})."
+            ]
     if "heldout" in t and set(t["heldout"].phase) >= {"before", "after"}:
-        h = alignment_gain(t["heldout"]).iloc[-1]       # the last row is all tasks together
-        out += [f"<b>The teacher:</b> mean preference score ŝ of its rationales {percent(h['before'])} before and {percent(h['after'])} after alignment; "
-                f"difference {points(h['gain'], h['lo'], h['hi'])} points on {h['questions']} held-out questions ({_verdict(h['lo'], h['hi'])})."]
-    return [f"<p>{x}</p>" for x in out] or ["<p>No result yet: the run hasn't reached its evaluation.</p>"]
+        h = alignment_gain(t["heldout"]).iloc[-1]  # the last row is all tasks together
+        out += [
+            f"<b>The teacher:</b> mean preference score ŝ of its rationales {percent(h['before'])} before and {percent(h['after'])} after alignment; "
+            f"difference {points(h['gain'], h['lo'], h['hi'])} points on {h['questions']} held-out questions ({_verdict(h['lo'], h['hi'])})."
+        ]
+    return [f"<p>{x}</p>" for x in out] or [
+        "<p>No result yet: the run hasn't reached its evaluation.</p>"
+    ]
 
 # %% ../../nbs/run/report.ipynb #90ba1209
 def accuracy_cells(
-    rows:pd.DataFrame, # of `accuracy_table`
-)->pd.DataFrame: # training set, shots, accuracy with its interval, n, share of unreadable answers
+    rows: pd.DataFrame,  # of `accuracy_table`
+) -> (
+    pd.DataFrame
+):  # training set, shots, accuracy with its interval, n, share of unreadable answers
     "Accuracies as a reader sees them."
-    return pd.DataFrame({"training set": arm_titles(rows.arm), "shots": rows.shots, "accuracy [95 %]": [percent(*x) for x in zip(rows.accuracy, rows.lo, rows.hi)],
-                         "n": rows.n, "unreadable": rows.failures.map(percent)})
+    return pd.DataFrame(
+        {
+            "training set": arm_titles(rows.arm),
+            "shots": rows.shots,
+            "accuracy [95 %]": [percent(*x) for x in zip(rows.accuracy, rows.lo, rows.hi)],
+            "n": rows.n,
+            "unreadable": rows.failures.map(percent),
+        }
+    )
+
 
 def arm_titles(
-    arms:pd.Series, # names of arms
-)->pd.Series: # titles of rows; a name that has none stays
+    arms: pd.Series,  # names of arms
+) -> pd.Series:  # titles of rows; a name that has none stays
     "What a table calls the arms."
     return arms.map(ARM_TITLES).fillna(arms)
 
+
 def overall(
-    results:pd.DataFrame, # in the form of table `results`
-)->pd.DataFrame: # of `accuracy_table`
+    results: pd.DataFrame,  # in the form of table `results`
+) -> pd.DataFrame:  # of `accuracy_table`
     "Macro averages over all tasks, by number of shots."
     a = accuracy_table(results)
     return a[(a.level == "all") & (a.average == "macro")].sort_values("shots", kind="stable")
 
+
 def by_task(
-    results:pd.DataFrame, # in the form of table `results`
-    name:str, # of the table's file
-)->Table:
+    results: pd.DataFrame,  # in the form of table `results`
+    name: str,  # of the table's file
+) -> Table:
     "Accuracy of every arm on every task."
     a = accuracy_table(results)
     one = a[a.level == "task"].sort_values(["name", "shots"], kind="stable")
@@ -168,243 +253,567 @@ def by_task(
     tasks.insert(0, "task", one["name"])
     return Table(name, tasks, one, words=("training set",))
 
+
 def versus_original(
-    versus:pd.DataFrame, # from `comparisons`
-)->pd.DataFrame:
+    versus: pd.DataFrame,  # from `comparisons`
+) -> pd.DataFrame:
     "Paired comparisons as a reader sees them."
-    return pd.DataFrame({"training set": arm_titles(versus.a), "shots": versus.shots, "difference in points [95 %]": [points(*x) for x in zip(versus.difference, versus.lo, versus.hi)],
-                         "only this one right": versus.only_a, "only the original's right": versus.only_b, "McNemar p": versus.p.map("{:.3g}".format), "n": versus.n})
+    return pd.DataFrame(
+        {
+            "training set": arm_titles(versus.a),
+            "shots": versus.shots,
+            "difference in points [95 %]": [
+                points(*x) for x in zip(versus.difference, versus.lo, versus.hi)
+            ],
+            "only this one right": versus.only_a,
+            "only the original's right": versus.only_b,
+            "McNemar p": versus.p.map("{:.3g}".format),
+            "n": versus.n,
+        }
+    )
+
 
 def in_table2_shape(
-    d:pd.DataFrame, # from `table2`
-)->pd.DataFrame:
+    d: pd.DataFrame,  # from `table2`
+) -> pd.DataFrame:
     "Accuracies in the shape of Table 2 as a reader sees them."
     d = d.reset_index()
-    return d.assign(arm=d.arm.map(ARM_TITLES).fillna("+ " + d.arm)).rename(columns=dict(arm="training set")).map(lambda x: f"{x:.1f}" if isinstance(x, float) else x)[["training set", "shots", *d.columns[2:]]]
+    return (
+        d.assign(arm=d.arm.map(ARM_TITLES).fillna("+ " + d.arm))
+        .rename(columns=dict(arm="training set"))
+        .map(lambda x: f"{x:.1f}" if isinstance(x, float) else x)[
+            ["training set", "shots", *d.columns[2:]]
+        ]
+    )
+
 
 def arms_section(
-    t:dict, # table → its rows, among them `results`
-)->list: # strings of HTML and `Table`s
+    t: dict,  # table → its rows, among them `results`
+) -> list:  # strings of HTML and `Table`s
     "Accuracy of every arm, overall and in the shape of Table 2, and the comparisons with the original teacher."
     macro, versus, ours = overall(t["results"]), comparisons(t["results"]), table2(t["results"])
-    return [html_figure(plot_arms(t["results"]), "Dots are accuracies, bars 95 % intervals. All arms answer the same items, so overlapping bars can still belong to arms that differ; see the paired comparisons.",
-                        "Accuracy of each arm with its interval, zero-shot and three-shot"),
-            Table("accuracy", accuracy_cells(macro), macro),
-            *(["<h3>Against the original teacher, on the same items</h3>", Table("against-original", versus_original(versus), versus)] if len(versus) else []),
-            "<h3>In the shape of the paper's Table 2</h3><p>This run, accuracy in %; categories are macro averages over their tasks.</p>", Table("table2", in_table2_shape(ours), ours.reset_index()),
-            "<p><b>The paper's numbers</b>, for Gemma-2B taught by Llama-3-70B-Instruct on all of BBH. They are here for their pattern, not to be matched by smaller models.</p>",
-            Table("table2-paper", in_table2_shape(PAPER_TABLE2), PAPER_TABLE2.reset_index()),
-            "<details><summary>Per task</summary>", by_task(t["results"], "accuracy-by-task"), "</details>"]
+    return [
+        html_figure(
+            plot_arms(t["results"]),
+            "Dots are accuracies, bars 95 % intervals. All arms answer the same items, so overlapping bars can still belong to arms that differ; see the paired comparisons.",
+            "Accuracy of each arm with its interval, zero-shot and three-shot",
+        ),
+        Table("accuracy", accuracy_cells(macro), macro),
+        *(
+            [
+                "<h3>Against the original teacher, on the same items</h3>",
+                Table("against-original", versus_original(versus), versus),
+            ]
+            if len(versus)
+            else []
+        ),
+        "<h3>In the shape of the paper's Table 2</h3><p>This run, accuracy in %; categories are macro averages over their tasks.</p>",
+        Table("table2", in_table2_shape(ours), ours.reset_index()),
+        "<p><b>The paper's numbers</b>, for Gemma-2B taught by Llama-3-70B-Instruct on all of BBH. They are here for their pattern, not to be matched by smaller models.</p>",
+        Table("table2-paper", in_table2_shape(PAPER_TABLE2), PAPER_TABLE2.reset_index()),
+        "<details><summary>Per task</summary>",
+        by_task(t["results"], "accuracy-by-task"),
+        "</details>",
+    ]
 
 # %% ../../nbs/run/report.ipynb #798920ad
 def heldout_section(
-    t:dict, # table → its rows, among them `heldout`
-)->list: # strings of HTML and `Table`s
+    t: dict,  # table → its rows, among them `heldout`
+) -> list:  # strings of HTML and `Table`s
     "Did alignment move the teacher towards what its student prefers?"
     h = t["heldout"]
-    if not set(h.phase) >= {"before", "after"}: return [f"<p>Only “{html.escape(', '.join(sorted(set(h.phase))))}” has been measured yet.</p>"]
+    if not set(h.phase) >= {"before", "after"}:
+        return [
+            f"<p>Only “{html.escape(', '.join(sorted(set(h.phase))))}” has been measured yet.</p>"
+        ]
     gain = alignment_gain(h)
-    cells = pd.DataFrame([{"task": r.task, "before": percent(r.before), "after": percent(r.after), "difference in points [95 %]": points(r.gain, r.lo, r.hi), "questions": r.questions}
-                          for r in gain.itertuples()])
+    cells = pd.DataFrame(
+        [
+            {
+                "task": r.task,
+                "before": percent(r.before),
+                "after": percent(r.after),
+                "difference in points [95 %]": points(r.gain, r.lo, r.hi),
+                "questions": r.questions,
+            }
+            for r in gain.itertuples()
+        ]
+    )
     fails = h.groupby("phase")[["failures", "n"]].sum()
     share = {p: percent(fails.failures[p] / fails.n[p]) for p in ("before", "after")}
-    return ["<p>Questions that alignment never saw, answered by the teacher with the naive prompt before and after; each rationale is scored by the student's one-shot accuracy on the preference set.</p>",
-            Table("heldout", cells, gain), f"<p>Student's answers that could not be read: {share['before']} before, {share['after']} after.</p>"]
+    return [
+        "<p>Questions that alignment never saw, answered by the teacher with the naive prompt before and after; each rationale is scored by the student's one-shot accuracy on the preference set.</p>",
+        Table("heldout", cells, gain),
+        f"<p>Student's answers that could not be read: {share['before']} before, {share['after']} after.</p>",
+    ]
+
 
 def plot_prefset(
-    prefset:pd.DataFrame, # table `prefset`
-): # matplotlib figure, one panel per task
+    prefset: pd.DataFrame,  # table `prefset`
+):  # matplotlib figure, one panel per task
     "Discriminations of the validation items with their intervals, the chosen ones in colour."
     import matplotlib.pyplot as plt
+
     tasks = list(prefset.groupby("task", sort=False))
     columns = min(2, len(tasks))
-    fig, axes = plt.subplots(-(-len(tasks) // columns), columns, squeeze=False, layout="constrained", figsize=(3.8 * columns, 2.8 * -(-len(tasks) // columns)))
-    for ax in axes.flat[len(tasks):]: ax.set_axis_off()
+    fig, axes = plt.subplots(
+        -(-len(tasks) // columns),
+        columns,
+        squeeze=False,
+        layout="constrained",
+        figsize=(3.8 * columns, 2.8 * -(-len(tasks) // columns)),
+    )
+    for ax in axes.flat[len(tasks) :]:
+        ax.set_axis_off()
     for ax, (name, p) in zip(axes.flat, tasks):
         a, a_sd, b, b_sd = (p[c].to_numpy() for c in ["a", "a_sd", "b", "b_sd"])
-        fit = Fit(a, a_sd, b, b_sd, theta=np.empty(0), theta_sd=np.empty(0), items=list(p["item"]), respondents=[], method="table")
+        fit = Fit(
+            a,
+            a_sd,
+            b,
+            b_sd,
+            theta=np.empty(0),
+            theta_sd=np.empty(0),
+            items=list(p["item"]),
+            respondents=[],
+            method="table",
+        )
         plot_discriminations(fit, int(p.chosen.sum()), ax)
         ax.set(title=name.replace("_", " "), ylabel="a (log scale)")
     return fig
 
+
 def irt_section(
-    t:dict, # table → its rows, among them `prefset`
-)->list: # strings of HTML and `Table`s
+    t: dict,  # table → its rows, among them `prefset`
+) -> list:  # strings of HTML and `Table`s
     "Discriminations of the validation items, and which were chosen."
     p = t["prefset"]
-    table = p.groupby("task").agg(items=("item", "size"), informative=("a", "count"), chosen=("chosen", "sum"), low=("a", "min"), mid=("a", "median"), high=("a", "max")).reset_index()
-    if "p_top" in p: table["belongs"] = p[p.chosen].groupby("task").p_top.mean().to_numpy()
-    said = dict(items="validation items", informative="that tell respondents apart", low="lowest a", mid="median a", high="highest a", belongs="chance that a chosen one belongs (mean)")
-    cells = table.assign(**{c: table[c].map(f) for c, f in dict(low="{:.2f}".format, mid="{:.2f}".format, high="{:.2f}".format, belongs=percent).items() if c in table}).rename(columns=said)
-    return [html_figure(plot_prefset(p), "Items by rank of their discrimination, with 95 % intervals. Where the intervals of neighbours overlap, which of the two is chosen is a matter of chance. An item that all or no respondents got right has no discrimination; it is chosen only where too few have one.",
-                        "Discrimination of each item with its interval, chosen items in colour"), Table("prefset", cells, table)]
+    table = (
+        p.groupby("task")
+        .agg(
+            items=("item", "size"),
+            informative=("a", "count"),
+            chosen=("chosen", "sum"),
+            low=("a", "min"),
+            mid=("a", "median"),
+            high=("a", "max"),
+        )
+        .reset_index()
+    )
+    if "p_top" in p:
+        table["belongs"] = p[p.chosen].groupby("task").p_top.mean().to_numpy()
+    said = dict(
+        items="validation items",
+        informative="that tell respondents apart",
+        low="lowest a",
+        mid="median a",
+        high="highest a",
+        belongs="chance that a chosen one belongs (mean)",
+    )
+    cells = table.assign(
+        **{
+            c: table[c].map(f)
+            for c, f in dict(
+                low="{:.2f}".format, mid="{:.2f}".format, high="{:.2f}".format, belongs=percent
+            ).items()
+            if c in table
+        }
+    ).rename(columns=said)
+    return [
+        html_figure(
+            plot_prefset(p),
+            "Items by rank of their discrimination, with 95 % intervals. Where the intervals of neighbours overlap, which of the two is chosen is a matter of chance. An item that all or no respondents got right has no discrimination; it is chosen only where too few have one.",
+            "Discrimination of each item with its interval, chosen items in colour",
+        ),
+        Table("prefset", cells, table),
+    ]
+
 
 def words_section(
-    t:dict, # table → its rows, among them `drafts`, `scores`
-)->list: # strings of HTML and `Table`s
+    t: dict,  # table → its rows, among them `drafts`, `scores`
+) -> list:  # strings of HTML and `Table`s
     "The paper's Figure 2 on this run's drafts."
     tasks = list(t["drafts"].task.unique())
-    pairs = [t["drafts"][t["drafts"].task.isin(tasks[i:i + 2])] for i in range(0, len(tasks), 2)]
-    return [html_figure(plot_words(d, t["scores"]), "Each dot is one rationale: its number of words, and the student's one-shot accuracy with it as the example.",
-                        "Words of a rationale against its preference score, per task") for d in pairs]
+    pairs = [t["drafts"][t["drafts"].task.isin(tasks[i : i + 2])] for i in range(0, len(tasks), 2)]
+    return [
+        html_figure(
+            plot_words(d, t["scores"]),
+            "Each dot is one rationale: its number of words, and the student's one-shot accuracy with it as the example.",
+            "Words of a rationale against its preference score, per task",
+        )
+        for d in pairs
+    ]
 
 # %% ../../nbs/run/report.ipynb #cd1fb236
 def align_section(
-    t:dict, # table → its rows, among them `align_log`
-)->list: # strings of HTML and `Table`s
+    t: dict,  # table → its rows, among them `align_log`
+) -> list:  # strings of HTML and `Table`s
     "Curves of the teacher's alignment."
-    return [html_figure(plot_alignment(t["align_log"]),
-                        "A loss of 0.693 = log 2 is where alignment starts: the teacher favours neither. The margin is how much more the teacher has moved towards the chosen than towards the rejected response.",
-                        "DPO loss, margin and accuracy by step")]
+    return [
+        html_figure(
+            plot_alignment(t["align_log"]),
+            "A loss of 0.693 = log 2 is where alignment starts: the teacher favours neither. The margin is how much more the teacher has moved towards the chosen than towards the rejected response.",
+            "DPO loss, margin and accuracy by step",
+        )
+    ]
+
 
 def distill_section(
-    t:dict, # table → its rows, among them `sft_log`
-)->list: # strings of HTML and `Table`s
+    t: dict,  # table → its rows, among them `sft_log`
+) -> list:  # strings of HTML and `Table`s
     "Curves of the students' fine-tuning, and what they were trained on."
-    return [html_figure(plot_distillation(t["sft_log"]),
-                        "Loss on the completion. A lower one means an easier text to imitate, not a better teacher: short and uniform rationales are easy.", "Training loss by step, one line per arm"),
-            *([examples_table(t["examples"])] if "examples" in t else [])]
+    return [
+        html_figure(
+            plot_distillation(t["sft_log"]),
+            "Loss on the completion. A lower one means an easier text to imitate, not a better teacher: short and uniform rationales are easy.",
+            "Training loss by step, one line per arm",
+        ),
+        *([examples_table(t["examples"])] if "examples" in t else []),
+    ]
+
 
 def examples_table(
-    examples:pd.DataFrame, # table `examples`
-)->Table:
+    examples: pd.DataFrame,  # table `examples`
+) -> Table:
     "Size of each training set, the share with an answer, and its words per rationale."
     counts = example_counts(examples)
-    cells = counts.assign(reach=counts.reach.map(percent), words=counts.words.map("{:.0f}".format), arm=arm_titles(counts.arm))
-    return Table("training-sets", cells.set_axis(["training set", "task", "examples", "with an answer", "words (mean)"], axis=1), counts, words=("task",))
+    cells = counts.assign(
+        reach=counts.reach.map(percent),
+        words=counts.words.map("{:.0f}".format),
+        arm=arm_titles(counts.arm),
+    )
+    return Table(
+        "training-sets",
+        cells.set_axis(
+            ["training set", "task", "examples", "with an answer", "words (mean)"], axis=1
+        ),
+        counts,
+        words=("task",),
+    )
 
 # %% ../../nbs/run/report.ipynb #e3678562
 def five_pairs(
-    pairs:pd.DataFrame, # table `pairs`
-    n:int=5, # how many
-)->pd.DataFrame: # rows of `pairs`
+    pairs: pd.DataFrame,  # table `pairs`
+    n: int = 5,  # how many
+) -> pd.DataFrame:  # rows of `pairs`
     "Pairs with the widest margins: first one of each task and kind, then the next of each."
-    p = pairs.assign(margin=pairs.s_chosen - pairs.s_rejected).sort_values("margin", ascending=False, kind="stable")
-    return p.assign(turn=p.groupby(["task", "kind"]).cumcount()).sort_values("turn", kind="stable").head(n).drop(columns="turn")
+    p = pairs.assign(margin=pairs.s_chosen - pairs.s_rejected).sort_values(
+        "margin", ascending=False, kind="stable"
+    )
+    return (
+        p.assign(turn=p.groupby(["task", "kind"]).cumcount())
+        .sort_values("turn", kind="stable")
+        .head(n)
+        .drop(columns="turn")
+    )
+
 
 def pairs_section(
-    t:dict, # table → its rows, among them `pairs`
-)->list: # strings of HTML and `Table`s
+    t: dict,  # table → its rows, among them `pairs`
+) -> list:  # strings of HTML and `Table`s
     "How many pairs alignment saw, and five of them in full."
     p = t["pairs"].assign(margin=t["pairs"].s_chosen - t["pairs"].s_rejected)
-    counts = p.groupby(["task", "kind"]).agg(pairs=("pair", "size"), margin=("margin", "mean")).reset_index()
+    counts = (
+        p.groupby(["task", "kind"])
+        .agg(pairs=("pair", "size"), margin=("margin", "mean"))
+        .reset_index()
+    )
     cells = counts.assign(margin=(100 * counts.margin).map("{:.1f} points".format))
-    out:list = [Table("pairs", cells.rename(columns=dict(margin="mean margin")), counts, words=("kind",))]
+    out: list = [
+        Table("pairs", cells.rename(columns=dict(margin="mean margin")), counts, words=("kind",))
+    ]
     for r in five_pairs(p).itertuples():
-        out += [f'<div class="pair"><h4>{html.escape(f"{r.task}: {r.kind}")}</h4><details><summary>Prompt</summary>{html_text(r.prompt)}</details>'
-                f"<div class='both'><div><p>Chosen, ŝ = {percent(r.s_chosen)}</p>{html_text(r.chosen.strip())}</div>"
-                f"<div><p>Rejected, ŝ = {percent(r.s_rejected)}</p>{html_text(r.rejected.strip())}</div></div></div>"]
+        out += [
+            f'<div class="pair"><h4>{html.escape(f"{r.task}: {r.kind}")}</h4><details><summary>Prompt</summary>{html_text(r.prompt)}</details>'
+            f"<div class='both'><div><p>Chosen, ŝ = {percent(r.s_chosen)}</p>{html_text(r.chosen.strip())}</div>"
+            f"<div><p>Rejected, ŝ = {percent(r.s_rejected)}</p>{html_text(r.rejected.strip())}</div></div></div>"
+        ]
     return out
 
 # %% ../../nbs/run/report.ipynb #6fb7cbee
 def yields_section(
-    t:dict, # table → its rows, among them `questions`
-)->list: # strings of HTML and `Table`s
+    t: dict,  # table → its rows, among them `questions`
+) -> list:  # strings of HTML and `Table`s
     "What the teacher's question prompts and technique prompts gave."
-    aside = t.get("aside", pd.DataFrame(columns=["stage", "task", "reason", "prompt_id", "decoding"]))
-    q = question_yield(t["questions"], aside[aside.stage == "elicit"]).groupby("task")[["decodings", "found", "kept"]].sum().reset_index()
+    aside = t.get(
+        "aside", pd.DataFrame(columns=["stage", "task", "reason", "prompt_id", "decoding"])
+    )
+    q = (
+        question_yield(t["questions"], aside[aside.stage == "elicit"])
+        .groupby("task")[["decodings", "found", "kept"]]
+        .sum()
+        .reset_index()
+    )
     q["each"] = q.kept / q.decodings
-    out:list = [Table("questions", q.assign(each=q.each.map("{:.2f}".format)).set_axis(["task", "decodings", "whole questions", "kept", "kept per decoding"], axis=1), q)]
+    out: list = [
+        Table(
+            "questions",
+            q.assign(each=q.each.map("{:.2f}".format)).set_axis(
+                ["task", "decodings", "whole questions", "kept", "kept per decoding"], axis=1
+            ),
+            q,
+        )
+    ]
     if "drafts" in t:
-        d = t["drafts"].assign(answered=t["drafts"].answer.notna(), agrees=t["drafts"].answer == t["drafts"].target, words=t["drafts"].rationale.str.split().str.len())
-        c = d.groupby(["task", "technique"]).agg(n=("draft", "size"), answered=("answered", "mean"), agrees=("agrees", "mean"), words=("words", "mean")).reset_index()
-        cells = c.assign(answered=c.answered.map(percent), agrees=c.agrees.map(percent), words=c.words.map("{:.0f}".format))
-        out += ["<h3>Rationales</h3>", Table("rationales", cells.set_axis(["task", "technique", "rationales", "with an answer", "answer equals target", "words (mean)"], axis=1), c, words=("technique",))]
+        d = t["drafts"].assign(
+            answered=t["drafts"].answer.notna(),
+            agrees=t["drafts"].answer == t["drafts"].target,
+            words=t["drafts"].rationale.str.split().str.len(),
+        )
+        c = (
+            d.groupby(["task", "technique"])
+            .agg(
+                n=("draft", "size"),
+                answered=("answered", "mean"),
+                agrees=("agrees", "mean"),
+                words=("words", "mean"),
+            )
+            .reset_index()
+        )
+        cells = c.assign(
+            answered=c.answered.map(percent),
+            agrees=c.agrees.map(percent),
+            words=c.words.map("{:.0f}".format),
+        )
+        out += [
+            "<h3>Rationales</h3>",
+            Table(
+                "rationales",
+                cells.set_axis(
+                    [
+                        "task",
+                        "technique",
+                        "rationales",
+                        "with an answer",
+                        "answer equals target",
+                        "words (mean)",
+                    ],
+                    axis=1,
+                ),
+                c,
+                words=("technique",),
+            ),
+        ]
     return out
 
+
 def aside_section(
-    t:dict, # table → its rows, among them `aside`
-)->list: # strings of HTML and `Table`s
+    t: dict,  # table → its rows, among them `aside`
+) -> list:  # strings of HTML and `Table`s
     "Rows that were kept aside, by stage and reason."
     c = t["aside"].groupby(["stage", "reason", "task"]).size().unstack(fill_value=0)
     return [Table("aside", c.assign(all=c.sum(axis=1)).reset_index(), words=("reason",))]
 
+
 def costs_section(
-    stages:dict, # stages.json: stage → {"seconds": …, "counts": {"prompts": …, "tokens_in": …, "tokens_out": …}}
-)->list:
+    stages: dict,  # stages.json: stage → {"seconds": …, "counts": {"prompts": …, "tokens_in": …, "tokens_out": …}}
+) -> list:
     "Time and tokens of each stage, and what else it counted."
     main = dict(prompts="prompts", tokens_in="tokens in", tokens_out="tokens out")
-    def said(v): return f"{v:,}" if isinstance(v, int) else str(v)
-    rows = [dict(stage=name, time=f"{s.get('seconds', 0):.0f} s") | {label: said(s.get("counts", {}).get(k, "")) for k, label in main.items()}
-            | {"also": ", ".join(f"{k.replace('_', ' ')} {said(v)}" for k, v in s.get("counts", {}).items() if k not in main)} for name, s in stages.items()]
+
+    def said(v):
+        return f"{v:,}" if isinstance(v, int) else str(v)
+
+    rows = [
+        dict(stage=name, time=f"{s.get('seconds', 0):.0f} s")
+        | {label: said(s.get("counts", {}).get(k, "")) for k, label in main.items()}
+        | {
+            "also": ", ".join(
+                f"{k.replace('_', ' ')} {said(v)}"
+                for k, v in s.get("counts", {}).items()
+                if k not in main
+            )
+        }
+        for name, s in stages.items()
+    ]
     total = sum(s.get("seconds", 0) for s in stages.values())
-    numbers = pd.DataFrame([dict(stage=name, what=k, value=v) for name, s in stages.items() for k, v in (dict(seconds=s.get("seconds")) | s.get("counts", {})).items()])
-    return [Table("costs", pd.DataFrame(rows), numbers, words=("also",)), f"<p>Together {total / 60:.1f} minutes. What comes from the journal isn't generated again and counts nothing.</p>"]
+    numbers = pd.DataFrame(
+        [
+            dict(stage=name, what=k, value=v)
+            for name, s in stages.items()
+            for k, v in (dict(seconds=s.get("seconds")) | s.get("counts", {})).items()
+        ]
+    )
+    return [
+        Table("costs", pd.DataFrame(rows), numbers, words=("also",)),
+        f"<p>Together {total / 60:.1f} minutes. What comes from the journal isn't generated again and counts nothing.</p>",
+    ]
+
 
 def flat_rows(
-    value, # nested dictionaries and lists
-    name:str="", # of the whole
-)->list: # (dotted name, value)
+    value,  # nested dictionaries and lists
+    name: str = "",  # of the whole
+) -> list:  # (dotted name, value)
     "What is nested, as rows."
-    inner = value.items() if isinstance(value, dict) else enumerate(value, 1) if isinstance(value, list) and any(isinstance(v, dict) for v in value) else None
-    return [(name, value)] if inner is None else [row for k, v in inner for row in flat_rows(v, f"{name}.{k}" if name else str(k))]
+    inner = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value, 1)
+        if isinstance(value, list) and any(isinstance(v, dict) for v in value)
+        else None
+    )
+    return (
+        [(name, value)]
+        if inner is None
+        else [row for k, v in inner for row in flat_rows(v, f"{name}.{k}" if name else str(k))]
+    )
+
 
 def versions_section(
-    environment:dict, # environment.json
-)->list:
+    environment: dict,  # environment.json
+) -> list:
     "Versions, machine, fingerprints, seeds."
-    return [Table("versions", pd.DataFrame(flat_rows(environment), columns=["what", "value"]), words=("value",))]
+    return [
+        Table(
+            "versions",
+            pd.DataFrame(flat_rows(environment), columns=["what", "value"]),
+            words=("value",),
+        )
+    ]
 
 # %% ../../nbs/run/report.ipynb #44e899ca
 def health_section(
-    t:dict, # table → its rows, among them those of *health*
-)->list: # strings of HTML and `Table`s
+    t: dict,  # table → its rows, among them those of *health*
+) -> list:  # strings of HTML and `Table`s
     "How sound the training sets are."
     h = t["health"]
-    names = dict(exact="equal to a test item", covered="holding one", gram13="sharing 13 words", near="near-duplicates", unanswered="without an answer", contradicts="answer differs from target")
-    cells = h.assign(arm=arm_titles(h.arm), words=h.words.map("{:.0f}".format), **{c: h[c].map(percent) for c in names})
-    return ["<p>Questions beside the test's, near-duplicates within the set, and rationales that end elsewhere than their target.</p>",
-            Table("soundness", cells[["arm", "task", "n", *names, "words"]].rename(columns=names | dict(arm="training set", words="words (median)")), h, words=("task",))]
+    names = dict(
+        exact="equal to a test item",
+        covered="holding one",
+        gram13="sharing 13 words",
+        near="near-duplicates",
+        unanswered="without an answer",
+        contradicts="answer differs from target",
+    )
+    cells = h.assign(
+        arm=arm_titles(h.arm),
+        words=h.words.map("{:.0f}".format),
+        **{c: h[c].map(percent) for c in names},
+    )
+    return [
+        "<p>Questions beside the test's, near-duplicates within the set, and rationales that end elsewhere than their target.</p>",
+        Table(
+            "soundness",
+            cells[["arm", "task", "n", *names, "words"]].rename(
+                columns=names | dict(arm="training set", words="words (median)")
+            ),
+            h,
+            words=("task",),
+        ),
+    ]
+
 
 def benchmarks_section(
-    t:dict, # table → its rows, among them `benchmarks`
-)->list: # strings of HTML and `Table`s
+    t: dict,  # table → its rows, among them `benchmarks`
+) -> list:  # strings of HTML and `Table`s
     "The students on benchmarks outside of BBH (Table 3)."
-    return ["<p>The same students, tested on benchmarks that no training set was written for.</p>", by_task(t["benchmarks"], "benchmarks")]
+    return [
+        "<p>The same students, tested on benchmarks that no training set was written for.</p>",
+        by_task(t["benchmarks"], "benchmarks"),
+    ]
+
 
 def unseen_section(
-    t:dict, # table → its rows, among them `unseen`
-)->list: # strings of HTML and `Table`s
+    t: dict,  # table → its rows, among them `unseen`
+) -> list:  # strings of HTML and `Table`s
     "What both teachers wrote for tasks that alignment never saw (Table 4)."
-    return ["<p>One student for each task and teacher. “Original Teacher” is the teacher before alignment, “ARTE” after.</p>", by_task(t["unseen"], "unseen")]
+    return [
+        "<p>One student for each task and teacher. “Original Teacher” is the teacher before alignment, “ARTE” after.</p>",
+        by_task(t["unseen"], "unseen"),
+    ]
+
 
 def transfer_section(
-    t:dict, # table → its rows, among them `transfer`, `transfer_scores`, `scores`
-)->list: # strings of HTML and `Table`s
+    t: dict,  # table → its rows, among them `transfer`, `transfer_scores`, `scores`
+) -> list:  # strings of HTML and `Table`s
     "Other students: what they prefer of the same drafts, and what they learn (Table 5)."
-    out, said = [], dict(rationales="ρ over all rationales", within="ρ within a question (mean)", best="the same best rationale", worst="the same worst rationale", questions="ρ over questions")
+    out, said = (
+        [],
+        dict(
+            rationales="ρ over all rationales",
+            within="ρ within a question (mean)",
+            best="the same best rationale",
+            worst="the same worst rationale",
+            questions="ρ over questions",
+        ),
+    )
     for i, (name, results) in enumerate(t["transfer"].groupby("student", sort=False), 1):
-        macro, alike = overall(results), rank_agreement(t["scores"], t["transfer_scores"][t["transfer_scores"].student == name])
-        alike = alike[alike.task == alike.task.iloc[-1]]       # the last rows are all tasks together
-        cells = pd.DataFrame({"measure": alike.measure.map(said), "value [95 %]": ["–" if pd.isna(v) else f"{v:.2f}" if pd.isna(lo) else f"{v:.2f} [{lo:.2f}, {hi:.2f}]" for v, lo, hi in zip(alike.value, alike.lo, alike.hi)],
-                              "by chance": alike.chance.map("{:.2f}".format), "n": alike.n})
-        out += [f"<h3>{html.escape(str(name))}</h3>", Table(f"other-student-{i}", accuracy_cells(macro), macro.assign(student=name)),
-                "<p>Its preferences beside those of the student that the teacher was aligned with, on the same drafts:</p>", Table(f"other-student-{i}-preferences", cells, alike.assign(student=name))]
+        macro, alike = (
+            overall(results),
+            rank_agreement(t["scores"], t["transfer_scores"][t["transfer_scores"].student == name]),
+        )
+        alike = alike[alike.task == alike.task.iloc[-1]]  # the last rows are all tasks together
+        cells = pd.DataFrame(
+            {
+                "measure": alike.measure.map(said),
+                "value [95 %]": [
+                    "–"
+                    if pd.isna(v)
+                    else f"{v:.2f}"
+                    if pd.isna(lo)
+                    else f"{v:.2f} [{lo:.2f}, {hi:.2f}]"
+                    for v, lo, hi in zip(alike.value, alike.lo, alike.hi)
+                ],
+                "by chance": alike.chance.map("{:.2f}".format),
+                "n": alike.n,
+            }
+        )
+        out += [
+            f"<h3>{html.escape(str(name))}</h3>",
+            Table(f"other-student-{i}", accuracy_cells(macro), macro.assign(student=name)),
+            "<p>Its preferences beside those of the student that the teacher was aligned with, on the same drafts:</p>",
+            Table(f"other-student-{i}-preferences", cells, alike.assign(student=name)),
+        ]
     return out
 
 # %% ../../nbs/run/report.ipynb #66d738de
-TEST_DATA = dict(bbh="real BBH test items", generated="generated test items in BBH's format, not BBH's own")  # `test_data` of a stage, or `data.test` of the recipe → words
+TEST_DATA = dict(
+    bbh="real BBH test items", generated="generated test items in BBH's format, not BBH's own"
+)  # `test_data` of a stage, or `data.test` of the recipe → words
+
 
 def test_data(
-    recipe, # `Recipe`
-    stages:dict, # stages.json
-)->str:
+    recipe,  # `Recipe`
+    stages: dict,  # stages.json
+) -> str:
     "Where a run's test items come from."
-    noted = next((s["counts"]["test_data"] for s in stages.values() if "test_data" in s.get("counts", {})), recipe.data.test)
+    noted = next(
+        (s["counts"]["test_data"] for s in stages.values() if "test_data" in s.get("counts", {})),
+        recipe.data.test,
+    )
     return TEST_DATA.get(noted, "not recorded")
 
+
 def run_section(
-    recipe, # `Recipe`
-    stages:dict, # stages.json
-    t:dict, # the tables there are
-)->list:
+    recipe,  # `Recipe`
+    stages: dict,  # stages.json
+    t: dict,  # the tables there are
+) -> list:
     "Recipe, models, tasks, number of items, and which test data."
     n = t["results"].groupby("task")["item"].nunique() if "results" in t else None
-    rows = [("recipe", f"{recipe.name} (seed {recipe.seed})"), ("teacher", recipe.teacher.model), ("student", recipe.student.model), ("tasks", ", ".join(t.replace("_", " ") for t in recipe.tasks)),
-            ("test data", test_data(recipe, stages)),
-            ("test items", "none answered yet" if n is None else f"{n.sum():,} ({n.min()} to {n.max()} a task)"),
-            ("drafts", f"{len(t.get('questions', ())):,} questions, {len(t.get('drafts', ())):,} rationales")]
-    return [Table("run", pd.DataFrame(rows, columns=["", " "]), pd.DataFrame(rows, columns=["what", "value"]), words=(" ",))]
+    rows = [
+        ("recipe", f"{recipe.name} (seed {recipe.seed})"),
+        ("teacher", recipe.teacher.model),
+        ("student", recipe.student.model),
+        ("tasks", ", ".join(t.replace("_", " ") for t in recipe.tasks)),
+        ("test data", test_data(recipe, stages)),
+        (
+            "test items",
+            "none answered yet" if n is None else f"{n.sum():,} ({n.min()} to {n.max()} a task)",
+        ),
+        (
+            "drafts",
+            f"{len(t.get('questions', ())):,} questions, {len(t.get('drafts', ())):,} rationales",
+        ),
+    ]
+    return [
+        Table(
+            "run",
+            pd.DataFrame(rows, columns=["", " "]),
+            pd.DataFrame(rows, columns=["what", "value"]),
+            words=(" ",),
+        )
+    ]
 
 # %% ../../nbs/run/report.ipynb #eb0c2d0d
 CSS = """
@@ -426,45 +835,70 @@ pre { white-space: pre-wrap; background: var(--tint); padding: .6rem; margin: .3
 @media (min-width: 44rem) { .both { display: grid; grid-template-columns: 1fr 1fr; gap: .8rem; } }
 """  # the page's style
 
-SECTIONS = [("Arms", arms_section, ["results"]), ("Aligned against original teacher", heldout_section, ["heldout"]), ("Preference set", irt_section, ["prefset"]),
-            ("Words against preference", words_section, ["drafts", "scores"]), ("Alignment", align_section, ["align_log"]), ("Fine-tuning", distill_section, ["sft_log"]),
-            ("Pairs", pairs_section, ["pairs"]), ("Yields", yields_section, ["questions"]), ("Kept aside", aside_section, ["aside"])]  # title, function, tables it needs
-EXTRAS = [("Soundness", health_section, ["health"]), ("Other benchmarks", benchmarks_section, ["benchmarks"]), ("Unseen tasks", unseen_section, ["unseen"]),
-          ("Other students", transfer_section, ["transfer", "transfer_scores", "scores"])]  # the same; shown where the tables are
+SECTIONS = [
+    ("Arms", arms_section, ["results"]),
+    ("Aligned against original teacher", heldout_section, ["heldout"]),
+    ("Preference set", irt_section, ["prefset"]),
+    ("Words against preference", words_section, ["drafts", "scores"]),
+    ("Alignment", align_section, ["align_log"]),
+    ("Fine-tuning", distill_section, ["sft_log"]),
+    ("Pairs", pairs_section, ["pairs"]),
+    ("Yields", yields_section, ["questions"]),
+    ("Kept aside", aside_section, ["aside"]),
+]  # title, function, tables it needs
+EXTRAS = [
+    ("Soundness", health_section, ["health"]),
+    ("Other benchmarks", benchmarks_section, ["benchmarks"]),
+    ("Unseen tasks", unseen_section, ["unseen"]),
+    ("Other students", transfer_section, ["transfer", "transfer_scores", "scores"]),
+]  # the same; shown where the tables are
+
 
 def guarded(
-    make, # function of `t` giving the parts of a section
-    t:dict, # the tables there are
-)->list: # parts
+    make,  # function of `t` giving the parts of a section
+    t: dict,  # the tables there are
+) -> list:  # parts
     "What `make` gives, or a line that says why it couldn't."
-    try: return make(t)
-    except Exception as e: return [f'<p class="missing">Could not be shown: {html.escape(type(e).__name__)}: {html.escape(str(e))}</p>']
+    try:
+        return make(t)
+    except Exception as e:
+        return [
+            f'<p class="missing">Could not be shown: {html.escape(type(e).__name__)}: {html.escape(str(e))}</p>'
+        ]
+
 
 def section_parts(
-    make, # function of `t` giving the parts of a section
-    needs:list, # names of the tables it can't do without
-    t:dict, # the tables there are
-)->list: # parts
+    make,  # function of `t` giving the parts of a section
+    needs: list,  # names of the tables it can't do without
+    t: dict,  # the tables there are
+) -> list:  # parts
     "A section, or what it waits for."
     missing = [f"table “{x}” (stage {TABLES[x]})" for x in needs if x not in t]
-    return [f'<p class="missing">Not there: {", ".join(missing)}.</p>'] if missing else guarded(make, t)
+    return (
+        [f'<p class="missing">Not there: {", ".join(missing)}.</p>']
+        if missing
+        else guarded(make, t)
+    )
+
 
 def section(
-    title:str, # heading
-    parts:list, # HTML and `Table`s
-)->str: # HTML
+    title: str,  # heading
+    parts: list,  # HTML and `Table`s
+) -> str:  # HTML
     "A section of the page."
     return f'<section id="{_anchor(title)}"><h2>{html.escape(title)}</h2>\n{as_html(parts)}\n</section>'
 
-def _anchor(title): return title.lower().replace(" ", "-")
+
+def _anchor(title):
+    return title.lower().replace(" ", "-")
 
 # %% ../../nbs/run/report.ipynb #4892cfae
 def page_html(
-    title:str, # heading
-    lead:list, # parts: what a reader should see first
-    sections:list, # (title, parts)
-    note:str="", # HTML above everything
-)->str: # a whole HTML page
+    title: str,  # heading
+    lead: list,  # parts: what a reader should see first
+    sections: list,  # (title, parts)
+    note: str = "",  # HTML above everything
+) -> str:  # a whole HTML page
     "A self-contained page."
     nav = " · ".join(f'<a href="#{_anchor(t)}">{html.escape(t)}</a>' for t, _ in sections)
     return f"""<!doctype html>
@@ -478,76 +912,128 @@ def page_html(
 </body></html>
 """
 
+
 def report_sections(
-    recipe, # `Recipe`
-    t:dict, # table's name → data frame
-    stages:dict, # stages.json
-    environment:dict, # environment.json
-)->list: # (title, parts)
+    recipe,  # `Recipe`
+    t: dict,  # table's name → data frame
+    stages: dict,  # stages.json
+    environment: dict,  # environment.json
+) -> list:  # (title, parts)
     "The sections of a run's report."
-    always:list[tuple] = [("What was run", lambda t: run_section(recipe, stages, t), [])]
-    ends:list[tuple] = [
-        ("Costs", lambda t: costs_section(stages) if stages else ['<p class="missing">No stage is finished.</p>'], []),
-        ("Versions", lambda t: versions_section(environment) if environment else ['<p class="missing">No environment.json.</p>'], [])]
-    return [(title, section_parts(make, needs, t)) for title, make, needs in always + SECTIONS + [x for x in EXTRAS if t.keys() >= set(x[2])] + ends]
+    always: list[tuple] = [("What was run", lambda t: run_section(recipe, stages, t), [])]
+    ends: list[tuple] = [
+        (
+            "Costs",
+            lambda t: (
+                costs_section(stages)
+                if stages
+                else ['<p class="missing">No stage is finished.</p>']
+            ),
+            [],
+        ),
+        (
+            "Versions",
+            lambda t: (
+                versions_section(environment)
+                if environment
+                else ['<p class="missing">No environment.json.</p>']
+            ),
+            [],
+        ),
+    ]
+    return [
+        (title, section_parts(make, needs, t))
+        for title, make, needs in always
+        + SECTIONS
+        + [x for x in EXTRAS if t.keys() >= set(x[2])]
+        + ends
+    ]
+
 
 def unfinished(
-    t:dict, # the tables there are
-)->str: # HTML; empty for a finished run
+    t: dict,  # the tables there are
+) -> str:  # HTML; empty for a finished run
     "Which stages have tables still to come."
-    missing = {stage: [n for n, s in TABLES.items() if s == stage and n not in t and n != "aside"] for stage in dict.fromkeys(TABLES.values())}
+    missing = {
+        stage: [n for n, s in TABLES.items() if s == stage and n not in t and n != "aside"]
+        for stage in dict.fromkeys(TABLES.values())
+    }
     note = ", ".join(f"{stage} ({', '.join(names)})" for stage, names in missing.items() if names)
-    return f'<p class="missing">This run is not finished. Stages with tables still to come: {note}.</p>' if note else ""
+    return (
+        f'<p class="missing">This run is not finished. Stages with tables still to come: {note}.</p>'
+        if note
+        else ""
+    )
+
 
 def report_html(
-    recipe, # `Recipe`
-    t:dict, # table's name → data frame
-    sections:list, # from `report_sections`
-)->str: # a whole HTML page
+    recipe,  # `Recipe`
+    t: dict,  # table's name → data frame
+    sections: list,  # from `report_sections`
+) -> str:  # a whole HTML page
     "The report of a run."
     return page_html(f"ARTE: run of {recipe.name}", guarded(headline, t), sections, unfinished(t))
 
 # %% ../../nbs/run/report.ipynb #150cfba5
 def latex_table(
-    cells:pd.DataFrame, # as for `html_table`
-    words:tuple=(), # columns besides the first that hold words and stand to the left
-)->str: # a `tabular`
+    cells: pd.DataFrame,  # as for `html_table`
+    words: tuple = (),  # columns besides the first that hold words and stand to the left
+) -> str:  # a `tabular`
     "A data frame as LaTeX, with every cell escaped; it needs the package booktabs."
-    def plain(x): return "".join(c for c in " ".join(str(x).split()) if c.isprintable())
+
+    def plain(x):
+        return "".join(c for c in " ".join(str(x).split()) if c.isprintable())
+
     shape = "".join("l" if c in words or i == 0 else "r" for i, c in enumerate(cells.columns))
-    return cells.map(plain).rename(columns=plain).to_latex(index=False, escape=True, column_format=shape).replace("ρ", r"$\rho$")
+    return (
+        cells.map(plain)
+        .rename(columns=plain)
+        .to_latex(index=False, escape=True, column_format=shape)
+        .replace("ρ", r"$\rho$")
+    )
+
 
 def write_tables(
-    sections:list, # (title, parts)
-    page:Path, # the page's file; the tables go beside it, into a folder of like name
-    form:str, # "csv" or "latex"
-)->list: # the files
+    sections: list,  # (title, parts)
+    page: Path,  # the page's file; the tables go beside it, into a folder of like name
+    form: str,  # "csv" or "latex"
+) -> list:  # the files
     "Write every table of a page as a file."
     folder, files = page.with_name(f"{page.stem}-tables"), []
     for table in [p for _, parts in sections for p in parts if isinstance(p, Table)]:
-        text = latex_table(table.cells, table.words) if form == "latex" else (table.cells if table.numbers is None else table.numbers).to_csv(index=False)
-        files.append(folder/f"{table.name}.{dict(latex='tex', csv='csv')[form]}")
+        text = (
+            latex_table(table.cells, table.words)
+            if form == "latex"
+            else (table.cells if table.numbers is None else table.numbers).to_csv(index=False)
+        )
+        files.append(folder / f"{table.name}.{dict(latex='tex', csv='csv')[form]}")
         write_whole(files[-1], text.encode("utf-8", "replace"))
     return files
 
 # %% ../../nbs/run/report.ipynb #c5cac1e7
 def write_page(
-    file:Path, # of the page
-    page:str, # HTML
-    sections:list, # (title, parts), for the tables
-    export:str|None=None, # "csv" or "latex": the tables too, beside the page
-)->Path: # the page's file
+    file: Path,  # of the page
+    page: str,  # HTML
+    sections: list,  # (title, parts), for the tables
+    export: str | None = None,  # "csv" or "latex": the tables too, beside the page
+) -> Path:  # the page's file
     "Write a page, and its tables if they are asked for."
     write_whole(file, page.encode("utf-8", "replace"))
-    if export: write_tables(sections, file, export)
+    if export:
+        write_tables(sections, file, export)
     return file
 
+
 def write_report(
-    dir, # a run directory
-    export:str|None=None, # "csv" or "latex": the tables too, into `report-tables`
-)->Path: # the page's file
+    dir,  # a run directory
+    export: str | None = None,  # "csv" or "latex": the tables too, into `report-tables`
+) -> Path:  # the page's file
     "Write `report.html` into a run directory, from whatever it holds."
     run = RunDir(dir)
     t = read_tables(run)
-    sections = report_sections(run.recipe, t, read_json(run.path("stages.json")), read_json(run.path("environment.json")))
-    return write_page(run.path("report.html"), report_html(run.recipe, t, sections), sections, export)
+    sections = report_sections(
+        run.recipe, t, read_json(run.path("stages.json")), read_json(run.path("environment.json"))
+    )
+    return write_page(
+        run.path("report.html"), report_html(run.recipe, t, sections), sections, export
+    )

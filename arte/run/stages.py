@@ -23,151 +23,218 @@ from ..models.folders import load_tokenizer, resolve_model
 from ..core.settings import BASELINES, Recipe
 from ..core.basics import derive_seed
 from .rundir import RunDir
-from ..core.tasks import bbh_source, get_task, items_table, load_bbh, load_exemplars, split_items, table_items
+from arte.core.tasks import (
+    bbh_source,
+    get_task,
+    items_table,
+    load_bbh,
+    load_exemplars,
+    split_items,
+    table_items,
+)
 from ..models.train import too_long, trackers
 from ..distill import arm_examples, check_equal, distill
 from ..elicit import NoQuestions, draw_questions, draw_rationales, naive_rationales
 from ..eval import evaluate
 from ..irt import response_matrix, save_fit, top_k, trusted_fit
 from ..pairs import question_pairs, rationale_pairs
-from ..prefer import answer_by_elimination, answer_one_shot, balanced_prefset, collect_responses, preference_scores
-from ..tailor import consistent_arm, equalise, make_examples, original_arm, random_arm, tailored_questions
+from arte.prefer import (
+    answer_by_elimination,
+    answer_one_shot,
+    balanced_prefset,
+    collect_responses,
+    preference_scores,
+)
+from arte.tailor import (
+    consistent_arm,
+    equalise,
+    make_examples,
+    original_arm,
+    random_arm,
+    tailored_questions,
+)
 
 # %% ../../nbs/run/stages.ipynb #c77879cc
-def tasks_of(
-    recipe:Recipe
-)->dict: # name → `Task`, in the recipe's order
+def tasks_of(recipe: Recipe) -> dict:  # name → `Task`, in the recipe's order
     "The recipe's tasks."
     return {t: get_task(t) for t in recipe.tasks}
 
+
 def aligned_role(
-    k:int, # rounds of alignment, ≥ 1
-)->str: # role
+    k: int,  # rounds of alignment, ≥ 1
+) -> str:  # role
     "What the teacher is called after so many rounds."
     return "aligned" if k == 1 else f"aligned-{k}"
 
+
 def split(
-    items:pd.DataFrame, # table `items`
-    name:str, # "seed", "val" or "test"
-    task:str|None=None, # one task, or all
-)->pd.DataFrame: # those rows
+    items: pd.DataFrame,  # table `items`
+    name: str,  # "seed", "val" or "test"
+    task: str | None = None,  # one task, or all
+) -> pd.DataFrame:  # those rows
     "The items of one split."
     return items[(items.split == name) & ((items.task == task) if task else True)]
 
+
 class Counts(dict):
     "Counts of a stage; what its engines generated adds up."
-    def add(self,
-        engine, # a `Journaled` engine that was used
+
+    def add(
+        self,
+        engine,  # a `Journaled` engine that was used
     ):
-        for name, n in (("prompts", engine.misses), ("from_journal", engine.hits), ("tokens_in", engine.tokens_in), ("tokens_out", engine.tokens_out)):
+        for name, n in (
+            ("prompts", engine.misses),
+            ("from_journal", engine.hits),
+            ("tokens_in", engine.tokens_in),
+            ("tokens_out", engine.tokens_out),
+        ):
             self[name] = self.get(name, 0) + n
+
 
 @contextmanager
 def opened(
-    run:RunDir,
-    role:str, # a registered model
-    counts:Counts, # of the stage
+    run: RunDir,
+    role: str,  # a registered model
+    counts: Counts,  # of the stage
 ):
     "An engine of the run, closed and counted at the end of the block."
     engine = run.engine(role)
-    try: yield engine
+    try:
+        yield engine
     finally:
         counts.add(engine)
         engine.close()
 
+
 def tracked(
-    run:RunDir,
-    role:str, # of the model that is trained
-)->dict: # `track` of `align`, `distill` and `school`
+    run: RunDir,
+    role: str,  # of the model that is trained
+) -> dict:  # `track` of `align`, `distill` and `school`
     "Who follows a model's training, and where the logs of TensorBoard go."
     logs = run.path("logs", role)
-    return dict(report_to=trackers(run.recipe.report_to), logs=logs, name=f"{run.recipe.name}/{logs.name}")
+    return dict(
+        report_to=trackers(run.recipe.report_to), logs=logs, name=f"{run.recipe.name}/{logs.name}"
+    )
 
 # %% ../../nbs/run/stages.ipynb #e2ff3a78
-def test_source(
-    recipe:Recipe
-)->str: # "bbh" or "generated"
+def test_source(recipe: Recipe) -> str:  # "bbh" or "generated"
     "Where test items come from: what the recipe says, or for `auto` BBH if it can be reached."
-    if recipe.data.test != "auto": return recipe.data.test
+    if recipe.data.test != "auto":
+        return recipe.data.test
     return "bbh" if bbh_source() is not None else "generated"
+
 
 def _pool(task, source, n, recipe, place, avoid=()):
     "At least `n` items of a task from a source."
-    if source == "bbh": return load_bbh(task)
-    if source == "bigbench": return validation_pool(task, n, derive_seed(recipe.seed, place, task))
+    if source == "bbh":
+        return load_bbh(task)
+    if source == "bigbench":
+        return validation_pool(task, n, derive_seed(recipe.seed, place, task))
     from arte.models.school import make_items, school_items
+
     s = recipe.teacher.school
-    taught = [i.question for i in school_items(task, s.rationales, s.questions, s.seed)] if s else []
+    taught = (
+        [i.question for i in school_items(task, s.rationales, s.questions, s.seed)] if s else []
+    )
     return make_items(task, n, derive_seed(recipe.seed, place, task), [*avoid, *taught])
 
+
 def draw_task(
-    task:str, # a BBH task
-    recipe:Recipe,
-    test:str, # from `test_source`
-)->dict: # split → `Item`s; "seed", "val" and "test" share none
+    task: str,  # a BBH task
+    recipe: Recipe,
+    test: str,  # from `test_source`
+) -> dict:  # split → `Item`s; "seed", "val" and "test" share none
     "The items of one task. Seed and validation items do not depend on where the test items come from."
     d, sizes = recipe.data, dict(seed=recipe.data.n_seed, val=recipe.data.n_val)
     learnt = _pool(task, d.items, sum(sizes.values()), recipe, "items")
     splits = split_items(learnt, sizes, recipe.seed)
     known = [i for s in splits.values() for i in s]
-    left = distinct(_pool(task, test, d.n_test, recipe, "test items", [i.question for i in known]), known)
-    return splits | split_items(left, dict(test=d.n_test or len({i.item for i in left})), recipe.seed)   # 0 takes what is left
+    left = distinct(
+        _pool(task, test, d.n_test, recipe, "test items", [i.question for i in known]), known
+    )
+    return splits | split_items(
+        left, dict(test=d.n_test or len({i.item for i in left})), recipe.seed
+    )  # 0 takes what is left
+
 
 def draw_items(
-    recipe:Recipe
-)->pd.DataFrame: # table `items`: splits seed, val, test of every task, which share no item
+    recipe: Recipe,
+) -> pd.DataFrame:  # table `items`: splits seed, val, test of every task, which share no item
     "The items of a run."
     test = test_source(recipe)
-    items = items_table([i for t in recipe.tasks for s in draw_task(t, recipe, test).values() for i in s])
+    items = items_table(
+        [i for t in recipe.tasks for s in draw_task(t, recipe, test).values() for i in s]
+    )
     twice = items[items.duplicated("item")]
-    if len(twice): raise ValueError(f"{len(twice)} items stand in two splits, the first is {twice.item.iloc[0]}; use another seed or fewer items")
+    if len(twice):
+        raise ValueError(
+            f"{len(twice)} items stand in two splits, the first is {twice.item.iloc[0]}; use another seed or fewer items"
+        )
     return items
 
+
 def worked_example(
-    task:str, # a BBH task
-    recipe:Recipe,
-    source:str, # "bbh", "bigbench" or "generated"
-)->list: # three `Exemplar`s
+    task: str,  # a BBH task
+    recipe: Recipe,
+    source: str,  # "bbh", "bigbench" or "generated"
+) -> list:  # three `Exemplar`s
     "Worked examples of a task for few-shot prompts, from where the items come from."
     from arte.models.school import NANO_TASKS, nano_exemplars
-    if source == "generated": return nano_exemplars(task, recipe.seed)
-    try: return load_exemplars(task)
+
+    if source == "generated":
+        return nano_exemplars(task, recipe.seed)
+    try:
+        return load_exemplars(task)
     except FileNotFoundError:
-        if task not in NANO_TASKS: raise
-        print(f"{task}: BBH's worked examples are not there (the hub has none), generated ones are used")
+        if task not in NANO_TASKS:
+            raise
+        print(
+            f"{task}: BBH's worked examples are not there (the hub has none), generated ones are used"
+        )
         return nano_exemplars(task, recipe.seed)
 
+
 def worked_examples(
-    recipe:Recipe,
-    source:str, # as for `worked_example`
-)->dict: # task → three `Exemplar`s
+    recipe: Recipe,
+    source: str,  # as for `worked_example`
+) -> dict:  # task → three `Exemplar`s
     "The worked examples of all tasks of a recipe."
     return {t: worked_example(t, recipe, source) for t in recipe.tasks}
 
 # %% ../../nbs/run/stages.ipynb #19614cca
-def stage_items(run:RunDir)->dict:
+def stage_items(run: RunDir) -> dict:
     "Draw the items; find, and where necessary convert or download, the models; see that the instruction sets are there."
     for arm in run.recipe.distill.arms:
-        if arm in BASELINES: baseline_source(arm)
+        if arm in BASELINES:
+            baseline_source(arm)
     items = draw_items(run.recipe)
     run.save("items", items)
     run.register("student", resolve_model(run.recipe.student.model))
-    run.register("teacher-base" if run.recipe.teacher.school else "teacher", resolve_model(run.recipe.teacher.model))
+    run.register(
+        "teacher-base" if run.recipe.teacher.school else "teacher",
+        resolve_model(run.recipe.teacher.model),
+    )
     return Counts(items=len(items), test_data=test_source(run.recipe))
 
 # %% ../../nbs/run/stages.ipynb #0ea2c8ea
-def stage_school(run:RunDir)->dict:
+def stage_school(run: RunDir) -> dict:
     "School the teacher where the recipe says so; its states on the way become respondents of the IRT model."
     from arte.models.school import school
-    if run.recipe.teacher.school is None: return Counts()
-    folders, log, cached = school(run.model_folder("teacher-base"), run.recipe, tracked(run, "teacher"))
-    for i, folder in enumerate(folders[:-1], 1): run.register(f"teacher-school-{i}", folder)
+
+    if run.recipe.teacher.school is None:
+        return Counts()
+    folders, log, cached = school(
+        run.model_folder("teacher-base"), run.recipe, tracked(run, "teacher")
+    )
+    for i, folder in enumerate(folders[:-1], 1):
+        run.register(f"teacher-school-{i}", folder)
     run.register("teacher", folders[-1])
     run.save("school_log", log)
     return Counts(steps=len(log), cached=cached)
 
 # %% ../../nbs/run/stages.ipynb #3c7959fa
-def stage_elicit(run:RunDir)->dict:
+def stage_elicit(run: RunDir) -> dict:
     "Draft questions, and a rationale for each by each technique (§3.1)."
     r, items, counts = run.recipe, run.table("items"), Counts()
     more = replace(r.elicit, questions=r.elicit.questions + r.align.held_out)
@@ -176,132 +243,212 @@ def stage_elicit(run:RunDir)->dict:
         for name, task in tasks_of(r).items():
             seeds = table_items(split(items, "seed", name))
             exclude = list(items[(items.split != "seed") & (items.task == name)].question)
-            try: q, out = draw_questions(teacher, task, seeds, more, r.seed, exclude)
+            try:
+                q, out = draw_questions(teacher, task, seeds, more, r.seed, exclude)
             except NoQuestions as e:
                 run.save("aside", e.aside)
                 raise
             questions.append(q.assign(held_out=q.index >= r.elicit.questions))
-            kept = q[:r.elicit.questions]
+            kept = q[: r.elicit.questions]
             drafts.append(draw_rationales(teacher, task, kept, r.elicit))
             aside.append(out)
             if r.elicit.cot:
-                branches, skipped = cot_rationales(teacher, task, kept, r.elicit.cot, r.elicit.rationale_tokens)
-                drafts.append(branches); aside.append(skipped)
+                branches, skipped = cot_rationales(
+                    teacher, task, kept, r.elicit.cot, r.elicit.rationale_tokens
+                )
+                drafts.append(branches)
+                aside.append(skipped)
     return counts | save_tables(run, questions=questions, drafts=drafts, aside=aside)
 
+
 def save_tables(
-    run:RunDir,
-    **tables:list, # name → data frames, put under each other
-)->dict: # name → rows
+    run: RunDir,
+    **tables: list,  # name → data frames, put under each other
+) -> dict:  # name → rows
     "Save tables that were collected piece by piece."
-    whole = {k: pd.concat(v, ignore_index=True) if isinstance(v, list) else v for k, v in tables.items()}
-    for k, v in whole.items(): run.save(k, v)
+    whole = {
+        k: pd.concat(v, ignore_index=True) if isinstance(v, list) else v for k, v in tables.items()
+    }
+    for k, v in whole.items():
+        run.save(k, v)
     return {k: len(v) for k, v in whole.items()}
 
 # %% ../../nbs/run/stages.ipynb #728f3b5a
-def respondents(
-    run:RunDir
-)->list[str]: # roles
+def respondents(run: RunDir) -> list[str]:  # roles
     "Who answers the validation items."
     for i, name in enumerate(run.recipe.irt.respondents, 1):
-        if f"respondent-{i}" not in run.models: run.register(f"respondent-{i}", resolve_model(name))
-    return [r for r in run.models if r == "student" or r.startswith(("teacher-school", "respondent"))] + (["teacher"] if run.recipe.teacher.school else [])
+        if f"respondent-{i}" not in run.models:
+            run.register(f"respondent-{i}", resolve_model(name))
+    return [
+        r for r in run.models if r == "student" or r.startswith(("teacher-school", "respondent"))
+    ] + (["teacher"] if run.recipe.teacher.school else [])
 
-def stage_irt(run:RunDir)->dict:
+
+def stage_irt(run: RunDir) -> dict:
     "The response matrix, the two-parameter logistic model of each task, and the k most discriminative items (§3.2, App. E)."
     r, tasks, counts = run.recipe, tasks_of(run.recipe), Counts()
     val, shown = split(run.table("items"), "val"), worked_examples(r, r.data.items)
     responses = []
     for role in respondents(run):
         with opened(run, role, counts) as engine:
-            responses.append(collect_responses(engine, role, r.irt.shots, val, shown, tasks, r.prefer.max_tokens))
+            responses.append(
+                collect_responses(engine, role, r.irt.shots, val, shown, tasks, r.prefer.max_tokens)
+            )
     responses = pd.concat(responses, ignore_index=True)
     run.save("responses", responses)
     run.path("irt").mkdir(exist_ok=True)
     chosen = []
     for task, rows in responses.groupby("task", sort=False):
-        fit = trusted_fit(response_matrix(rows), r.irt.method, derive_seed(r.seed, "irt", task), r.irt.draws, r.irt.tune, r.irt.chains)
+        fit = trusted_fit(
+            response_matrix(rows),
+            r.irt.method,
+            derive_seed(r.seed, "irt", task),
+            r.irt.draws,
+            r.irt.tune,
+            r.irt.chains,
+        )
         save_fit(fit, run.path("irt", f"{task}.nc"))
         prefset = top_k(fit, r.irt.k).assign(task=task)
-        chosen.append(balanced_prefset(val[val.task == task], prefset) if r.irt.balance else prefset)
-    return counts | dict(respondents=responses.groupby(["model", "shots"]).ngroups, responses=len(responses)) | save_tables(run, prefset=chosen)
+        chosen.append(
+            balanced_prefset(val[val.task == task], prefset) if r.irt.balance else prefset
+        )
+    return (
+        counts
+        | dict(respondents=responses.groupby(["model", "shots"]).ngroups, responses=len(responses))
+        | save_tables(run, prefset=chosen)
+    )
 
 # %% ../../nbs/run/stages.ipynb #c6c0da3d
 def one_shot_by_task(
-    engine, # a student
-    drafts:pd.DataFrame, # table `drafts`
-    *how, # items, tasks, max_tokens and subset, as for `answer_one_shot`
-): # tables of answers
+    engine,  # a student
+    drafts: pd.DataFrame,  # table `drafts`
+    *how,  # items, tasks, max_tokens and subset, as for `answer_one_shot`
+):  # tables of answers
     "The answers of `answer_one_shot` task by task, so that memory does not grow with their number: the paper has 1.08 million."
-    for name in drafts.task.unique(): yield answer_one_shot(engine, drafts[drafts.task == name], *how)
+    for name in drafts.task.unique():
+        yield answer_one_shot(engine, drafts[drafts.task == name], *how)
+
 
 def in_levels(
-    scores:list, # from `preference_scores`, per task
-)->pd.DataFrame: # table `scores`: all rationales, then all questions
+    scores: list,  # from `preference_scores`, per task
+) -> pd.DataFrame:  # table `scores`: all rationales, then all questions
     "The scores of several tasks as one table."
     return pd.concat(scores).sort_values("level", ascending=False, kind="stable", ignore_index=True)
 
+
 def scored_by_task(
-    engine, # the student
-    drafts:pd.DataFrame, # table `drafts`
-    val:pd.DataFrame, # validation items of all tasks
-    prefset:pd.DataFrame, # table `prefset`
-    recipe:Recipe,
-): # (answers, scores) of each task
+    engine,  # the student
+    drafts: pd.DataFrame,  # table `drafts`
+    val: pd.DataFrame,  # validation items of all tasks
+    prefset: pd.DataFrame,  # table `prefset`
+    recipe: Recipe,
+):  # (answers, scores) of each task
     "Answers and preference scores by the recipe's rule."
     r, tasks = recipe.prefer, tasks_of(recipe)
     if r.rule == "elimination":
-        for _, rows in drafts.groupby("task", sort=False): yield answer_by_elimination(engine, rows, val, prefset, tasks, r.max_tokens, r.error)
+        for _, rows in drafts.groupby("task", sort=False):
+            yield answer_by_elimination(engine, rows, val, prefset, tasks, r.max_tokens, r.error)
     else:
         pref = val[val.item.isin(prefset[prefset.chosen].item)]
-        for answers in one_shot_by_task(engine, drafts, pref, tasks, r.max_tokens): yield answers, preference_scores(answers)
+        for answers in one_shot_by_task(engine, drafts, pref, tasks, r.max_tokens):
+            yield answers, preference_scores(answers)
 
-def stage_prefer(run:RunDir)->dict:
+
+def stage_prefer(run: RunDir) -> dict:
     "The student's one-shot answers and the preference scores (Eq. 1–4)."
     r, tasks, counts, drafts = run.recipe, tasks_of(run.recipe), Counts(), run.table("drafts")
     val, prefset = split(run.table("items"), "val"), run.table("prefset")
     if r.prefer.signal == "likelihood":
         pref = val[val.item.isin(prefset[prefset.chosen].item)]
-        with opened(run, "student", counts) as student: table = answer_likelihoods(student, drafts, pref, tasks)
+        with opened(run, "student", counts) as student:
+            table = answer_likelihoods(student, drafts, pref, tasks)
         return counts | save_tables(run, likelihood=table, scores=likelihood_scores(table))
-    some = drafts[drafts.groupby("task").question_id.transform(lambda q: pd.factorize(q)[0]) < r.prefer.agreement_questions]
+    some = drafts[
+        drafts.groupby("task").question_id.transform(lambda q: pd.factorize(q)[0])
+        < r.prefer.agreement_questions
+    ]
     scores = []
+
     def answered(student):
         for answers, s in scored_by_task(student, drafts, val, prefset, r):
             scores.append(s)
             yield answers
-        if r.prefer.rule == "top-k": yield from one_shot_by_task(student, some, val, tasks, r.prefer.max_tokens, "val")
-    with opened(run, "student", counts) as student: n = run.save("answers", answered(student))
+        if r.prefer.rule == "top-k":
+            yield from one_shot_by_task(student, some, val, tasks, r.prefer.max_tokens, "val")
+
+    with opened(run, "student", counts) as student:
+        n = run.save("answers", answered(student))
     return counts | dict(answers=n) | save_tables(run, scores=in_levels(scores))
 
 # %% ../../nbs/run/stages.ipynb #a6a888a3
-def stage_pairs(run:RunDir)->dict:
+def stage_pairs(run: RunDir) -> dict:
     "Preference pairs of rationales and of questions (App. G)."
     r, scores, questions = run.recipe, run.table("scores"), run.table("questions")
-    rationales, dropped = rationale_pairs(run.table("drafts"), scores, tasks_of(r), r.pairs.min_margin, r.seed)
-    more, dropped_too = question_pairs(questions[~questions.held_out], scores, r.pairs.questions, r.pairs.question_pairs, r.pairs.min_margin, r.seed)
-    return Counts(rationale_pairs=len(rationales), question_pairs=len(more)) | save_tables(run, pairs=[rationales, more], dropped=[dropped, dropped_too])
+    rationales, dropped = rationale_pairs(
+        run.table("drafts"), scores, tasks_of(r), r.pairs.min_margin, r.seed
+    )
+    more, dropped_too = question_pairs(
+        questions[~questions.held_out],
+        scores,
+        r.pairs.questions,
+        r.pairs.question_pairs,
+        r.pairs.min_margin,
+        r.seed,
+    )
+    return Counts(rationale_pairs=len(rationales), question_pairs=len(more)) | save_tables(
+        run, pairs=[rationales, more], dropped=[dropped, dropped_too]
+    )
+
 
 def cut_off(
-    run:RunDir,
-    role:str, # of the model that is trained
-    examples:pd.DataFrame, # prompt and answers
-    answers:tuple, # columns of the answers
-    section:str, # of the recipe: "align" or "distill"
-)->dict: # a count, if there is anything to count
+    run: RunDir,
+    role: str,  # of the model that is trained
+    examples: pd.DataFrame,  # prompt and answers
+    answers: tuple,  # columns of the answers
+    section: str,  # of the recipe: "align" or "distill"
+) -> dict:  # a count, if there is anything to count
     "How many examples are longer than the recipe lets them be; the trainer cuts them."
-    n = too_long(load_tokenizer(run.model_folder(role), run.recipe.trust_remote_code), examples.to_dict("records"), answers, getattr(run.recipe, section).max_length)
+    n = too_long(
+        load_tokenizer(run.model_folder(role), run.recipe.trust_remote_code),
+        examples.to_dict("records"),
+        answers,
+        getattr(run.recipe, section).max_length,
+    )
     return {f"cut off at {section}.max_length": n} if n else {}
 
-def stage_align(run:RunDir)->dict:
+
+def stage_align(run: RunDir) -> dict:
     "DPO on the teacher (§3.3)."
     r, pairs, seed = run.recipe, run.table("pairs"), derive_seed(run.recipe.seed, "align")
-    what = [run.models["teacher"]["fingerprint"], pairs[["prompt", "chosen", "rejected"]], asdict(r.align) | dict(held_out=None), seed, r.chat]
-    log = run.trained("aligned", what, lambda out: launch(r.accelerate, align, run.model_folder("teacher"), pairs, run.path("models", "adapter"), out, r.align, seed, r.chat, r.trust_remote_code, tracked(run, "aligned")))
+    what = [
+        run.models["teacher"]["fingerprint"],
+        pairs[["prompt", "chosen", "rejected"]],
+        asdict(r.align) | dict(held_out=None),
+        seed,
+        r.chat,
+    ]
+    log = run.trained(
+        "aligned",
+        what,
+        lambda out: launch(
+            r.accelerate,
+            align,
+            run.model_folder("teacher"),
+            pairs,
+            run.path("models", "adapter"),
+            out,
+            r.align,
+            seed,
+            r.chat,
+            r.trust_remote_code,
+            tracked(run, "aligned"),
+        ),
+    )
     run.save("align_log", log)
     return Counts(steps=len(log)) | cut_off(run, "teacher", pairs, ("chosen", "rejected"), "align")
 
-def stage_heldout(run:RunDir)->dict:
+
+def stage_heldout(run: RunDir) -> dict:
     "Held-out questions answered by the teacher before and after, and scored by the student."
     r, tasks, counts, questions = run.recipe, tasks_of(run.recipe), Counts(), run.table("questions")
     val, prefset = split(run.table("items"), "val"), run.table("prefset")
@@ -309,75 +456,170 @@ def stage_heldout(run:RunDir)->dict:
     between = [(f"round {k}", aligned_role(k)) for k in range(1, r.rounds)]
     for phase, role in (("before", "teacher"), *between, ("after", aligned_role(r.rounds))):
         with opened(run, role, counts) as engine:
-            drafts += [held_out_drafts(engine, phase, tasks[t], q, r.elicit.rationale_tokens) for t, q in questions[questions.held_out].groupby("task", sort=False)]
-    if not drafts: return counts
+            drafts += [
+                held_out_drafts(engine, phase, tasks[t], q, r.elicit.rationale_tokens)
+                for t, q in questions[questions.held_out].groupby("task", sort=False)
+            ]
+    if not drafts:
+        return counts
     drafts = pd.concat(drafts, ignore_index=True)
     with opened(run, "student", counts) as student:
-        answers = answer_one_shot(student, drafts, val[val.item.isin(prefset[prefset.chosen].item)], tasks, r.prefer.max_tokens)
-    return counts | save_tables(run, heldout_drafts=drafts, heldout=held_out_table(preference_scores(answers)))
+        answers = answer_one_shot(
+            student,
+            drafts,
+            val[val.item.isin(prefset[prefset.chosen].item)],
+            tasks,
+            r.prefer.max_tokens,
+        )
+    return counts | save_tables(
+        run, heldout_drafts=drafts, heldout=held_out_table(preference_scores(answers))
+    )
 
 # %% ../../nbs/run/stages.ipynb #a4fcffe8
-def stage_tailor(run:RunDir)->dict:
+def stage_tailor(run: RunDir) -> dict:
     "The training examples of all arms, equally many of each (App. F, §4.1)."
     r, tasks, counts, items = run.recipe, tasks_of(run.recipe), Counts(), run.table("items")
     drafts, scores = run.table("drafts"), run.table("scores")
-    parts = dict(original=[original_arm(drafts, scores, r.seed)], random=[random_arm(drafts, r.seed)], consistent=[consistent_arm(drafts, scores)], rationale=[], question=[], arte=[])
+    parts = dict(
+        original=[original_arm(drafts, scores, r.seed)],
+        random=[random_arm(drafts, r.seed)],
+        consistent=[consistent_arm(drafts, scores)],
+        rationale=[],
+        question=[],
+        arte=[],
+    )
     asked, aside = [], []
     with opened(run, aligned_role(r.rounds), counts) as aligned:
         for name, task in tasks.items():
             exclude = list(items[items.split.isin(["val", "test"]) & (items.task == name)].question)
-            q, out = tailored_questions(aligned, task, table_items(split(items, "seed", name)), r.elicit, r.tailor, r.seed, exclude)
-            asked.append(q); aside.append(out)
-            parts["rationale"].append(naive_rationales(aligned, task, drafts[drafts.task == name], r.elicit.rationale_tokens))
+            q, out = tailored_questions(
+                aligned,
+                task,
+                table_items(split(items, "seed", name)),
+                r.elicit,
+                r.tailor,
+                r.seed,
+                exclude,
+            )
+            asked.append(q)
+            aside.append(out)
+            parts["rationale"].append(
+                naive_rationales(
+                    aligned, task, drafts[drafts.task == name], r.elicit.rationale_tokens
+                )
+            )
             parts["arte"].append(naive_rationales(aligned, task, q, r.elicit.rationale_tokens))
     with opened(run, "teacher", counts) as teacher:
-        for q in asked: parts["question"].append(naive_rationales(teacher, tasks[q.task.iloc[0]], q, r.elicit.rationale_tokens))
+        for q in asked:
+            parts["question"].append(
+                naive_rationales(teacher, tasks[q.task.iloc[0]], q, r.elicit.rationale_tokens)
+            )
     arms = [a for a in r.distill.arms if a not in BASELINES]
     tests = list(split(items, "test").question)
-    rows = {arm: sifted(pd.concat(parts[arm], ignore_index=True).assign(arm=arm), r.tailor, tasks, tests) for arm in arms}
-    examples = equalise(pd.concat([make_examples(arm, kept, tasks) for arm, (kept, _) in rows.items()], ignore_index=True), r.seed)
-    sound = health(with_questions(examples, pd.concat([drafts, *asked])[["question_id", "question", "target"]]), tests, tasks)
+    rows = {
+        arm: sifted(
+            pd.concat(parts[arm], ignore_index=True).assign(arm=arm), r.tailor, tasks, tests
+        )
+        for arm in arms
+    }
+    examples = equalise(
+        pd.concat(
+            [make_examples(arm, kept, tasks) for arm, (kept, _) in rows.items()], ignore_index=True
+        ),
+        r.seed,
+    )
+    sound = health(
+        with_questions(
+            examples, pd.concat([drafts, *asked])[["question_id", "question", "target"]]
+        ),
+        tests,
+        tasks,
+    )
     n = check_equal(examples, arms)
     others = {b: load_baseline(b, n, r.seed) for b in r.distill.arms if b in BASELINES}
     unusable = {f"unusable rows of {b}": sum(out.values()) for b, (_, out) in others.items()}
     examples = pd.concat([examples, *(table for table, _ in others.values())], ignore_index=True)
     dropped = [out for _, out in rows.values()]
-    return counts | unusable | save_tables(run, tailored_questions=asked, tailor_aside=aside, tailor_dropped=dropped, examples=examples, health=sound)
+    return (
+        counts
+        | unusable
+        | save_tables(
+            run,
+            tailored_questions=asked,
+            tailor_aside=aside,
+            tailor_dropped=dropped,
+            examples=examples,
+            health=sound,
+        )
+    )
+
 
 def sifted(
-    rows:pd.DataFrame, # of one arm: task, question, target, rationale
-    settings, # `recipe.tailor`: which filters are on
-    tasks:dict, # name → `Task`
-    tests:list, # questions of the test
-)->tuple[pd.DataFrame,pd.DataFrame]: # kept; left out, with `reason`
+    rows: pd.DataFrame,  # of one arm: task, question, target, rationale
+    settings,  # `recipe.tailor`: which filters are on
+    tasks: dict,  # name → `Task`
+    tests: list,  # questions of the test
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # kept; left out, with `reason`
     "An arm's rows after the filters that the recipe asks for."
     aside = [rows[:0].assign(reason="")]
-    for wanted, sift in ((settings.drop_contradictions, lambda t: drop_contradictions(t, tasks)), (settings.drop_overlaps, lambda t: drop_overlaps(t, tests))):
+    for wanted, sift in (
+        (settings.drop_contradictions, lambda t: drop_contradictions(t, tasks)),
+        (settings.drop_overlaps, lambda t: drop_overlaps(t, tests)),
+    ):
         if wanted:
             rows, out = sift(rows)
             aside.append(out)
     return rows, pd.concat(aside, ignore_index=True)
 
+
 def learn(
-    run:RunDir,
-    base:str, # role of the student to start from
-    examples:pd.DataFrame, # table `examples`
-    arm:str, # which of them to learn from
-    role:str, # of the result
-)->pd.DataFrame: # the log
+    run: RunDir,
+    base: str,  # role of the student to start from
+    examples: pd.DataFrame,  # table `examples`
+    arm: str,  # which of them to learn from
+    role: str,  # of the result
+) -> pd.DataFrame:  # the log
     "Fine-tune a student; one that is there and made of the same is not trained again."
     r = run.recipe
-    what = [run.models[base]["fingerprint"], arm_examples(examples, arm), asdict(r.distill) | dict(arms=None), derive_seed(r.seed, "distill"), r.chat]
-    return run.trained(role, what, lambda out: launch(r.accelerate, distill, run.model_folder(base), examples, arm, out, r.distill, r.seed, chat=r.chat, trust_remote_code=r.trust_remote_code, track=tracked(run, role)))
+    what = [
+        run.models[base]["fingerprint"],
+        arm_examples(examples, arm),
+        asdict(r.distill) | dict(arms=None),
+        derive_seed(r.seed, "distill"),
+        r.chat,
+    ]
+    return run.trained(
+        role,
+        what,
+        lambda out: launch(
+            r.accelerate,
+            distill,
+            run.model_folder(base),
+            examples,
+            arm,
+            out,
+            r.distill,
+            r.seed,
+            chat=r.chat,
+            trust_remote_code=r.trust_remote_code,
+            track=tracked(run, role),
+        ),
+    )
 
-def stage_distill(run:RunDir)->dict:
+
+def stage_distill(run: RunDir) -> dict:
     "One fine-tuned student per arm (§4.1)."
     r, examples = run.recipe, run.table("examples")
     n = check_equal(examples, r.distill.arms)
     logs = [learn(run, "student", examples, arm, f"student-{arm}") for arm in r.distill.arms]
-    return Counts(arms=len(r.distill.arms), examples_per_arm=n, steps=sum(map(len, logs))) | cut_off(run, "student", examples, ("completion",), "distill") | save_tables(run, sft_log=logs)
+    return (
+        Counts(arms=len(r.distill.arms), examples_per_arm=n, steps=sum(map(len, logs)))
+        | cut_off(run, "student", examples, ("completion",), "distill")
+        | save_tables(run, sft_log=logs)
+    )
 
-def stage_eval(run:RunDir)->dict:
+
+def stage_eval(run: RunDir) -> dict:
     "Zero- and few-shot accuracy of the vanilla student and of every arm (§4)."
     r, tasks, counts = run.recipe, tasks_of(run.recipe), Counts()
     source = test_source(r)
@@ -385,5 +627,8 @@ def stage_eval(run:RunDir)->dict:
     results = []
     for arm in ("vanilla", *r.distill.arms):
         with opened(run, "student" if arm == "vanilla" else f"student-{arm}", counts) as engine:
-            results += [evaluate(engine, arm, s, items, shown, tasks, r.eval.max_tokens) for s in r.eval.shots]
+            results += [
+                evaluate(engine, arm, s, items, shown, tasks, r.eval.max_tokens)
+                for s in r.eval.shots
+            ]
     return counts | save_tables(run, results=results) | dict(test_data=source)

@@ -1,4 +1,5 @@
 """A teacher and a student that are scripts instead of language models, for whole runs in seconds."""
+
 from hashlib import blake2b
 
 from arte.engines.protocol import FunctionEngine
@@ -14,38 +15,73 @@ def chance(*what):
 
 def teacher(tasks, skew=0):
     "Writes generated questions and rationales; `skew` makes it favour the plain manner in naive rationales."
+
     def write(prompt, sampling, draw):
-        task = next(t for t in map(get_task, tasks) if t.title in prompt or t.description in prompt or any(prompt.startswith(o.prompt) for o in t.techniques))
+        task = next(
+            t
+            for t in map(get_task, tasks)
+            if t.title in prompt
+            or t.description in prompt
+            or any(prompt.startswith(o.prompt) for o in t.techniques)
+        )
         if "example questions" in prompt:
             n = 5 if "5 more questions" in prompt else 1
             items = make_items(task.name, n, int(chance(prompt, sampling.seed, draw) * 2**30))
-            return "\n".join(f"<question_{x}><input>{i.question}</input><target>{i.answer}</target></question_{x}>" for x, i in enumerate(items, 4))
+            return "\n".join(
+                f"<question_{x}><input>{i.question}</input><target>{i.answer}</target></question_{x}>"
+                for x, i in enumerate(items, 4)
+            )
         question = prompt.rsplit("Question: ", 1)[1].split("\nAnswer:")[0]
         named = next((t.name for t in task.techniques if prompt.startswith(t.prompt)), None)
-        drawn = list(TECHNIQUES)[int(chance(question) * 4)] if chance("skew", question) >= skew else "plain"
+        drawn = (
+            list(TECHNIQUES)[int(chance(question) * 4)]
+            if chance("skew", question) >= skew
+            else "plain"
+        )
         return " " + write_rationale(question, task.name, named or drawn)
+
     return write
 
 
-def student(tasks, ability=.5):
+def student(tasks, ability=0.5):
     "Right more often when its example is short, and never when it is long by chance."
+
     def answer(prompt, sampling, draw):
         task = next(t for t in map(get_task, tasks) if t.description in prompt)
         question = prompt.rsplit("Question: ", 1)[1].split("\nAnswer:")[0]
         words = len(prompt.split())
-        if chance("loop", prompt) < .1: return " and so on and so on and so on"
-        right = chance(question, words // 20, ability) < ability + .3 * (chance(question) - .5) - words / 2000
+        if chance("loop", prompt) < 0.1:
+            return " and so on and so on and so on"
+        right = (
+            chance(question, words // 20, ability)
+            < ability + 0.3 * (chance(question) - 0.5) - words / 2000
+        )
         gold = solve(task.name, question)
         return f" So the answer is <ans>{gold if right else 'none'}</ans>"
+
     return answer
 
 
 def use_scripts(monkeypatch, tasks, count=None, **teachers):
     "Let every run's engines be scripts; `count`, a list, receives each (role, prompt) that is generated."
+
     def engine(run, role):
-        f = teachers.get(role) or (teacher(tasks, skew=.9 if role == "aligned" else 0) if role in ("teacher", "aligned") else student(tasks, .3 + .4 * chance(role)))
+        f = teachers.get(role) or (
+            teacher(tasks, skew=0.9 if role == "aligned" else 0)
+            if role in ("teacher", "aligned")
+            else student(tasks, 0.3 + 0.4 * chance(role))
+        )
+
         def counted(prompt, sampling, draw):
-            if count is not None: count.append((role, prompt, sampling.seed, draw))
+            if count is not None:
+                count.append((role, prompt, sampling.seed, draw))
             return f(prompt, sampling, draw)
-        return Journaled(run.journal, f"script-{role}", lambda: FunctionEngine(counted, f"script-{role}"), label=role)
+
+        return Journaled(
+            run.journal,
+            f"script-{role}",
+            lambda: FunctionEngine(counted, f"script-{role}"),
+            label=role,
+        )
+
     monkeypatch.setattr("arte.run.rundir.RunDir.engine", engine)

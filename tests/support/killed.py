@@ -1,40 +1,54 @@
 """Whole runs, killed and resumed: scripts in place of the models that generate, real training (see `world`).
 
-    python tests/killed.py MODEL FOLDER KILLS
+    python tests/support/killed.py MODEL FOLDER KILLS
 
 One run in FOLDER/whole is left alone. One in FOLDER/cut is killed KILLS times, at random moments of the stages in turn, and started again each time;
 FOLDER/committed gets a line for every completion that went into its journal. Prints how often it was killed in each stage, as JSON.
 The runs are forked from this process, which has loaded the libraries: the moments fall into the stages' own work."""
-import json, os, random, select, signal, sys, time, traceback
+
+import json
+import os
+import random
+import select
+import signal
+import sys
+import time
+import traceback
 from collections import Counter
 from pathlib import Path
 
-import arviz, peft, pymc  # noqa: F401
+import pymc  # noqa: F401
 import pytest
 from trl import DPOTrainer, SFTTrainer  # noqa: F401
 
 from arte.engines.journal import Journal
 from arte.run.rundir import RunDir
 from arte.run import pipeline
-from world import EVERY_STAGE, World
+from support.world import EVERY_STAGE, World
 
 
 class Killed(World):
     def start(self, run, before=lambda stage: None, after=lambda stage: None):
         "Begins or resumes a run in a process of its own; `before` and `after` are called there around each stage."
+
         def watched(name, stage):
             def go(folder):
                 before(name)
                 counts = stage(folder)
                 after(name)
                 return counts
+
             return go
-        if pid := os.fork(): return pid
+
+        if pid := os.fork():
+            return pid
         try:
-            os.environ["ARTE_CACHE"] = str(self.folder/f"cache-{run}")
-            pipeline.STAGES = {name: watched(name, stage) for name, stage in pipeline.STAGES.items()}
-            os.dup2(os.open(self.folder/f"{run}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
-            pipeline.run(self.recipe(EVERY_STAGE), self.folder/run)
+            os.environ["ARTE_CACHE"] = str(self.folder / f"cache-{run}")
+            pipeline.STAGES = {
+                name: watched(name, stage) for name, stage in pipeline.STAGES.items()
+            }
+            os.dup2(os.open(self.folder / f"{run}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
+            pipeline.run(self.recipe(EVERY_STAGE), self.folder / run)
             os._exit(0)
         except BaseException:
             traceback.print_exc()
@@ -42,10 +56,15 @@ class Killed(World):
 
     def undisturbed(self):
         "Seconds of each stage, of a run that is left alone."
-        begun, file = {}, self.folder/"seconds"
-        def before(stage): begun[stage] = time.perf_counter()
+        begun, file = {}, self.folder / "seconds"
+
+        def before(stage):
+            begun[stage] = time.perf_counter()
+
         def after(stage):
-            with open(file, "a") as f: print(stage, time.perf_counter() - begun[stage], file=f)
+            with open(file, "a") as f:
+                print(stage, time.perf_counter() - begun[stage], file=f)
+
         assert os.waitpid(self.start("whole", before, after), 0)[1] == 0
         return {stage: float(s) for stage, s in map(str.split, file.read_text().splitlines())}
 
@@ -55,35 +74,48 @@ class Killed(World):
         pid = self.start("cut", lambda name: os.write(enter, f"{name}\n".encode()))
         os.close(enter)
         names, place = [], list(pipeline.STAGES).index
+
         def more(wait):
             "Have further stages been entered within so many seconds?"
-            new = os.read(entered, 4096).decode().split() if select.select([entered], [], [], wait)[0] else []
+            new = (
+                os.read(entered, 4096).decode().split()
+                if select.select([entered], [], [], wait)[0]
+                else []
+            )
             names.extend(new)
             return bool(new)
-        while not (names and place(names[-1]) >= place(stage)) and more(None): pass     # a run that is past it was killed late before
+
+        while not (names and place(names[-1]) >= place(stage)) and more(None):
+            pass  # a run that is past it was killed late before
         more(seconds)
         os.kill(pid, signal.SIGKILL)
         killed = os.waitpid(pid, 0)[1] == signal.SIGKILL
-        while more(None): pass
+        while more(None):
+            pass
         os.close(entered)
         return names[-1] if killed else None
 
 
 def note_commits(file):
     write = Journal.write
+
     def noted(self, table, rows):
         write(self, table, rows)
-        with open(file, "a") as f: f.write("".join(f"{table} {row[0].hex()}\n" for row in rows))
+        with open(file, "a") as f:
+            f.write("".join(f"{table} {row[0].hex()}\n" for row in rows))
+
     Journal.write = noted
 
 
 def commit_often(n):
     "A journal that commits every `n` completions, so that there are moments between."
     engine = RunDir.engine
+
     def often(run, role):
         journaled = engine(run, role)
         journaled.chunk = n
         return journaled
+
     RunDir.engine = often
 
 
@@ -93,9 +125,13 @@ if __name__ == "__main__":
     world = Killed(patch, model, folder, training=True)
     commit_often(8)
     seconds = world.undisturbed()
-    note_commits(folder/"committed")
+    note_commits(folder / "committed")
     stages = list(seconds)
-    plan = sorted((stages*(kills//len(stages)) + rng.sample(stages, kills % len(stages))), key=stages.index)     # each in turn, the rest at random
-    for stage in plan: killed[world.kill(stage, rng.random()*seconds[stage])] += 1
+    plan = sorted(
+        (stages * (kills // len(stages)) + rng.sample(stages, kills % len(stages))),
+        key=stages.index,
+    )  # each in turn, the rest at random
+    for stage in plan:
+        killed[world.kill(stage, rng.random() * seconds[stage])] += 1
     assert os.waitpid(world.start("cut"), 0)[1] == 0
     print(json.dumps(killed))

@@ -1,0 +1,245 @@
+"""What the paper's 1.08 million evaluations cost besides the models: the recipe `paper` with models that only draw from what was recorded.
+
+    python bench/bookkeeping.py            # all questions, then a tenth of them; what was measured is kept in runs/bench-bookkeeping
+    python bench/bookkeeping.py .1 OUT     # one of them, in this process
+
+Everything else is real: BBH's and BIG-bench's items, prompts, parsing, grading, the journal, NUTS, tables, pairs, training sets, the report.
+"""
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from functools import cache
+from hashlib import blake2b
+from math import exp
+from pathlib import Path
+from random import Random
+
+import arte.run.experiments
+import arte.run.pipeline
+import arte.run.stages
+from arte.core.answers import options
+from arte.engines.protocol import Completion, cut_at_stop
+from arte.engines.journal import Journaled
+from arte.models.folders import resolve_model
+from arte.core.recipes import load_recipe
+from arte.run.rundir import RunDir, open_replay
+from arte.core.tasks import get_task
+from results import cached, save
+
+SHARES = (1.0, 0.1)
+EVALUATIONS = (
+    27 * 250 * 4 * 40
+)  # §4.1: tasks × questions × rationales × items of the preference set
+WORDS = "stone river copper lamp window garden seven market yellow engine paper bridge summer letter music coffee planet orange silver carpet".split()
+
+
+def chance(*what):
+    "A number in [0, 1) that depends on `what` only."
+    return int.from_bytes(blake2b(repr(what).encode(), digest_size=4).digest()) / 2**32
+
+
+def pick(values, *what):
+    return values[int(chance(*what) * len(values))]
+
+
+@cache
+def recorded(role):
+    "What a model wrote in the recorded run: (text, tokens, prompt tokens)."
+    run = open_replay()
+    rows = run.journal.db.execute(
+        "SELECT text, tokens, prompt_tokens FROM completions WHERE model = ? ORDER BY key",
+        (run.models[role]["fingerprint"],),
+    ).fetchall()
+    return [r for r in rows if "<question_" not in r[0]]
+
+
+class Drawn:
+    "An engine whose answers are drawn from the recorded ones; a student's is right as a two-parameter logistic model has it."
+
+    def __init__(self, role, tasks, gold):
+        self.role, self.tasks, self.gold, self.fingerprint = (
+            role,
+            [get_task(t) for t in tasks],
+            gold,
+            f"drawn-{role}",
+        )
+
+    def generate(self, prompts, sampling):
+        return [[self._one(p, sampling, d) for d in range(sampling.n)] for p in prompts]
+
+    def close(self):
+        pass
+
+    def _one(self, prompt, sampling, draw):
+        if "example questions" in prompt:
+            text, tokens, read = self._questions(prompt, sampling, draw), 120, 300
+        else:
+            text, tokens, read = self._answer(prompt)
+        return Completion(cut_at_stop(text, sampling.stop) or text, tokens, read, "stop")
+
+    def _questions(self, prompt, sampling, draw):
+        "Random words, with the answer and the number of options of one of the prompt's examples."
+        rng = Random(f"{prompt}{sampling.seed}{draw}")
+        shown = [part.split("</input><target>") for part in prompt.split("<input>")[2:]]
+
+        def new():
+            question, target = rng.choice(shown)
+            words = lambda n: " ".join(
+                f"{rng.choice(WORDS)}{rng.randrange(1000)}" for _ in range(n)
+            )
+            listed = "".join(f"\n{letter} {words(2)}" for letter in options(question))
+            return words(25) + (f"\nOptions:{listed}" if listed else ""), target.split("</target>")[
+                0
+            ]
+
+        n = 5 if "5 more questions" in prompt else 1
+        return "".join(
+            f"<question_{x}><input>{q}</input><target>{t}</target></question_{x}>"
+            for x, (q, t) in enumerate((new() for _ in range(n)), 4)
+        )
+
+    def _answer(self, prompt):
+        question = prompt.rsplit("\nQuestion: ", 1)[1].split("\nAnswer:")[
+            0
+        ]  # a question may begin with "Question: " itself
+        text, tokens, read = pick(
+            recorded("teacher" if self.role in ("teacher", "aligned") else "student"), prompt
+        )
+        example = prompt[: -len(question) - 60]
+        ability = (
+            chance(self.role) * 2 - 1 + chance(example[-200:])
+            if "<ans>" in example[200:]
+            else chance(self.role) - 1
+        )
+        right = chance(prompt) < 1 / (
+            1 + exp(-3 * chance("a", question) * (ability + 1 - 2 * chance("b", question)))
+        )
+        return (
+            (
+                f"{text.partition('<ans>')[0]}<ans>{self.gold[question]}</ans>"
+                if right and question in self.gold
+                else text
+            ),
+            tokens,
+            read,
+        )
+
+
+def without_models(folder):
+    "Every model is the same small folder; training copies it and gives the recorded log."
+    replay = open_replay()
+    small = folder / "model"
+    shutil.copytree(
+        resolve_model("nano-student"),
+        small,
+        ignore=lambda _, names: [n for n in names if n.endswith(".safetensors")],
+    )
+    (small / "model.safetensors").write_bytes(b"\0" * 8)
+
+    def train(log, out):
+        out.mkdir(parents=True, exist_ok=True)
+        for f in small.iterdir():
+            shutil.copy(f, out)
+        (out / "model.safetensors").write_bytes(out.name.encode().ljust(8))
+        return log
+
+    stages = arte.run.stages
+    stages.resolve_model = lambda name: small
+    stages.align = lambda base, pairs, adapter, out, *_: train(replay.table("align_log"), out)
+    stages.distill = lambda base, examples, arm, out, *_, **__: train(
+        replay.table("sft_log").query("arm == 'original'").assign(arm=arm), out
+    )
+    golds = {}
+
+    def engine(run, role):
+        if not golds:
+            golds.update(zip((items := run.table("items")).question, items.answer))
+        return Journaled(
+            run.journal, f"drawn-{role}", lambda: Drawn(role, run.recipe.tasks, golds), label=role
+        )
+
+    RunDir.engine = engine
+
+
+def peak_mb():
+    "Most memory so far; Linux counts in kB."
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measured(share, folder):
+    "One run; the peak of memory after each stage."
+    without_models(folder)
+    peaks = {}
+    for name, stage in arte.run.pipeline.STAGES.items():
+
+        def noted(run, name=name, stage=stage):
+            counts = stage(run)
+            peaks[name] = round(peak_mb())
+            return counts
+
+        arte.run.pipeline.STAGES[name] = noted
+    questions = round(250 * share)
+    recipe = load_recipe(
+        "paper",
+        engine={},
+        accelerate=None,
+        **{
+            "elicit.questions": questions,
+            "pairs.question_pairs": questions // 5,
+            "prefer.agreement_questions": min(10, questions),
+        },
+    )
+    start = time.time()
+    run = arte.run.pipeline.run(recipe, folder / "run")
+    took, bytes_ = (
+        time.time() - start,
+        sum(f.stat().st_size for f in (folder / "run").glob("journal.db*")),
+    )
+    from arte.run.report import write_report
+
+    write_report(folder / "run")
+    answers = int((run.table("answers")["set"] == "pref").sum())
+    db = run.journal.db
+    n, text, prompt = db.execute(
+        "SELECT count(*), sum(length(text)), sum(length(prompt)) FROM completions"
+    ).fetchone()
+    return dict(
+        share=share,
+        evaluations=answers,
+        completions=n,
+        seconds=round(took),
+        report_seconds=round(time.time() - start - took),
+        peak_mb=round(peak_mb()),
+        journal_mb=round(bytes_ / 1e6),
+        bytes_per_completion=round(bytes_ / n),
+        prompt_bytes=round(prompt / n),
+        text_bytes=round(text / n),
+        stages={k: round(v["seconds"]) for k, v in run.stages.items()},
+        peaks=peaks,
+    )
+
+
+def alone(share):
+    "`measured` in a process of its own, since a process' peak of memory never falls."
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, __file__, str(share), folder], check=True)
+        return json.loads((Path(folder) / "measured.json").read_text())
+
+
+def main():
+    rows = [cached(f"bookkeeping/{share:g}", lambda share=share: alone(share)) for share in SHARES]
+    save("bookkeeping", rows[::-1], seconds=sum(r["seconds"] + r["report_seconds"] for r in rows))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        Path(sys.argv[2], "measured.json").write_text(
+            json.dumps(measured(float(sys.argv[1]), Path(sys.argv[2])))
+        )
+    else:
+        main()

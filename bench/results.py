@@ -1,0 +1,113 @@
+"""What the benchmarks share: a result is a table with the command, the date and the machine, as JSON in `bench/results/`."""
+
+import json
+import math
+import os
+import sys
+import time
+from datetime import datetime, UTC
+from pathlib import Path
+
+from arte.run.rundir import environment
+from arte.core.files import write_whole
+
+ROOT = Path(__file__).resolve().parent.parent
+START, LOAD = (
+    time.time(),
+    os.getloadavg()[0],
+)  # when this benchmark began, and how busy the machine was with other things
+
+
+def save(
+    name: str,  # file name: "irt"
+    rows: list[dict],  # the table, a dictionary per row; JSON-able, NaN becomes null
+    **more,  # what else is worth keeping; `seconds` replaces the time since the benchmark began
+) -> Path:  # bench/results/<name>.json
+    "Write a result and print its table."
+    result = (
+        dict(
+            command=_command(),
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=round(time.time() - START, 1),
+            load_before=round(LOAD, 2),
+            machine=environment(),
+        )
+        | more
+        | dict(rows=rows)
+    )
+    file = ROOT / "bench" / "results" / f"{name}.json"
+    write_whole(file, _json(_plain(result)).encode())
+    print(table(rows), f"\n→ {file.relative_to(ROOT)} after {result['seconds']:.0f} s", flush=True)
+    return file
+
+
+def cached(
+    name: str,  # "irt/20x100-00-map": a file in runs/bench-…
+    make,  # function without arguments; what it gives is JSON-able
+):  # what it gave, now or in an earlier run that was killed or extended; and the machine's load when it had been made
+    "A result that is made once."
+    file = ROOT / "runs" / f"bench-{name}.json"
+    if not file.exists():
+        write_whole(file, json.dumps(_plain(make() | dict(load=os.getloadavg()[0]))).encode())
+    return json.loads(file.read_text())
+
+
+def table(rows: list[dict]) -> str:
+    "Rows as text, numbers with four digits."
+    import pandas as pd
+
+    return pd.DataFrame(rows).to_string(index=False, float_format="{:.4g}".format, na_rep="")
+
+
+def mean_se(
+    x,  # (n,), numbers, n ≥ 2
+) -> tuple[float, float]:  # mean, its standard error
+    "A mean and how far to trust it."
+    mean = sum(x) / len(x)
+    return mean, math.sqrt(sum((o - mean) ** 2 for o in x) / (len(x) - 1) / len(x))
+
+
+def paired(
+    a,  # (n,), numbers, n ≥ 2
+    b,  # (n,), of the same cases
+) -> tuple[float, float, float]:  # mean of a − b, ends of its 95 % interval (Student's t)
+    "A paired difference."
+    from scipy.stats import t
+
+    mean, se = mean_se([x - y for x, y in zip(a, b, strict=True)])
+    half = float(t.ppf(0.975, len(a) - 1)) * se
+    return mean, mean - half, mean + half
+
+
+def _command():
+    "The command as typed from the project's folder."
+    script, args = Path(sys.argv[0]).resolve(), sys.argv[1:]
+    return " ".join(
+        [
+            "python",
+            str(script.relative_to(ROOT)) if script.is_relative_to(ROOT) else script.name,
+            *args,
+        ]
+    )
+
+
+def _json(result):
+    "JSON with a line for each field, and for each row of a table."
+    line = lambda x: json.dumps(x, ensure_ascii=False)
+    rows = lambda v: isinstance(v, list) and v and isinstance(v[0], dict)
+    body = (
+        f" {line(k)}: " + ("[\n  " + ",\n  ".join(map(line, v)) + "\n ]" if rows(v) else line(v))
+        for k, v in result.items()
+    )
+    return "{\n" + ",\n".join(body) + "\n}\n"
+
+
+def _plain(x):
+    "Numbers of numpy as Python's, NaN as null."
+    if isinstance(x, dict):
+        return {str(k): _plain(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [_plain(o) for o in x]
+    if hasattr(x, "item"):
+        x = x.item()
+    return None if isinstance(x, float) and not math.isfinite(x) else x

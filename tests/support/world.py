@@ -1,0 +1,260 @@
+"""Whole runs in a fraction of a second: scripts in place of the models, which answer by their model's fingerprint, and, unless training is wanted, a file in
+place of it whose fingerprint depends on all that went into it. Stages, tables, journal and what is known about trained models are the real ones."""
+
+import json
+import shutil
+from hashlib import blake2b
+from pathlib import Path
+
+import pandas as pd
+
+import arte.models.school as nano
+import arte.run.stages as stages
+from arte.engines.protocol import FunctionEngine
+from arte.models.folders import fingerprint
+from arte.core.files import whole_folder
+from arte.models.school import TECHNIQUES, make_items, solve, write_rationale
+from arte.core.recipes import load_recipe
+from arte.run.rundir import RunDir
+from arte.core.tasks import get_task
+from arte.run.pipeline import run
+from support.scripted import chance
+from support.tiny import SMALL, TASKS
+
+ALL_TASKS = [*TASKS, "sports_understanding"]
+SMALLER = SMALL | {
+    "tasks": TASKS[:1],
+    "teacher.model": "teacher",
+    "student.model": "student",
+    "data.n_seed": 4,
+    "data.n_val": 8,
+    "data.n_test": 8,
+    "elicit.questions": 6,
+    "elicit.techniques": 3,
+    "irt.k": 5,
+    "prefer.agreement_questions": 1,
+    "align.held_out": 1,
+    "distill.arms": ["original", "arte"],
+}
+SCHOOL = {
+    f"teacher.school.{k}": v
+    for k, v in dict(rationales=4, questions=2, checkpoints=2, vocabulary=300).items()
+}
+UNSEEN = {"unseen.tasks": ["sports_understanding"], "unseen.examples": 4}
+EVERY_STAGE = (
+    SCHOOL | UNSEEN | {"rounds": 2, "eval.benchmarks": ["gsm8k"], "transfer.students": ["other"]}
+)  # so that none has nothing to do
+
+
+def copy_model(like, out, name):
+    "The same model under a fingerprint of its own; its chat template names it."
+    with whole_folder(out) as tmp:
+        shutil.copytree(like, tmp, dirs_exist_ok=True)
+        (tmp / "chat_template.jinja").write_text(f"{{{{ messages[0]['content'] }}}} (to {name})")
+
+
+def write_model(like, out, *made_of):
+    "A model folder with the config and the tokenizer of another one, and weights that say what it was made of."
+    with whole_folder(out) as tmp:
+        shutil.copytree(like, tmp, dirs_exist_ok=True)
+        (tmp / "model.safetensors").write_bytes(blake2b(repr(made_of).encode()).digest())
+
+
+def teach(name, prompt, sampling, draw):
+    "A teacher: its own questions, its own manner of naive rationales, now and then a wrong answer in one."
+    task = next(
+        t
+        for t in map(get_task, ALL_TASKS)
+        if t.title in prompt
+        or t.description in prompt
+        or any(prompt.startswith(o.prompt) for o in t.techniques)
+    )
+    if "example questions" in prompt:
+        items = make_items(
+            task.name,
+            5 if "5 more" in prompt else 1,
+            int(chance(name, prompt, sampling.temperature, sampling.seed, draw) * 2**30),
+        )
+        return "\n".join(
+            f"<question_{x}><input>{i.question}</input><target>{i.answer}</target></question_{x}>"
+            for x, i in enumerate(items, 4)
+        )
+    question = prompt.rsplit("Question: ", 1)[1].split("\nAnswer:")[0]
+    named = next((t.name for t in task.techniques if prompt.startswith(t.prompt)), None)
+    text, gold = (
+        write_rationale(
+            question, task.name, named or list(TECHNIQUES)[int(chance(name, question) * 4)]
+        ),
+        solve(task.name, question),
+    )
+    return " " + (
+        text
+        if named or chance("slip", name, question) < 0.7
+        else text.replace(
+            f"<ans>{gold}</ans>", f"<ans>{'False' if gold == 'True' else 'True'}</ans>"
+        )
+    )
+
+
+def answer(name, prompt, sampling, draw):
+    "A student: right half of the time."
+    task = next((t for t in map(get_task, ALL_TASKS) if t.description in prompt), None)
+    if task is None:
+        return " no idea"
+    gold = solve(task.name, prompt.rsplit("Question: ", 1)[1].split("\nAnswer:")[0])
+    return f" So the answer is <ans>{gold if chance(name, prompt) < 0.5 else 'none'}</ans>"
+
+
+class World:
+    "Runs on scripts, and which models were trained in them."
+
+    def __init__(self, patch, tiny_model, folder, training=False):
+        self.models, self.folder, self.learnt, self.firsts = (
+            {n: Path(folder, n) for n in ("teacher", "student", "other")},
+            Path(folder),
+            [],
+            {},
+        )
+        for name, place in self.models.items():
+            copy_model(tiny_model, place, name)
+        self.write_data(patch)
+        patch.setenv("ARTE_CACHE", str(self.folder / "cache"))
+        patch.setattr(
+            RunDir, "_open", lambda run, role, folder: self.open(role, fingerprint(folder))
+        )
+        patch.setattr(nano, "trim_vocabulary", lambda base, out, n: copy_model(base, out, n))
+        if not training:
+            self.make_quick(patch)
+
+    def make_quick(self, patch):
+        for place, name in ((stages, "align"), (stages, "distill"), (nano, "sft")):
+            patch.setattr(place, name, getattr(self, name))
+        for slow in ("os.fsync", "arte.run.rundir.environment", "arte.run.stages.save_fit"):
+            patch.setattr(slow, lambda *a: {})
+
+    def write_data(self, patch):
+        "BBH and a benchmark in folders, of our own items."
+        for task in TASKS:
+            self.write(
+                "bbh",
+                f"{task}.json",
+                json.dumps(
+                    dict(
+                        examples=[
+                            dict(input=i.question, target=i.answer) for i in make_items(task, 30, 7)
+                        ]
+                    )
+                ),
+            )
+        pens = [
+            dict(
+                question=f"Ann has {i} pens and gets {i} more. How many has she?",
+                answer=f"{i} + {i} = {2 * i}.\n#### {2 * i}",
+            )
+            for i in range(1, 21)
+        ]
+        self.write("benchmarks/gsm8k", "test.jsonl", "\n".join(map(json.dumps, pens)))
+        patch.setenv("ARTE_DATA", str(self.folder / "bbh"))
+        patch.setenv("ARTE_BENCHMARKS", str(self.folder / "benchmarks"))
+
+    def write(self, folder, name, text):
+        (self.folder / folder).mkdir(parents=True, exist_ok=True)
+        (self.folder / folder / name).write_text(text)
+
+    def open(self, role, name):
+        script = teach if role == "teacher" or role.startswith("aligned") else answer
+        if role == "teacher":
+            both = lambda p, *how: (answer if "Remember you should include" in p else teach)(
+                name, p, *how
+            )  # a schooled teacher is a respondent too
+        else:
+            both = lambda p, *how: script(name, p, *how)
+        return FunctionEngine(
+            both,
+            name,
+            lambda p, c: [-chance(name, p, c)],
+            lambda p: [(" First", 0.6), (" So", 0.4)],
+        )
+
+    def learn(self, like, out, *made_of):
+        self.learnt.append(Path(out).name)
+        write_model(like, out, fingerprint(like), *made_of)
+        return pd.DataFrame(dict(step=[1, 2], loss=[1.0, 0.5], lr=[0.1, 0.1]))
+
+    def align(self, folder, pairs, adapter, out, s, seed, chat, trust_remote_code, track=None):
+        return self.learn(
+            folder,
+            out,
+            pairs[["prompt", "chosen", "rejected"]].values.tolist(),
+            s.lr,
+            s.batch,
+            s.epochs,
+            s.warmup,
+            s.schedule,
+            s.beta,
+            s.lora_r,
+            s.max_length,
+            seed,
+            chat,
+        )
+
+    def distill(self, folder, examples, arm, out, s, seed, chat, trust_remote_code, track=None):
+        rows = examples[examples.arm == arm][["prompt", "completion"]].values.tolist()
+        return self.learn(
+            folder,
+            out,
+            rows,
+            s.lr,
+            s.batch,
+            s.epochs,
+            s.warmup,
+            s.schedule,
+            s.max_length,
+            seed,
+            chat,
+        ).assign(arm=arm)
+
+    def sft(self, folder, examples, out, s, seed, saves, train_embeddings, track=None):
+        for i in range(1, saves):
+            write_model(folder, f"{out}-{i}", fingerprint(folder), examples, i)
+        return self.learn(
+            folder, out, examples, s.lr, s.batch, s.epochs, s.warmup, s.schedule, s.max_length, seed
+        )
+
+    def recipe(self, settings):
+        place = lambda v: [*map(place, v)] if isinstance(v, list) else str(self.models[v])
+        return load_recipe(
+            "nano",
+            **{
+                k: place(v) if k.endswith(("model", "transfer.students", "respondents")) else v
+                for k, v in (SMALLER | settings).items()
+            },
+        )
+
+    def run(self, settings, source=None):
+        "A run of these settings, and the work it did: stages that generated, models that were trained."
+        self.learnt.clear()
+        done = run(
+            self.recipe(settings), self.folder / f"run-{len(list(self.folder.iterdir()))}", source
+        )
+        return done, {k for k, v in done.stages.items() if v["counts"].get("prompts")} | set(
+            self.learnt
+        )
+
+    def first(self, settings):
+        "The run that is changed."
+        if (key := str(settings)) not in self.firsts:
+            self.firsts[key] = self.run(settings)[0]
+        return self.firsts[key]
+
+
+def tables(run):
+    return {f.name: f.read_bytes() for f in run.folder.glob("*.parquet")}
+
+
+def entries(run):
+    return {
+        (table, *row)
+        for table in ("completions", "scores")
+        for row in run.journal.db.execute(f"SELECT * FROM {table}")
+    }
