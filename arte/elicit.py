@@ -21,6 +21,7 @@ from .core.prompts import naive_prompt, question_prompt, technique_prompt
 from .core.basics import derive_seed
 from .core.stats import wilson
 from .core.tasks import item_id
+from random import Random
 
 # %% ../nbs/00_elicit.ipynb #90c45c1d
 def seed_groups(

@@ -12,6 +12,7 @@ from ..core.answers import STOP, cut_answer, grade
 from ..engines.protocol import Sampling
 from ..core.prompts import naive_prompt
 from ..elicit import draft_id
+import math
 
 # %% ../../nbs/beyond/cot.ipynb #9c57a520
 _DRAFT = ["draft", "question_id", "task", "technique", "question", "target", "rationale", "answer"]

@@ -11,6 +11,7 @@ from ..core.answers import normalise
 from ..core.prompts import student_prompt
 from ..core.basics import derive_seed
 from ..prefer import preference_scores, rank_correlation, same_pick
+import numpy as np
 
 # %% ../../nbs/beyond/likelihood.ipynb #e46cb098
 LEAD = " So the answer is"  # given, not scored: how the worked examples come to their answer

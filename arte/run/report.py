@@ -30,6 +30,9 @@ from ..eval import PAPER_TABLE2, accuracy_table, comparisons, plot_arms, table2
 from ..irt import Fit, plot_discriminations
 from ..prefer import plot_words
 from ..tailor import example_counts
+import numpy as np
+from pathlib import Path
+from .rundir import RunDir
 
 # %% ../../nbs/run/report.ipynb #2bfad809
 def html_table(
