@@ -9,7 +9,7 @@ __all__ = ['completion_loss', 'arm_examples', 'check_equal', 'distill', 'plot_di
 from pathlib import Path
 import pandas as pd
 from .core.basics import derive_seed
-from .core.show import ARM_COLOURS, ARM_TITLES
+from .tailor import ARMS, arms_named
 from .models.train import sft
 
 # %% ../nbs/06_distill.ipynb #2deae92e
@@ -26,7 +26,7 @@ def completion_loss(
 # %% ../nbs/06_distill.ipynb #6c8c469e
 def arm_examples(
     examples: pd.DataFrame,  # table `examples`
-    arm: str,  # its name, a key of `ARM_TITLES`
+    arm: str,  # its name
 ) -> list[dict]:  # prompt, completion
     "One arm's examples; an arm without any is refused."
     rows = examples[examples.arm == arm]
@@ -68,19 +68,16 @@ def distill(
 # %% ../nbs/06_distill.ipynb #4466801e
 def plot_distillation(
     log: pd.DataFrame,  # from `distill`, one or several arms: arm, step, loss
+    arms: tuple = ARMS,  # `Arm`s with their titles and colours
 ):  # matplotlib figure
     "Training loss of each arm, a running mean over five steps."
     import matplotlib.pyplot as plt
 
     fig, ax = plt.subplots(figsize=(6, 3), layout="constrained")
-    for arm in [a for a in ARM_COLOURS if a in set(log.arm)]:
-        g = log[log.arm == arm]
-        ax.plot(
-            g.step,
-            g.loss.rolling(5, min_periods=1, center=True).mean(),
-            color=ARM_COLOURS[arm],
-            label=ARM_TITLES[arm],
-        )
+    for arm in arms_named(log.arm, arms):
+        steps = log[log.arm == arm.name]
+        smooth = steps.loss.rolling(5, min_periods=1, center=True).mean()
+        ax.plot(steps.step, smooth, color=arm.colour, label=arm.title)
     ax.set(
         title="Fine-tuning, one student per arm (mean of five steps)",
         xlabel="optimizer step",

@@ -14,8 +14,8 @@ from pathlib import Path
 import pandas as pd
 from ..core.settings import Recipe
 from .rundir import RunDir
-from ..core.show import ARM_COLOURS, ARM_TITLES
-from ..eval import compare_arms, comparisons, over_seeds
+from ..eval import compare_arms, comparisons, in_order, over_seeds
+from ..tailor import arms_named
 from arte.run.report import (
     SHOTS,
     Table,
@@ -135,9 +135,7 @@ def side_by_side(
         .reindex(columns=runs)
         .fillna("—")
     )
-    wide = wide.loc[
-        [(s, a) for s in sorted(set(rows.shots)) for a in ARM_COLOURS if (s, a) in wide.index]
-    ].reset_index()
+    wide = wide.loc[in_order(wide.index)].reset_index()
     return pd.DataFrame(
         {"training set": arm_titles(wide.arm), "shots": wide.shots, **{r: wide[r] for r in runs}}
     )
@@ -153,7 +151,9 @@ def plot_runs(
     "Accuracy of each arm in each run with its 95 % interval."
     import matplotlib.pyplot as plt
 
-    runs, arms = list(dict.fromkeys(a.run)), [x for x in ARM_COLOURS if x in set(a.arm)][::-1]
+    runs, arms = list(dict.fromkeys(a.run)), arms_named(a.arm)[::-1]
+    row = {arm.name: y for y, arm in enumerate(arms)}
+    colour = {arm.name: arm.colour for arm in arms}
     step = 0.7 / len(runs)
     fig, axes = plt.subplots(
         1,
@@ -166,16 +166,16 @@ def plot_runs(
     for ax, s in zip(axes[0], shots):
         for r in a[a.shots == s].itertuples():
             i = runs.index(r.run)
-            y = arms.index(r.arm) + 0.35 - step * (i + 0.5)
-            ax.plot([100 * r.lo, 100 * r.hi], [y, y], color=ARM_COLOURS[r.arm], lw=1.5)
-            ax.plot(100 * r.accuracy, y, MARKERS[i % len(MARKERS)], color=ARM_COLOURS[r.arm], ms=6)
+            y = row[r.arm] + 0.35 - step * (i + 0.5)
+            ax.plot([100 * r.lo, 100 * r.hi], [y, y], color=colour[r.arm], lw=1.5)
+            ax.plot(100 * r.accuracy, y, MARKERS[i % len(MARKERS)], color=colour[r.arm], ms=6)
         for y in range(len(arms) - 1):
             ax.axhline(y + 0.5, color="#dddddd", lw=0.8, zorder=0)
         ax.set(
             title=SHOTS.get(s, f"{s}-shot"),
             xlabel="accuracy (%)",
             yticks=range(len(arms)),
-            yticklabels=[ARM_TITLES[x] for x in arms],
+            yticklabels=[arm.title for arm in arms],
             xlim=(-2, 100 * a.hi.max() + 2),
             ylim=(-0.5, len(arms) - 0.5),
         )
@@ -200,7 +200,7 @@ def between_runs(
 ):  # arm, and a row of `arte.eval.compare_arms` (other − first); empty when they share no item
     "Each arm of one run against the same arm of another, on the items that both have answered."
     rows = []
-    for s, arm in [(s, a) for s in sorted(set(first.shots)) for a in ARM_COLOURS]:
+    for s, arm in in_order(zip(first.shots, first.arm)):
         a, b = (x[(x.arm == arm) & (x.shots == s)] for x in (other, first))
         if len(a[["task", "item"]].merge(b[["task", "item"]])):
             rows.append(

@@ -24,12 +24,11 @@ from ..core.files import write_whole
 from ..align import alignment_gain, plot_alignment
 from ..beyond.likelihood import rank_agreement
 from ..elicit import question_yield
-from ..core.show import ARM_TITLES
 from ..distill import plot_distillation
 from ..eval import PAPER_TABLE2, accuracy_table, comparisons, plot_arms, table2
 from ..irt import Fit, plot_discriminations
 from ..prefer import plot_words
-from ..tailor import example_counts
+from ..tailor import example_counts, title_by_arm
 import numpy as np
 from pathlib import Path
 from .rundir import RunDir
@@ -234,7 +233,7 @@ def arm_titles(
     arms: pd.Series,  # names of arms
 ) -> pd.Series:  # titles of rows; a name that has none stays
     "What a table calls the arms."
-    return arms.map(ARM_TITLES).fillna(arms)
+    return arms.map(title_by_arm()).fillna(arms)
 
 
 def overall(
@@ -282,7 +281,7 @@ def in_table2_shape(
     "Accuracies in the shape of Table 2 as a reader sees them."
     d = d.reset_index()
     return (
-        d.assign(arm=d.arm.map(ARM_TITLES).fillna("+ " + d.arm))
+        d.assign(arm=d.arm.map(title_by_arm()).fillna("+ " + d.arm))
         .rename(columns=dict(arm="training set"))
         .map(lambda x: f"{x:.1f}" if isinstance(x, float) else x)[
             ["training set", "shots", *d.columns[2:]]

@@ -6,7 +6,8 @@
 __all__ = ['tasks_of', 'aligned_role', 'split', 'Counts', 'opened', 'tracked', 'test_source', 'draw_task', 'draw_items',
            'worked_example', 'worked_examples', 'stage_items', 'stage_school', 'stage_elicit', 'save_tables',
            'respondents', 'stage_irt', 'one_shot_by_task', 'in_levels', 'scored_by_task', 'stage_prefer', 'stage_pairs',
-           'cut_off', 'stage_align', 'stage_heldout', 'stage_tailor', 'sifted', 'learn', 'stage_distill', 'stage_eval']
+           'cut_off', 'stage_align', 'stage_heldout', 'ask_tailored', 'written_by', 'stage_tailor', 'sifted', 'learn',
+           'stage_distill', 'stage_eval']
 
 # %% ../../nbs/run/stages.ipynb #97356871
 from contextlib import contextmanager
@@ -16,11 +17,11 @@ from ..align import align, held_out_drafts, held_out_table
 from ..beyond.cot import cot_rationales
 from ..beyond.health import drop_contradictions, drop_overlaps, health, with_questions
 from ..beyond.likelihood import answer_likelihoods, likelihood_scores
-from ..data.instructions import baseline_source, load_baseline
+from ..data.instructions import baseline_source
 from ..data.bigbench import distinct, validation_pool
 from ..models.launch import launch
 from ..models.folders import load_tokenizer, resolve_model
-from ..core.settings import BASELINES, Recipe
+from ..core.settings import Recipe
 from ..core.basics import derive_seed
 from .rundir import RunDir
 from arte.core.tasks import (
@@ -34,7 +35,7 @@ from arte.core.tasks import (
 )
 from ..models.train import too_long, trackers
 from ..distill import arm_examples, check_equal, distill
-from ..elicit import NoQuestions, draw_questions, draw_rationales, naive_rationales
+from ..elicit import NoQuestions, draw_questions, draw_rationales
 from ..eval import evaluate
 from ..irt import response_matrix, save_fit, top_k, trusted_fit
 from ..pairs import question_pairs, rationale_pairs
@@ -46,11 +47,11 @@ from arte.prefer import (
     preference_scores,
 )
 from arte.tailor import (
-    consistent_arm,
+    ARMS,
+    Material,
     equalise,
+    get_arm,
     make_examples,
-    original_arm,
-    random_arm,
     tailored_questions,
 )
 
@@ -206,7 +207,7 @@ def worked_examples(
 def stage_items(run: RunDir) -> dict:
     "Draw the items; find, and where necessary convert or download, the models; see that the instruction sets are there."
     for arm in run.recipe.distill.arms:
-        if arm in BASELINES:
+        if get_arm(arm).writer == "others":
             baseline_source(arm)
     items = draw_items(run.recipe)
     run.save("items", items)
@@ -476,81 +477,75 @@ def stage_heldout(run: RunDir) -> dict:
     )
 
 # %% ../../nbs/run/stages.ipynb #a4fcffe8
-def stage_tailor(run: RunDir) -> dict:
-    "The training examples of all arms, equally many of each (App. F, §4.1)."
-    r, tasks, counts, items = run.recipe, tasks_of(run.recipe), Counts(), run.table("items")
-    drafts, scores = run.table("drafts"), run.table("scores")
-    parts = dict(
-        original=[original_arm(drafts, scores, r.seed)],
-        random=[random_arm(drafts, r.seed)],
-        consistent=[consistent_arm(drafts, scores)],
-        rationale=[],
-        question=[],
-        arte=[],
-    )
+def ask_tailored(
+    run: RunDir,
+    aligned,  # engine of the aligned teacher
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # tables `tailored_questions` and `tailor_aside`
+    "Draw the tailored questions of every task (App. F)."
+    r, items = run.recipe, run.table("items")
     asked, aside = [], []
+    for name, task in tasks_of(r).items():
+        seeds = table_items(split(items, "seed", name))
+        later = items[items.split.isin(["val", "test"]) & (items.task == name)]
+        questions, out = tailored_questions(
+            aligned,
+            task,
+            seeds,
+            r.elicit,
+            tailor=r.tailor,
+            seed=r.seed,
+            exclude=list(later.question),
+        )
+        asked.append(questions)
+        aside.append(out)
+    return pd.concat(asked, ignore_index=True), pd.concat(aside, ignore_index=True)
+
+
+def written_by(
+    writer: str,  # "drafts", "before", "after" or "others"
+    arms,  # `Arm`s
+    material: Material,  # with the writer's engine
+) -> dict[str, pd.DataFrame]:  # arm → its rows
+    "Make the rows of the arms of one writer."
+    return {arm.name: arm.examples(material) for arm in arms if arm.writer == writer}
+
+
+def stage_tailor(
+    run: RunDir,
+    arms: tuple = ARMS,  # `Arm`s that are known
+) -> dict:
+    "Make the training examples of all arms, equally many of each (App. F, §4.1)."
+    r, tasks, counts = run.recipe, tasks_of(run.recipe), Counts()
+    drafts, tests = run.table("drafts"), list(split(run.table("items"), "test").question)
     with opened(run, aligned_role(r.rounds), counts) as aligned:
-        for name, task in tasks.items():
-            exclude = list(items[items.split.isin(["val", "test"]) & (items.task == name)].question)
-            q, out = tailored_questions(
-                aligned,
-                task,
-                table_items(split(items, "seed", name)),
-                r.elicit,
-                r.tailor,
-                r.seed,
-                exclude,
-            )
-            asked.append(q)
-            aside.append(out)
-            parts["rationale"].append(
-                naive_rationales(
-                    aligned, task, drafts[drafts.task == name], r.elicit.rationale_tokens
-                )
-            )
-            parts["arte"].append(naive_rationales(aligned, task, q, r.elicit.rationale_tokens))
+        asked, aside = ask_tailored(run, aligned)
+        material = Material(
+            tasks, drafts, run.table("scores"), asked, r.elicit.rationale_tokens, seed=r.seed
+        )
+        written = written_by("after", arms, replace(material, teacher=aligned))
     with opened(run, "teacher", counts) as teacher:
-        for q in asked:
-            parts["question"].append(
-                naive_rationales(teacher, tasks[q.task.iloc[0]], q, r.elicit.rationale_tokens)
-            )
-    arms = [a for a in r.distill.arms if a not in BASELINES]
-    tests = list(split(items, "test").question)
-    rows = {
-        arm: sifted(
-            pd.concat(parts[arm], ignore_index=True).assign(arm=arm), r.tailor, tasks, tests
-        )
-        for arm in arms
-    }
-    examples = equalise(
-        pd.concat(
-            [make_examples(arm, kept, tasks) for arm, (kept, _) in rows.items()], ignore_index=True
-        ),
-        r.seed,
-    )
-    sound = health(
-        with_questions(
-            examples, pd.concat([drafts, *asked])[["question_id", "question", "target"]]
-        ),
-        tests,
-        tasks,
-    )
-    n = check_equal(examples, arms)
-    others = {b: load_baseline(b, n, r.seed) for b in r.distill.arms if b in BASELINES}
-    unusable = {f"unusable rows of {b}": sum(out.values()) for b, (_, out) in others.items()}
-    examples = pd.concat([examples, *(table for table, _ in others.values())], ignore_index=True)
-    dropped = [out for _, out in rows.values()]
-    return (
-        counts
-        | unusable
-        | save_tables(
-            run,
-            tailored_questions=asked,
-            tailor_aside=aside,
-            tailor_dropped=dropped,
-            examples=examples,
-            health=sound,
-        )
+        written |= written_by("before", arms, replace(material, teacher=teacher))
+    written |= written_by("drafts", arms, material)
+    chosen = [get_arm(name, arms) for name in r.distill.arms]
+    own = [arm.name for arm in chosen if arm.writer != "others"]
+    examples, dropped = [], []
+    for name in own:
+        kept, out = sifted(written[name].assign(arm=name), r.tailor, tasks, tests)
+        examples.append(make_examples(name, kept, tasks))
+        dropped.append(out)
+    examples = equalise(pd.concat(examples, ignore_index=True), r.seed)
+    known = pd.concat([drafts, asked])[["question_id", "question", "target"]]
+    sound = health(with_questions(examples, known), tests, tasks)
+    n = check_equal(examples, own)
+    sets = written_by("others", chosen, replace(material, n=n, counts=counts))
+    examples = pd.concat([examples, *sets.values()], ignore_index=True)
+    return counts | save_tables(
+        run,
+        tailored_questions=asked,
+        tailor_aside=aside,
+        tailor_dropped=dropped,
+        examples=examples,
+        health=sound,
     )
 
 
