@@ -10,7 +10,8 @@ import pandas as pd
 
 from arte.core.basics import derive_seed
 from arte.core.stats import wilson
-from arte.core.tasks import items_table, load_bbh
+from arte.core.tasks import items_table
+from arte.data.bbh import load_bbh
 from arte.prefer import balanced_order, eliminate, expected_scores, same_pick
 from results import ROOT, save
 

@@ -35,7 +35,8 @@ def asked(dtype):
     "The prompts and the items they end in, a draft's items next to each other."
     from arte.core.prompts import student_prompt
     from arte.run.rundir import open_replay
-    from arte.core.tasks import get_task, load_bbh
+    from arte.core.tasks import get_task
+    from arte.data.bbh import load_bbh
 
     drafts, out = open_replay().table("drafts"), []
     for task in TASKS:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from arte.core import tasks
+from arte.data import places
 from arte.core.recipes import load_recipe
 from support.tiny import SMALL
 
@@ -21,7 +21,7 @@ def no_hub(tmp_path, monkeypatch):
         monkeypatch.delenv(o, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    asked = tasks._hub_reachable  # a test may put something else in its place
+    asked = places.hub_reachable  # a test may put something else in its place
     asked.cache_clear()
     yield monkeypatch
     asked.cache_clear()

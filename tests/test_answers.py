@@ -19,7 +19,8 @@ from arte.core.answers import (
     parse_questions,
     tag_question,
 )
-from arte.core.tasks import bbh_source, builtin_tasks, load_bbh, load_exemplars
+from arte.data.bbh import bbh_source, load_bbh, load_exemplars
+from arte.core.tasks import builtin_tasks
 
 KINDS = ("option", "yesno", "truefalse", "valid", "integer", "number", "brackets", "words", "text")
 SCRAPS = [

@@ -286,7 +286,8 @@ def test_missing(no_hub, tmp_path, name):
         load_baseline(name, 1)
     no_hub.setenv("ARTE_BASELINES", str(tmp_path))
     with pytest.raises(
-        MissingBaseline, match=f"{name} has no .jsonl, .json or .parquet file.*" + help_for(name)
+        MissingBaseline,
+        match="holds no .jsonl, .json or .parquet file in its folder.*" + help_for(name),
     ):
         baseline_source(name)
     (tmp_path / name / ".cache").mkdir(parents=True)

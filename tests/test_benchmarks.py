@@ -9,7 +9,7 @@ import datasets
 import pandas as pd
 import pytest
 
-from arte.core import tasks
+from arte.data import places
 from arte.core.answers import grade, normalise, options
 from arte.data.benchmarks import BENCHMARKS, benchmark_exemplars, benchmark_source, load_benchmark
 from arte.core.tasks import item_id
@@ -223,8 +223,8 @@ def test_out_of_reach(nowhere):
 
 def test_offline_does_not_ask(nowhere):
     nowhere.setenv("HF_HUB_OFFLINE", "1")
-    nowhere.setattr(tasks, "_hub_reachable", lambda: pytest.fail("the hub was asked"))
-    assert not tasks.hub_has("openai/gsm8k")
+    nowhere.setattr(places, "hub_reachable", lambda: pytest.fail("the hub was asked"))
+    assert not places.hub_has("openai/gsm8k")
 
 
 @pytest.mark.parametrize("place", ["hf/hub/datasets--openai--gsm8k", "hf/datasets/openai___gsm8k"])

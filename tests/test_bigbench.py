@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from arte.core import tasks
-from arte.data import bigbench
+from arte.data import bigbench, places
 from arte.core.answers import options
 from arte.data.bigbench import (
     PROGRAMMATIC,
@@ -28,7 +28,8 @@ from arte.data.bigbench import (
     validation_pool,
     validation_table,
 )
-from arte.core.tasks import bbh_source, builtin_tasks, load_bbh
+from arte.data.bbh import bbh_source, load_bbh
+from arte.core.tasks import builtin_tasks
 
 TASKS = tuple(builtin_tasks())
 WITH_FILES = [t for t in TASKS if t not in PROGRAMMATIC]
@@ -332,11 +333,12 @@ def test_choices_that_cannot_be(tmp_path):
 @pytest.fixture
 def nowhere(tmp_path, monkeypatch):
     "No folder, an empty cache, no hub, no package index."
-    seen = bigbench._has_files
+    seen = places.shared_folders
     monkeypatch.setattr(
-        bigbench, "_has_files", lambda folder: folder.is_relative_to(tmp_path) and seen(folder)
+        places, "shared_folders", lambda name: [o for o in seen(name) if tmp_path in o.parents]
     )
-    monkeypatch.setattr(bigbench, "_hub_reachable", lambda: False)
+    monkeypatch.setattr(places, "hub_reachable", lambda: False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     for o in ("ARTE_BIGBENCH", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(o, raising=False)
     monkeypatch.setenv("ARTE_CACHE", str(tmp_path / "cache"))
@@ -364,9 +366,9 @@ def test_shared_folder_above(nowhere, tmp_path):
 
 def test_hub_or_index(nowhere):
     assert bigbench_source() == "index"
-    nowhere.setattr(bigbench, "_hub_reachable", lambda: True)
+    nowhere.setattr(places, "hub_reachable", lambda: True)
     assert bigbench_source() == "hub"
-    nowhere.setattr(bigbench, "_hub_reachable", lambda: pytest.fail("asked although offline"))
+    nowhere.setattr(places, "hub_reachable", lambda: pytest.fail("asked although offline"))
     nowhere.setenv("HF_HUB_OFFLINE", "1")
     assert bigbench_source() == "hub"
 

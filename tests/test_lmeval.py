@@ -14,7 +14,8 @@ from hypothesis import given, settings, strategies as st
 from arte.core.answers import STOP, grade
 from arte.engines.protocol import TransformersEngine, cut_at_stop
 from arte.models.folders import resolve_model
-from arte.core.tasks import bbh_source, builtin_tasks
+from arte.data.bbh import bbh_source
+from arte.core.tasks import builtin_tasks
 from arte.eval import evaluate
 from arte.run.lmeval import UNTIL, export_lm_eval, process_results, read_test
 from arte.run.stages import tasks_of

@@ -24,7 +24,8 @@ from arte.models.school import (
     solve,
     write_rationale,
 )
-from arte.core.tasks import bbh_source, get_task, load_bbh, load_exemplars
+from arte.data.bbh import bbh_source, load_bbh, load_exemplars
+from arte.core.tasks import get_task
 
 tasks = pytest.mark.parametrize("task", NANO_TASKS)
 

@@ -63,7 +63,7 @@ def recorded(monkeypatch):
     replay = RunDir(REPLAY)
     tested = replay.stages["items"]["counts"]["test_data"]
     if tested == "bbh":
-        from arte.core.tasks import bbh_source
+        from arte.data.bbh import bbh_source
 
         if bbh_source() is None:
             pytest.skip("the recorded run was tested on BBH, which is out of reach here")

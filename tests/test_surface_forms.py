@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from arte.core.answers import grade, normalise, options
-from arte.core.tasks import bbh_source, builtin_tasks, load_bbh
+from arte.data.bbh import bbh_source, load_bbh
+from arte.core.tasks import builtin_tasks
 
 TASKS = tuple(builtin_tasks())
 NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty".split()

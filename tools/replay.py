@@ -15,7 +15,7 @@ from pathlib import Path
 
 from arte.engines.journal import copy_journal
 from arte.run.rundir import RunDir
-from arte.core.tasks import bbh_source, load_bbh, load_exemplars
+from arte.data.bbh import bbh_source, load_bbh, load_exemplars
 
 KEPT = "items questions drafts aside responses prefset answers scores pairs dropped align_log heldout heldout_drafts tailored_questions tailor_aside tailor_dropped examples health likelihood margins sft_log school_log results".split()
 

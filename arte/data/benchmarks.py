@@ -4,27 +4,19 @@
 
 # %% auto #0
 __all__ = ['BENCHMARKS', 'letter', 'with_options', 'read_column', 'read_piqa', 'read_choices', 'read_gsm8k', 'Benchmark',
-           'get_benchmark', 'benchmark_source', 'read_jsonl', 'load_benchmark', 'benchmark_exemplars']
+           'get_benchmark', 'benchmark_place', 'benchmark_source', 'read_jsonl', 'load_benchmark',
+           'benchmark_exemplars']
 
 # %% ../../nbs/data/benchmarks.ipynb #b0a2192f
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.basics import nearest
-from arte.core.tasks import (
-    ANSWER_FORMS,
-    Exemplar,
-    Item,
-    Task,
-    Technique,
-    hub_has,
-    item_id,
-    split_items,
-)
+from ..core.tasks import ANSWER_FORMS, Exemplar, Item, Task, Technique, item_id, split_items
+from .places import Place, find_data, load_from_hub
 
 # %% ../../nbs/data/benchmarks.ipynb #536a6573
 _TECHNIQUES = {
@@ -310,21 +302,25 @@ def _offline(name):  # what to do without the hub
     return f"To go on offline: put {file} into a folder and set ARTE_BENCHMARKS to that folder, or leave {name} out of the recipe."
 
 
+def benchmark_place(
+    name: str,  # a key of `BENCHMARKS`
+) -> Place:  # the folder above its file
+    "Return where a benchmark may be found."
+    b = get_benchmark(name)
+    return Place(
+        variable="ARTE_BENCHMARKS",
+        look=lambda folder: folder if (folder / b.file).is_file() else None,
+        holds=f"{b.file}; put it there, or unset the variable to use the hub ({b.hub[0]})",
+        hub=b.hub[0],
+        shared="",
+    )
+
+
 def benchmark_source(
     name: str,  # a key of `BENCHMARKS`
-) -> Path | str | None:  # a folder that has its file, "hub", or None where it is out of reach
-    "Where a benchmark can be had: `ARTE_BENCHMARKS`, `../shared/data` here or above, the Hugging Face hub."
-    b = get_benchmark(name)
-    if d := os.environ.get("ARTE_BENCHMARKS"):
-        if (Path(d).expanduser() / b.file).is_file():
-            return Path(d).expanduser()
-        raise FileNotFoundError(
-            f"ARTE_BENCHMARKS={d} holds no {b.file}; put it there, or unset the variable to use the hub ({b.hub[0]})"
-        )
-    for o in (Path.cwd(), *Path.cwd().parents):
-        if (o.parent / "shared" / "data" / b.file).is_file():
-            return o.parent / "shared" / "data"
-    return "hub" if hub_has(b.hub[0]) else None
+) -> Path | str | None:  # a folder that has its file, "hub", or None: out of reach
+    "Return where a benchmark can be read; answers within seconds."
+    return find_data(benchmark_place(name))
 
 # %% ../../nbs/data/benchmarks.ipynb #e53cc500
 def read_jsonl(
@@ -362,15 +358,8 @@ def _local_rows(name, path):
 
 
 def _hub_rows(name):
-    from datasets import load_dataset
-
     b = BENCHMARKS[name]
-    try:
-        return load_dataset(*b.hub, split=b.split)
-    except Exception as e:
-        raise ConnectionError(
-            f"{b.hub[0]}, split {b.split}, could not be loaded from the hub ({type(e).__name__}: {e}). {_offline(name)}"
-        ) from e
+    return load_from_hub(f"{b.hub[0]}, split {b.split}", _offline(name), *b.hub, split=b.split)
 
 # %% ../../nbs/data/benchmarks.ipynb #14ab7d75
 def load_benchmark(

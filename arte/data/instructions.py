@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['BASELINES', 'instruction_prompt', 'read_alpaca', 'read_orca', 'read_turns', 'read_tulu', 'read_wizard', 'Baseline',
-           'get_baseline', 'uniform_sample', 'MissingBaseline', 'baseline_source', 'baseline_rows', 'load_baseline']
+           'get_baseline', 'uniform_sample', 'MissingBaseline', 'baseline_place', 'baseline_source', 'baseline_rows',
+           'load_baseline']
 
 # %% ../../nbs/data/instructions.ipynb #efb2cbdc
 import heapq
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 from .benchmarks import read_column, read_jsonl
 from ..core.basics import nearest
-from ..core.tasks import hub_has
+from .places import Place, find_data
 
 # %% ../../nbs/data/instructions.ipynb #de5fc880
 def instruction_prompt(
@@ -226,21 +226,29 @@ def _files(folder):  # in its subfolders too, but not in hidden ones: a download
     return sorted(f for f in shown if f.suffix in (".jsonl", ".json", ".parquet"))
 
 
+def baseline_place(
+    name: str,  # a key of `BASELINES`
+) -> Place:
+    "Return where an instruction set may be found."
+    return Place(
+        variable="ARTE_BASELINES",
+        look=lambda folder: folder / name if _files(folder / name) else None,
+        holds=f".jsonl, .json or .parquet file in its folder {name}",
+        hub=get_baseline(name).hub,
+    )
+
+
 def baseline_source(
     name: str,  # a key of `BASELINES`
 ) -> Path | str:  # a folder with its files, or "hub"; `MissingBaseline` where it is out of reach
-    "Where a baseline can be had: `ARTE_BASELINES`, the Hugging Face hub; answers within seconds."
-    b = get_baseline(name)
-    if d := os.environ.get("ARTE_BASELINES"):
-        folder = Path(d).expanduser() / name
-        if _files(folder):
-            return folder
-        raise MissingBaseline(
-            name, f"ARTE_BASELINES={d}, but {folder} has no .jsonl, .json or .parquet file"
-        )
-    if hub_has(b.hub):
-        return "hub"
-    raise MissingBaseline(name, "ARTE_BASELINES is not set, and the hub cannot be reached")
+    "Return where an instruction set can be read; answers within seconds."
+    try:
+        found = find_data(baseline_place(name))
+    except FileNotFoundError as e:
+        raise MissingBaseline(name, str(e)) from None
+    if found is None:
+        raise MissingBaseline(name, "ARTE_BASELINES is not set, and the hub cannot be reached")
+    return found
 
 # %% ../../nbs/data/instructions.ipynb #b59b23e2
 def _read(path):  # the rows of one file, one at a time where its format allows

@@ -6,16 +6,16 @@ import types
 
 import pytest
 
-from arte.core import tasks
-from arte.core.tasks import bbh_source, load_bbh
+from arte.data import places
+from arte.data.bbh import bbh_source, load_bbh
 
 
 @pytest.fixture
 def nowhere(no_hub, tmp_path):
     "No folder either, not even above the temporary one."
-    seen = tasks._bbh_in
+    seen = places.shared_folders
     no_hub.setattr(
-        tasks, "_bbh_in", lambda folder: seen(folder) if folder.is_relative_to(tmp_path) else None
+        places, "shared_folders", lambda name: [o for o in seen(name) if tmp_path in o.parents]
     )
     no_hub.chdir(tmp_path)
     return no_hub
@@ -34,12 +34,12 @@ def test_no_source(nowhere):
 def test_offline_does_not_ask(nowhere):
     nowhere.setenv("HF_HUB_OFFLINE", "1")
     asked = []
-    nowhere.setattr(tasks.urllib.request, "urlopen", lambda *a, **k: asked.append(a))
+    nowhere.setattr(places.urllib.request, "urlopen", lambda *a, **k: asked.append(a))
     assert bbh_source() is None and not asked
 
 
 def test_does_not_hang(nowhere):
-    nowhere.setattr(tasks.urllib.request, "urlopen", lambda *a, **k: time.sleep(60))
+    nowhere.setattr(places.urllib.request, "urlopen", lambda *a, **k: time.sleep(60))
     t = time.perf_counter()
     assert bbh_source() is None
     assert time.perf_counter() - t < 40  # its own limit is seconds
