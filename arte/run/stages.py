@@ -24,15 +24,8 @@ from ..models.folders import load_tokenizer, resolve_model
 from ..core.settings import Recipe
 from ..core.basics import derive_seed
 from .rundir import RunDir
-from arte.core.tasks import (
-    bbh_source,
-    get_task,
-    items_table,
-    load_bbh,
-    load_exemplars,
-    split_items,
-    table_items,
-)
+from ..data.bbh import bbh_source, load_bbh, load_exemplars
+from ..core.tasks import get_task, items_table, split_items, table_items
 from ..models.train import too_long, trackers
 from ..distill import arm_examples, check_equal, distill
 from ..elicit import NoQuestions, draw_questions, draw_rationales
