@@ -1,24 +1,36 @@
-"""What several files of tests stand on."""
+"Fixtures that several test files share, and the processes in which tests run."
 
 import pytest
 
 from arte.data import places
 from arte.core.recipes import load_recipe
-from support.tiny import SMALL
+from support.tiny import SMALL, save_tiny_model
+
+DATA_SETTINGS = (
+    "ARTE_DATA",
+    "ARTE_BENCHMARKS",
+    "ARTE_BASELINES",
+    "HF_HUB_OFFLINE",
+    "HF_HUB_CACHE",
+    "HF_DATASETS_CACHE",
+)
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items):
+    "Mark the tests that need a model; keep the tests of a file in one process of xdist."
+    for item in items:
+        if "tiny_model" in item.fixturenames:
+            item.add_marker(pytest.mark.model)
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture
 def no_hub(tmp_path, monkeypatch):
     "No data folder by environment, no cache, no network; the hub is asked anew."
-    for o in (
-        "ARTE_DATA",
-        "ARTE_BENCHMARKS",
-        "ARTE_BASELINES",
-        "HF_HUB_OFFLINE",
-        "HF_HUB_CACHE",
-        "HF_DATASETS_CACHE",
-    ):
-        monkeypatch.delenv(o, raising=False)
+    for name in DATA_SETTINGS:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     asked = places.hub_reachable  # a test may put something else in its place
@@ -29,53 +41,14 @@ def no_hub(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
-    "A random Llama of two layers with a word-level tokenizer: trains in seconds, knows nothing."
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    words = Tokenizer(models.BPE(unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    words.train_from_iterator(
-        [
-            "Task Description: Question: Answer: Let's think step by step. So the answer is <ans>True</ans> False"
-        ]
-        * 4,
-        trainers.BpeTrainer(
-            vocab_size=400,
-            special_tokens=["<unk>", "<s>", "</s>", "<pad>"],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        ),
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-    )
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=2048,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-        )
-    )
+    "A random Llama of two layers with a small tokenizer: trains in seconds, knows nothing."
     folder = tmp_path_factory.mktemp("tiny")
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_tiny_model(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def recipe(tiny_model):
-    return load_recipe(
-        "nano", **SMALL | {"teacher.model": str(tiny_model), "student.model": str(tiny_model)}
-    )
+    "The recipe `nano`, made small, on the tiny model."
+    models = {"teacher.model": str(tiny_model), "student.model": str(tiny_model)}
+    return load_recipe("nano", **SMALL | models)

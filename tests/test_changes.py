@@ -140,7 +140,7 @@ def setting_names(cls=Recipe, above=""):
 
 
 @pytest.fixture(scope="module")
-def world(tiny_model, tmp_path_factory):  # noqa: F811
+def world(tiny_model, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         yield World(patch, tiny_model, tmp_path_factory.mktemp("world"))
 

@@ -17,7 +17,7 @@ from support.world import World, entries, tables
 
 
 @pytest.fixture(scope="module")
-def world(tiny_model, tmp_path_factory):  # noqa: F811
+def world(tiny_model, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         yield World(patch, tiny_model, tmp_path_factory.mktemp("world"))
 
@@ -230,7 +230,7 @@ def test_taking_over_from_what_is_no_run(world, whole, tmp_path):
         run(world.recipe({}), tmp_path / "c", tmp_path / "begun")
 
 
-def test_full_disk(tiny_model, tmp_path):  # noqa: F811
+def test_full_disk(tiny_model, tmp_path):
     "On a small tmpfs, with real training: see `small_disk.py`."
     unshare = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
     if (

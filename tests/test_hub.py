@@ -27,7 +27,7 @@ REPLAY, TASKS = (
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_model, tmp_path_factory):  # noqa: F811
+def finished(tiny_model, tmp_path_factory):
     "The recorded run with what it lacks: test items (generated ones), and students (a random model)."
     folder = tmp_path_factory.mktemp("hub") / "run"
     shutil.copytree(REPLAY, folder)

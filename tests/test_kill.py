@@ -16,7 +16,7 @@ from support.world import entries, tables
 KILLS = 25 if os.environ.get("ARTE_SLOW") else len(STAGES)
 
 
-def test_killed_all_over_a_run(tiny_model, tmp_path):  # noqa: F811
+def test_killed_all_over_a_run(tiny_model, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "support.killed", tiny_model, tmp_path, str(KILLS)],
         cwd=Path(__file__).parent,

@@ -47,7 +47,7 @@ def check_same_change(start, one, two):
 
 
 @pytest.mark.parametrize("kind", ["MULTI_GPU", "FSDP"])
-def test_distill(tiny_model, tmp_path, kind):  # noqa: F811
+def test_distill(tiny_model, tmp_path, kind):
     examples = pd.DataFrame(
         [
             dict(
@@ -69,7 +69,7 @@ def test_distill(tiny_model, tmp_path, kind):  # noqa: F811
     check_same_change(tiny_model, tmp_path / "one", tmp_path / "two")
 
 
-def test_align(tiny_model, tmp_path):  # noqa: F811
+def test_align(tiny_model, tmp_path):
     pairs = pd.DataFrame(
         [
             dict(
@@ -100,7 +100,7 @@ def test_align(tiny_model, tmp_path):  # noqa: F811
     check_same_change(tiny_model, tmp_path / "one", tmp_path / "two")
 
 
-def test_batch_that_cannot_be_shared_out(tiny_model, tmp_path, capfd):  # noqa: F811
+def test_batch_that_cannot_be_shared_out(tiny_model, tmp_path, capfd):
     examples = pd.DataFrame([dict(arm="arte", prompt="Question:", completion=" one")] * 3)
     with pytest.raises(ChildProcessError, match="distill in several processes"):
         launch(

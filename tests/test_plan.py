@@ -247,7 +247,7 @@ def test_like_an_earlier_run(recorded):
     )
 
 
-def test_a_whole_run_with_scripts_uses_what_was_planned(tiny_model, tmp_path, monkeypatch):  # noqa: F811
+def test_a_whole_run_with_scripts_uses_what_was_planned(tiny_model, tmp_path, monkeypatch):
     recipe = load_recipe(
         "nano", **SMALL | {"teacher.model": str(tiny_model), "student.model": str(tiny_model)}
     )
@@ -346,7 +346,7 @@ def test_what_does_not_fit_has_no_hours(offline):
     assert "too large for 24 GB: elicit" in plan_text(plan(load_recipe("paper"), gpu="rtx4090"))
 
 
-def test_config_of_a_folder(tiny_model):  # noqa: F811
+def test_config_of_a_folder(tiny_model):
     "Sizes read from a folder give the model's own number of parameters, but for norms."
     from transformers import LlamaForCausalLM
 

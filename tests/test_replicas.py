@@ -50,7 +50,7 @@ def all_gone(processes, seconds=20):
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_model):  # noqa: F811
+def engine(tiny_model):
     "Two replicas; the first test starts Ray, and the last one finds nothing left of it."
     before = {p.pid for p in below()}
     engine = open_two(tiny_model, batch=8)
@@ -62,7 +62,7 @@ def engine(tiny_model):  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def alone(tiny_model):  # noqa: F811
+def alone(tiny_model):
     engine = TransformersEngine(tiny_model, "float32")
     yield engine
     engine.close()
@@ -82,7 +82,7 @@ def entries(journal):
 
 
 @needs_ray
-def test_a_model_that_does_not_open(tiny_model, tmp_path):  # noqa: F811
+def test_a_model_that_does_not_open(tiny_model, tmp_path):
     "On a cluster that was there before, and stays."
     import ray
     import shutil
@@ -171,7 +171,7 @@ def test_an_error_in_a_replica(engine, tmp_path):
 
 
 @needs_ray
-def test_no_room(engine, tiny_model):  # noqa: F811
+def test_no_room(engine, tiny_model):
     with pytest.raises(ValueError, match="gpus: 0 to use CPU cores"):
         RayEngine(tiny_model, 2, PerReplica(gpus=1))
     with pytest.raises(ValueError, match="Lower engine.replicas"):
@@ -179,7 +179,7 @@ def test_no_room(engine, tiny_model):  # noqa: F811
 
 
 @needs_ray
-def test_room_that_is_taken(engine, tiny_model, monkeypatch):  # noqa: F811
+def test_room_that_is_taken(engine, tiny_model, monkeypatch):
     monkeypatch.setattr(replicas, "PATIENCE", 0.5)
     with pytest.raises(
         TimeoutError, match="0 of the cluster's .* are free: something else runs on it"
@@ -187,7 +187,7 @@ def test_room_that_is_taken(engine, tiny_model, monkeypatch):  # noqa: F811
         RayEngine(tiny_model, 1, ON_CPU)
 
 
-def test_without_ray(tiny_model, monkeypatch):  # noqa: F811
+def test_without_ray(tiny_model, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ModuleNotFoundError, match=r'pip install "arte-distill\[ray\]"'):
         RayEngine(tiny_model)
@@ -222,7 +222,7 @@ def test_refused_recipes(engine, field, mend):
     assert e.value.field == field and mend in str(e.value)
 
 
-def test_the_recipe_reaches_the_engine(tiny_model, tmp_path, monkeypatch):  # noqa: F811
+def test_the_recipe_reaches_the_engine(tiny_model, tmp_path, monkeypatch):
     "The teacher gets the replicas of the recipe, a student one GPU each and as many replicas as there are GPUs; vLLM alone gets the same."
     from arte.engines import protocol as engine
 
@@ -290,7 +290,7 @@ engine.close()
 @slow
 @needs_ray
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
-def test_the_driver_is_killed(tiny_model, tmp_path, sign, alone):  # noqa: F811
+def test_the_driver_is_killed(tiny_model, tmp_path, sign, alone):
     "Ray ends with it, what was committed is used, and the rest is generated once."
     psutil = pytest.importorskip("psutil")
     command = [

@@ -240,7 +240,7 @@ def test_a_server_that_sends_the_key_back(folder, monkeypatch, status):
     assert "who is Bearer (the key)?" in told and key not in told
 
 
-def test_whole_run(tiny_model, tmp_path, monkeypatch, capfd, caplog):  # noqa: F811
+def test_whole_run(tiny_model, tmp_path, monkeypatch, capfd, caplog):
     "With a student at a server with bad days the tables are those of a run without one, and the key is nowhere: not in the run, not in what is printed or logged."
     monkeypatch.setenv("OPENAI_API_KEY", key := "sk-never-to-be-seen")
     caplog.set_level("DEBUG")

@@ -41,7 +41,7 @@ SMALL = dict(
 
 
 @pytest.fixture
-def trained(recipe, tiny_model, tmp_path):  # noqa: F811
+def trained(recipe, tiny_model, tmp_path):
     def f(name, report_to):
         with RunDir(tmp_path / name, replace(recipe, report_to=report_to, **SMALL)) as folder:
             for role in ("teacher", "student"):
@@ -109,7 +109,7 @@ def test_without_tensorboard(trained, monkeypatch):
     assert len(losses(folder, "aligned")) == 2 and not folder.path("logs").exists()
 
 
-def test_asked_for_and_not_there(recipe, tmp_path, monkeypatch):  # noqa: F811
+def test_asked_for_and_not_there(recipe, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(RecipeError, match="wandb can't be imported here. pip install wandb"):
         run(replace(recipe, report_to=("tensorboard", "wandb")), tmp_path / "run")

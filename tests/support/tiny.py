@@ -1,10 +1,10 @@
-"""A recipe small enough for tests, built in code."""
+"""A recipe and a model small enough for tests, built in code."""
 
 from arte.core.settings import Recipe, Student, Teacher
 
 
 def tiny_recipe(**changes):
-    "A valid recipe on two generated tasks; `changes` replace whole fields, for example align={'lr': 1e-5}."
+    "A valid recipe on two generated tasks; `changes` replace whole fields: align={'lr': 1e-5}."
     settings = dict(
         name="tiny",
         tasks=("boolean_expressions", "object_counting"),
@@ -42,3 +42,46 @@ SMALL = {
     "align.max_length": 400,
     "distill.max_length": 400,
 }
+
+
+SPECIAL = ["<unk>", "<s>", "</s>", "<pad>"]
+TEXT = (
+    "Task Description: Question: Answer: Let's think step by step. "
+    "So the answer is <ans>True</ans> False"
+)
+
+
+def tiny_tokenizer():
+    "A byte-level tokenizer of 400 tokens."
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    words = Tokenizer(models.BPE(unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL, initial_alphabet=alphabet)
+    words.train_from_iterator([TEXT] * 4, trainer)
+    roles = ("unk_token", "bos_token", "eos_token", "pad_token")
+    return PreTrainedTokenizerFast(tokenizer_object=words, **dict(zip(roles, SPECIAL)))
+
+
+def save_tiny_model(folder):
+    "Write a random Llama of two layers and its tokenizer to a folder."
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = tiny_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=2048,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
