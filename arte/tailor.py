@@ -17,7 +17,8 @@ from .core.basics import derive_seed, nearest
 from .core.show import GREY, PHASE_COLOURS, technique_colours
 from .core.stats import wilson
 from .data.instructions import load_baseline
-from .elicit import draw_questions, naive_rationales, rouge_l
+from .elicit import draw_questions, naive_rationales
+from .data.repeats import rouge_l
 
 # %% ../nbs/05_tailor.ipynb #72eb6cba
 def tailored_questions(

@@ -30,7 +30,7 @@ from arte.core.answers import grade
 from arte.engines.protocol import Completion, FunctionEngine
 from arte.models.school import make_items, write_rationale
 from arte.core.tasks import builtin_tasks, items_table
-from arte.elicit import WordsAndMarks
+from arte.data.repeats import words_and_marks
 from arte.pairs import rationale_pairs
 from arte.prefer import preference_scores
 
@@ -452,7 +452,7 @@ def test_an_option_said_in_words_is_no_contradiction():
     st.integers(1, 9),
 )
 def test_cover_against_brute_force(a, b, n):
-    x, y = (WordsAndMarks().tokenize(" ".join(t)) for t in (a, b))
+    x, y = (words_and_marks(" ".join(t)) for t in (a, b))
     runs = lambda t: [t[i : i + n] for i in range(len(t) - n + 1)] or [t]
     expected = sum(
         any(run in runs(x) and i <= k < i + len(run) for i, run in enumerate(runs(y)))

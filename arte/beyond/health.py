@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 from ..core.answers import grade
-from ..elicit import WordsAndMarks, near_duplicate, question_key
+from ..data.repeats import near_duplicate, question_key, words_and_marks
 
 # %% ../../nbs/beyond/health.ipynb #1e466955
 def token_runs(
@@ -29,7 +29,7 @@ def cover_of_tests(
     n: int = 13,  # tokens in a run
 ) -> np.ndarray:  # (n_questions,) 0–1; 0: no run of n tokens in common
     "How much of a test item stands in a question: the largest share of its tokens in shared runs."
-    tokenize, index = WordsAndMarks().tokenize, defaultdict(list)
+    tokenize, index = words_and_marks, defaultdict(list)
     items = [tokenize(t) for t in tests]
     for j, t in enumerate(items):
         for i, run in enumerate(token_runs(t, n)):

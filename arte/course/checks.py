@@ -28,7 +28,8 @@ from ..core.show import html_text
 from ..core.stats import mcnemar
 from ..core.tasks import get_task, table_items
 from ..distill import completion_loss
-from ..elicit import Sieve, draw_questions, near_duplicate
+from ..elicit import Sieve, draw_questions
+from ..data.repeats import near_duplicate
 from ..eval import PAPER_TABLE2, accuracy_table
 from ..irt import fit_2pl, information, item_rest, recovery, simulate
 from ..pairs import best_and_worst, candidates

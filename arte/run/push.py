@@ -22,7 +22,7 @@ from ..core.recipes import dump_recipe
 from .rundir import RunDir
 from ..core.tasks import get_task
 from ..distill import arm_examples
-from ..elicit import question_key
+from ..data.repeats import question_key
 from ..eval import accuracy_table, comparisons
 from ..tailor import ARMS, arms_named, example_counts, title_by_arm
 
