@@ -21,6 +21,33 @@ CATEGORY_TITLES = dict(
 )  # category → column title of Table 2
 
 # %% ../nbs/07_eval.ipynb #1c4692a1
+def _worked(exemplars, shots, names):
+    "Return the first worked examples of each task as (question, rationale)."
+    worked = {}
+    for name in sorted(names):
+        shown = exemplars.get(name, ())[:shots]
+        if len(shown) < shots:
+            raise ValueError(
+                f"{shots} shots need {shots} worked examples of each task, but {name} has "
+                f"{len(shown)}: add some, or lower the number of shots"
+            )
+        worked[name] = [(e.question, e.rationale) for e in shown]
+    return worked
+
+
+def _answer_row(item, task, completion):
+    "Return what `results` keeps of one answer."
+    graded = grade(completion.text, item.answer, item.kind, item.question)
+    return dict(
+        task=item.task,
+        category=task.category,
+        item=item.item,
+        parsed=graded.parsed,
+        correct=bool(graded.correct),
+        tokens=completion.tokens,
+    )
+
+
 def evaluate(
     engine,  # the student
     arm: str,  # its name in `results`
@@ -30,28 +57,15 @@ def evaluate(
     tasks: dict,  # task's name → `Task`
     max_tokens: int = 256,  # length limit of an answer in tokens; the paper gives none
 ) -> pd.DataFrame:  # table `results`: arm, shots, task, category, item, parsed, correct, tokens
-    "A student's greedy answer to each item, graded (§4.1)."
-    short = [t for t in {i.task for i in items} if len(exemplars.get(t, ())) < shots]
-    if short:
-        raise ValueError(
-            f"{shots} shots need {shots} exemplars, but {min(short)} has {len(exemplars.get(min(short), ()))}"
-        )
-    examples = {t: [(e.question, e.rationale) for e in exemplars.get(t, ())[:shots]] for t in tasks}
-    prompts = [student_prompt(tasks[i.task], examples[i.task], i.question) for i in items]
-    done = [c[0] for c in engine.generate(prompts, Sampling(0.0, max_tokens, STOP))]
-    grades = [grade(c.text, i.answer, i.kind, i.question) for c, i in zip(done, items)]
-    return pd.DataFrame(
-        dict(
-            arm=arm,
-            shots=shots,
-            task=[i.task for i in items],
-            category=[tasks[i.task].category for i in items],
-            item=[i.item for i in items],
-            parsed=[g.parsed for g in grades],
-            correct=[bool(g.correct) for g in grades],
-            tokens=[c.tokens for c in done],
-        )
-    )
+    "Return a student's greedy answer to each item, graded (§4.1)."
+    worked = _worked(exemplars, shots, {item.task for item in items})
+    prompts = [student_prompt(tasks[i.task], worked[i.task], i.question) for i in items]
+    answers = engine.generate(prompts, Sampling(0.0, max_tokens, STOP))
+    rows = [_answer_row(item, tasks[item.task], done[0]) for item, done in zip(items, answers)]
+    table = pd.DataFrame(rows, columns=["task", "category", "item", "parsed", "correct", "tokens"])
+    table.insert(0, "arm", arm)
+    table.insert(1, "shots", shots)
+    return table
 
 # %% ../nbs/07_eval.ipynb #de79761e
 def macro_interval(
@@ -59,88 +73,86 @@ def macro_interval(
     n,  # (n_tasks,) items per task
     level: float = 0.95,  # confidence level
 ) -> tuple:  # mean accuracy, lower and upper limit, all in 0–1
-    "Mean of the tasks' accuracies, with an interval from the tasks' Wilson limits."
-    p = [a / b for a, b in zip(k, n)]
-    limits = [wilson(a, b, level) for a, b in zip(k, n)]
-    mean, T = sum(p) / len(p), len(p)
-    down = sum((q - l) ** 2 for q, (l, u) in zip(p, limits)) ** 0.5 / T
-    up = sum((u - q) ** 2 for q, (l, u) in zip(p, limits)) ** 0.5 / T
-    return mean, mean - down, mean + up
+    "Return the mean of the tasks' accuracies, with an interval from their Wilson limits."
+    accuracy = np.array(k, float) / np.array(n, float)
+    lower, upper = np.array([wilson(*counts, level) for counts in zip(k, n)]).T
+    mean, n_tasks = accuracy.mean(), len(accuracy)
+    below = np.linalg.norm(accuracy - lower) / n_tasks
+    above = np.linalg.norm(upper - accuracy) / n_tasks
+    return float(mean), float(mean - below), float(mean + above)
 
 # %% ../nbs/07_eval.ipynb #7c57e999
-def _group_rows(tasks):  # one row per task: n, correct, failures
-    "Micro and macro accuracy, with intervals, of a group of tasks."
+def _accuracies(tasks):  # a row per task: n, correct, unreadable
+    "Return the micro and the macro accuracy of a group of tasks, with intervals."
     n, k = int(tasks.n.sum()), int(tasks.correct.sum())
-    rest = dict(n=n, correct=k, failures=tasks.failed.sum() / n)
     lo, hi = wilson(k, n)
+    micro = dict(average="micro", accuracy=k / n, lo=lo, hi=hi)
     mean, low, high = macro_interval(tasks.correct, tasks.n)
-    return [
-        dict(average="micro", accuracy=k / n, lo=lo, hi=hi, **rest),
-        dict(average="macro", accuracy=mean, lo=low, hi=high, **rest),
-    ]
+    macro = dict(average="macro", accuracy=mean, lo=low, hi=high)
+    counts = dict(n=n, correct=k, failures=tasks.unreadable.sum() / n)
+    return micro | counts, macro | counts
+
+
+def _groups(tasks):  # of one arm and number of shots
+    "Yield the groups of tasks that a table has rows for: each task, each category, all."
+    for level in ("task", "category"):
+        for name, group in tasks.groupby(level, sort=False):
+            yield level, name, group
+    yield "all", "BBH", tasks
 
 
 def accuracy_table(
     results: pd.DataFrame,  # table `results`
-) -> pd.DataFrame:  # per arm, shots, level ("task", "category", "all"), name and average ("micro", "macro"): accuracy, lo, hi (0–1), n, correct, failures (share)
-    "Accuracy with a 95 % interval, n and parse-failure rate, per task, per category and over all (§4.2)."
+    # per arm, shots, level ("task", "category", "all"), name and average ("micro", "macro"):
+    # accuracy, lo, hi (0–1), n, correct, failures (share of unreadable answers)
+) -> pd.DataFrame:
+    "Return accuracies with 95 % intervals, per task, per category and over all (§4.2)."
+    keys = ["arm", "shots", "category", "task"]
+    answers = results.assign(unreadable=results.parsed.isna())
     tasks = (
-        results.assign(failed=results.parsed.isna())
-        .groupby(["arm", "shots", "category", "task"], sort=False)
-        .agg(n=("correct", "size"), correct=("correct", "sum"), failed=("failed", "sum"))
+        answers.groupby(keys, sort=False)
+        .agg(n=("correct", "size"), correct=("correct", "sum"), unreadable=("unreadable", "sum"))
         .reset_index()
     )
     rows = []
     for (arm, shots), group in tasks.groupby(["arm", "shots"], sort=False):
-        levels = [("task", t, g) for t, g in group.groupby("task", sort=False)]
-        levels += [("category", c, g) for c, g in group.groupby("category", sort=False)] + [
-            ("all", "BBH", group)
-        ]
-        for level, name, g in levels:
-            rows += [
-                dict(arm=arm, shots=shots, level=level, name=name) | r
-                for r in _group_rows(g)[: 1 if level == "task" else 2]
-            ]
+        for level, name, part in _groups(group):
+            micro, macro = _accuracies(part)
+            for row in [micro] if level == "task" else [micro, macro]:
+                rows.append(dict(arm=arm, shots=shots, level=level, name=name) | row)
     return pd.DataFrame(rows)
 
 # %% ../nbs/07_eval.ipynb #1fbbabfa
+def _same_items(results, a, b, shots):
+    "Return the marks of two arms on the items that both answered, 0 or 1."
+    one = results[results.shots == shots].set_index(["task", "item"])
+    marks = one[one.arm == a][["correct"]]
+    others = one[one.arm == b].correct.rename("other")
+    both = marks.join(others, how="inner", validate="one_to_one")
+    if both.empty:
+        raise ValueError(
+            f"arms {a!r} and {b!r} share no item at {shots} shots; "
+            f"arms with results: {sorted(set(one.arm))}"
+        )
+    return both.correct.to_numpy(float), both.other.to_numpy(float)
+
+
 def compare_arms(
     results: pd.DataFrame,  # table `results`
     a: str,  # an arm
     b: str,  # the arm it is compared with
     shots: int,  # 0 or 3
     seed: int = 0,  # of the bootstrap
-) -> (
-    pd.Series
-):  # a, b, shots, n, accuracy_a, accuracy_b, difference (a − b), lo, hi, only_a, only_b (items), p
-    "Difference of two arms over the same items: paired bootstrap interval, McNemar's exact test."
-    one = results[results.shots == shots].set_index(["task", "item"])
-    pair = one[one.arm == a][["correct"]].join(
-        one[one.arm == b].correct.rename("other"), how="inner", validate="one_to_one"
-    )
-    if pair.empty:
-        raise ValueError(
-            f"arms {a!r} and {b!r} share no item at {shots} shots; arms with results: {sorted(set(one.arm))}"
-        )
-    x, y = pair.correct.to_numpy(float), pair.other.to_numpy(float)
+    # a, b, shots, n, accuracy_a, accuracy_b, difference (a − b), lo, hi, only_a, only_b (items), p
+) -> pd.Series:
+    "Return the difference of two arms on the same items: bootstrap interval, McNemar's test."
+    x, y = _same_items(results, a, b, shots)
+    accuracies = dict(n=len(x), accuracy_a=x.mean(), accuracy_b=y.mean())
     difference, lo, hi = paired_bootstrap(x, y, seed=seed)
     only_a, only_b, p = mcnemar(x.astype(bool), y.astype(bool))
-    return pd.Series(
-        dict(
-            a=a,
-            b=b,
-            shots=shots,
-            n=len(pair),
-            accuracy_a=x.mean(),
-            accuracy_b=y.mean(),
-            difference=difference,
-            lo=lo,
-            hi=hi,
-            only_a=only_a,
-            only_b=only_b,
-            p=p,
-        )
-    )
+    interval = dict(difference=difference, lo=lo, hi=hi)
+    test = dict(only_a=only_a, only_b=only_b, p=p)
+    return pd.Series(dict(a=a, b=b, shots=shots) | accuracies | interval | test)
 
 # %% ../nbs/07_eval.ipynb #6a3b10f6
 def in_order(
@@ -148,21 +160,24 @@ def in_order(
     arms: tuple = ARMS,  # `Arm`s in the order of the tables
 ) -> list[tuple]:  # the different pairs: by shots, then as the arms are listed
     "Return the rows of a table of results in the order of the paper's tables."
-    keys = list(keys)
-    place = {arm.name: i for i, arm in enumerate(arms_named({a for _, a in keys}, arms))}
-    return sorted(set(keys), key=lambda key: (key[0], place[key[1]]))
+    keys = set(keys)
+    listed = arms_named([name for _, name in keys], arms)
+    place = {arm.name: i for i, arm in enumerate(listed)}
+    return sorted(keys, key=lambda key: (key[0], place[key[1]]))
 
 
 def comparisons(
     results: pd.DataFrame,  # table `results`
-    base: str = "original",  # the arm all others are compared with; Table 2's strongest ablation baseline without alignment
+    # the arm that all others are compared with: Table 2's strongest one without alignment
+    base: str = "original",
 ) -> (
     pd.DataFrame
-):  # one row of `compare_arms` per other arm and shots; empty when `base` has no results
-    "Every arm against `base`, at every number of shots."
+):  # a row of `compare_arms` per other arm and shots; empty without results of `base`
+    "Compare every arm with `base`, at every number of shots."
+    keys = in_order(zip(results.shots, results.arm))
     rows = []
-    for shots, arm in in_order(zip(results.shots, results.arm)):
-        if arm != base and ((results.shots == shots) & (results.arm == base)).any():
+    for shots, arm in keys:
+        if arm != base and (shots, base) in keys:
             rows.append(compare_arms(results, arm, base, shots))
     return pd.DataFrame(rows)
 
@@ -170,74 +185,65 @@ def comparisons(
 def table2(
     results: pd.DataFrame,  # table `results`
     average: str = "macro",  # "macro" or "micro", of the category columns; the paper doesn't say
-) -> pd.DataFrame:  # index (shots, arm); columns the categories present, BBH macro, BBH micro (all in %), failures (%), n
-    "Accuracies in the shape of Table 2."
-    t = accuracy_table(results)
-    cells = (
-        t[(t.level == "category") & (t.average == average)].pivot(
-            index=["shots", "arm"], columns="name", values="accuracy"
-        )
-        * 100
-    )
-    cells = cells[[c for c in CATEGORY_TITLES if c in cells]].rename(columns=CATEGORY_TITLES)
-    whole = (
-        t[t.level == "all"].pivot(index=["shots", "arm"], columns="average", values="accuracy")
-        * 100
-    )
-    micro = t[(t.level == "all") & (t.average == "micro")].set_index(["shots", "arm"])
-    out = cells.assign(
-        **{
-            "BBH macro": whole.macro,
-            "BBH micro": whole.micro,
-            "failures": micro.failures * 100,
-            "n": micro.n,
-        }
-    ).rename_axis(columns=None)
-    return out.loc[in_order(out.index)]
+    # index (shots, arm); columns the categories present, BBH macro, BBH micro (all in %),
+    # failures (% of unreadable answers), n
+) -> pd.DataFrame:
+    "Return accuracies in the shape of Table 2."
+    t = accuracy_table(results).set_index(["shots", "arm"])
+    categories = t[(t.level == "category") & (t.average == average)]
+    cells = 100 * categories.pivot(columns="name", values="accuracy")
+    known = [name for name in CATEGORY_TITLES if name in cells]
+    cells = cells[known].rename(columns=CATEGORY_TITLES).rename_axis(columns=None)
+    whole = t[t.level == "all"]
+    micro = whole[whole.average == "micro"]
+    cells["BBH macro"] = 100 * whole[whole.average == "macro"].accuracy
+    cells["BBH micro"] = 100 * micro.accuracy
+    cells["failures"] = 100 * micro.failures
+    cells["n"] = micro.n
+    return cells.loc[in_order(cells.index)]
 
 # %% ../nbs/07_eval.ipynb #37965cad
 def t_interval(
     x,  # (runs,) one number per run, at least two
     level: float = 0.95,  # confidence level
 ) -> tuple:  # mean, lower and upper limit
-    "Mean over runs with Student's t interval."
+    "Return the mean over runs with Student's t interval."
     from scipy import stats
 
     x = np.asarray(x, float)
-    half = stats.t.ppf(0.5 + level / 2, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5
+    half = stats.t.ppf(0.5 + level / 2, len(x) - 1) * stats.sem(x)
     return x.mean(), x.mean() - half, x.mean() + half
+
+
+def _macro_accuracy(results):
+    "Return the macro accuracy of each (shots, arm) in %."
+    t = accuracy_table(results)
+    whole = t[(t.level == "all") & (t.average == "macro")]
+    return 100 * whole.set_index(["shots", "arm"]).accuracy
 
 
 def over_seeds(
     runs: list,  # tables `results`, one per seed, at least two
     base: str = "original",  # the arm that differences are taken from
-) -> pd.DataFrame:  # index (shots, arm): accuracy, lo, hi (macro average, %), difference from base, its lo and hi (points), runs
-    "Every arm's macro accuracy, and its difference from `base`, over several runs."
+    # index (shots, arm): accuracy, lo, hi (macro average, %), difference from base, its lo and hi
+    # (points), runs
+) -> pd.DataFrame:
+    "Return every arm's macro accuracy over several runs, and its difference from `base`."
     if len(runs) < 2:
         raise ValueError(
             f"got {len(runs)} run, expected at least two: an interval over runs needs their spread"
         )
-    whole = [
-        accuracy_table(r)
-        .query("level == 'all' and average == 'macro'")
-        .set_index(["shots", "arm"])
-        .accuracy
-        * 100
-        for r in runs
-    ]
+    accuracy = pd.concat([_macro_accuracy(r) for r in runs], axis=1, join="inner")
     rows = {}
-    in_all = set.intersection(*(set(w.index) for w in whole))
-    for s, a in in_order(in_all):
-        mean, gain = (
-            t_interval([w[s, a] for w in whole]),
-            t_interval([w[s, a] - w[s, base] for w in whole]),
-        )
-        rows[s, a] = dict(
-            zip(
-                ["accuracy", "lo", "hi", "difference", "difference lo", "difference hi"],
-                (*mean, *gain),
-            )
-        ) | dict(runs=len(runs))
+    for shots, arm in in_order(accuracy.index):
+        own, reference = accuracy.loc[(shots, arm)], accuracy.loc[(shots, base)]
+        mean, lo, hi = t_interval(own)
+        gain, low, high = t_interval(own - reference)
+        rows[shots, arm] = dict(accuracy=mean, lo=lo, hi=hi, difference=gain) | {
+            "difference lo": low,
+            "difference hi": high,
+            "runs": len(runs),
+        }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["shots", "arm"])
 
 # %% ../nbs/07_eval.ipynb #5f075aa1
@@ -266,42 +272,36 @@ PAPER_TABLE2 = pd.DataFrame(
 ).set_index(["shots", "arm"])
 
 # %% ../nbs/07_eval.ipynb #cf6d2f97
+def _accuracy_panel(ax, rows, arms):  # rows of `accuracy_table` of one number of shots
+    "Draw the accuracy of each arm with its interval, the last arm on top."
+    by_arm = rows.set_index("arm")
+    for y, arm in enumerate(arms):
+        if arm.name in by_arm.index:
+            row = by_arm.loc[arm.name]
+            ax.plot([100 * row.lo, 100 * row.hi], [y, y], color=arm.colour, lw=2)
+            ax.plot(100 * row.accuracy, y, "o", color=arm.colour, ms=8)
+    ax.set(xlabel="Accuracy (%)", ylim=(-0.6, len(arms) - 0.4))
+    ax.set_yticks(range(len(arms)), labels=[arm.title for arm in arms])
+    ax.grid(axis="x", alpha=0.3)
+
+
 def plot_arms(
     results: pd.DataFrame,  # table `results`
     average: str = "macro",  # "macro" or "micro" average over the tasks
     arms: tuple = ARMS,  # `Arm`s with their titles and colours
 ):  # matplotlib figure
-    "Accuracy of each arm over all tasks with its 95 % interval, one panel per number of shots."
+    "Plot each arm's accuracy over all tasks with its 95 % interval, a panel per number of shots."
     import matplotlib.pyplot as plt
 
     t = accuracy_table(results).query("level == 'all' and average == @average")
-    shots, rows = sorted(set(t.shots)), arms_named(t.arm, arms)[::-1]
+    shown, shots = arms_named(t.arm, arms)[::-1], sorted(set(t.shots))
+    size = (1.5 + 2.7 * len(shots), 1.2 + 0.4 * len(shown))
     fig, axes = plt.subplots(
-        1,
-        len(shots),
-        figsize=(1.5 + 2.7 * len(shots), 1.2 + 0.4 * len(rows)),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
+        1, len(shots), figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
-    by_key = t.set_index(["shots", "arm"])
     for ax, s in zip(axes[0], shots):
-        for y, arm in enumerate(rows):
-            if (s, arm.name) in by_key.index:
-                r = by_key.loc[(s, arm.name)]
-                ax.plot([100 * r.lo, 100 * r.hi], [y, y], color=arm.colour, lw=2)
-                ax.plot(100 * r.accuracy, y, "o", color=arm.colour, ms=8)
-        ax.set(
-            title={0: "zero-shot", 3: "three-shot"}.get(s, f"{s}-shot"),
-            xlabel="Accuracy (%)",
-            yticks=range(len(rows)),
-            yticklabels=[arm.title for arm in rows],
-        )
-        ax.grid(axis="x", alpha=0.3)
-        ax.set_ylim(-0.6, len(rows) - 0.4)
-    n = sorted(set(t.n))
-    fig.suptitle(
-        f"Accuracy by training set ({average} average, n = {'–'.join(str(x) for x in n[:1] + n[1:][-1:])})"
-    )
+        _accuracy_panel(ax, t[t.shots == s], shown)
+        ax.set_title({0: "zero-shot", 3: "three-shot"}.get(s, f"{s}-shot"))
+    n = "–".join(dict.fromkeys(str(n) for n in (t.n.min(), t.n.max())))
+    fig.suptitle(f"Accuracy by training set ({average} average, n = {n})")
     return fig
