@@ -10,7 +10,7 @@ __all__ = ['COLUMNS', 'NEXT', 'best_and_worst', 'drop_reason', 'make_pair', 'rat
 from hashlib import sha1
 import numpy as np
 import pandas as pd
-from .core.answers import tag_question
+from .core.tags import tag_question
 from .core.prompts import naive_prompt
 from .core.basics import derive_seed
 

@@ -7,18 +7,8 @@ from contextlib import contextmanager
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from arte.core.answers import (
-    STOP,
-    Tagged,
-    _pieces,
-    cut_answer,
-    extract_answer,
-    grade,
-    normalise,
-    options,
-    parse_questions,
-    tag_question,
-)
+from arte.core.answers import STOP, cut_answer, extract_answer, grade, normalise, options
+from arte.core.tags import Tagged, _pieces, parse_questions, tag_question
 from arte.data.bbh import bbh_source, load_bbh, load_exemplars
 from arte.core.tasks import builtin_tasks
 

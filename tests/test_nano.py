@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given, settings, strategies as st
 
 from arte.models import school as nano
-from arte.core.answers import grade, parse_questions
+from arte.core.answers import grade
+from arte.core.tags import parse_questions
 from arte.models.school import (
     ACTIONS,
     ATHLETES,

@@ -6,7 +6,7 @@
 __all__ = ['question_prompt', 'technique_prompt', 'naive_prompt', 'student_prompt']
 
 # %% ../../nbs/core/prompts.ipynb #29d00690
-from .answers import tag_question
+from .tags import tag_question
 from .tasks import Task, Technique
 
 # %% ../../nbs/core/prompts.ipynb #9e19c806

@@ -23,7 +23,7 @@ from hashlib import blake2b
 from pathlib import Path
 import pandas as pd
 
-from ..core.answers import tag_question
+from ..core.tags import tag_question
 from ..core.files import cache_dir
 from .folders import fingerprint, load_model, save_model, set_pad
 from ..core.prompts import naive_prompt, question_prompt, technique_prompt

@@ -23,7 +23,7 @@ from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 import pandas as pd
-from ..core.answers import tag_question
+from ..core.tags import tag_question
 from ..models.folders import NANO
 from ..core.files import cache_dir
 from ..core.prompts import naive_prompt, question_prompt, student_prompt, technique_prompt
