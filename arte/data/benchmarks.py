@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core.answers import answer_kind
 from ..core.basics import nearest
-from ..core.tasks import ANSWER_FORMS, Exemplar, Item, Task, Technique, item_id, split_items
+from ..core.tasks import Exemplar, Item, Task, item_id, make_technique, split_items
 from .places import Place, find_data, load_from_hub
 
 # %% ../../nbs/data/benchmarks.ipynb #536a6573
@@ -67,10 +68,7 @@ def _task(name, title, kind, description):
         "out of domain",
         kind,
         description,
-        tuple(
-            Technique(t, f"{p} Finish with the answer between tags, like {ANSWER_FORMS[kind]}")
-            for t, p in techniques
-        ),
+        tuple(make_technique(t, p, answer_kind(kind).form) for t, p in techniques),
     )
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from string import ascii_uppercase
 
 import numpy as np
+from ..core.answers import answer_kind
 from ..core.files import cache_dir, whole_folder
 from ..core.basics import derive_seed
 from ..core.tasks import Item, builtin_tasks, get_task, item_id, items_table, table_items
@@ -115,7 +116,7 @@ def convert(
 ) -> tuple[str, str]:  # question and answer
     "A BIG-bench example as BBH writes it; ValueError where it is not like the task's examples."
     question = _layout(task, text)
-    if get_task(task).kind != "option":
+    if not answer_kind(get_task(task).kind).lettered:
         renamed = _RENAMED.get(task, {best: best})
         if best not in renamed:
             raise ValueError(f"the answer {best!r} is none of {', '.join(renamed)}")

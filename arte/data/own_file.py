@@ -10,8 +10,8 @@ import csv
 import io
 from pathlib import Path
 
-from ..core.answers import normalise
-from ..core.tasks import ANSWER_FORMS, Item, Task, _task, item_id
+from ..core.answers import AnswerKind, answer_kind, normalise
+from ..core.tasks import Item, Task, item_id, make_task
 
 # %% ../../nbs/data/own_file.ipynb #4608c3b0
 GENERAL_TECHNIQUES = {
@@ -66,8 +66,8 @@ def _row_problem(question, answer, kind):  # None if all is well
         return f"no answer to {question[:60]!r}; each question needs its right answer"
     if normalise(answer, kind) is None:
         return (
-            f"the answer {answer!r} is not of the kind {kind}, which looks like "
-            f"{ANSWER_FORMS[kind]}; correct it, or choose another kind"
+            f"the answer {answer!r} is not of the kind {kind.name}, which looks like "
+            f"{kind.form}; correct it, or choose another kind"
         )
     return None
 
@@ -89,7 +89,7 @@ def _check_rows(path, rows, kind):  # raises at the first mistake
 def task_from_csv(
     path: str | Path,  # a CSV file with the columns question and answer; others are ignored
     description: str,  # the task in one sentence; every prompt repeats it
-    kind: str,  # how its answers are compared, one of `ANSWER_FORMS`
+    kind: str | AnswerKind,  # how its answers are read: a name in `KINDS`, or one of your own
     # name → instruction to the teacher, at least two; None: `GENERAL_TECHNIQUES`, each after
     # the description
     techniques: dict[str, str] | None = None,
@@ -102,8 +102,8 @@ def task_from_csv(
         techniques = {name: f"{start} {text}" for name, text in GENERAL_TECHNIQUES.items()}
     # the category is only a column of Table 2
     fields = dict(category="logic", kind=kind, description=description, techniques=techniques)
-    task = _task(path.stem, fields, path)
+    task = make_task(path.stem, fields, path)
     rows = _read_rows(path)
-    _check_rows(path, rows, kind)
+    _check_rows(path, rows, answer_kind(kind))
     items = [Item(item_id(task.name, q), task.name, "", q, a, kind) for _, q, a in rows]
     return task, items
