@@ -13,7 +13,8 @@ from hashlib import sha1
 from itertools import combinations, product
 from random import Random
 import pandas as pd
-from .core.answers import STOP, Leftover, cut_answer, grade, normalise, options, parse_questions
+from .core.answers import STOP, answer_kind, cut_answer, grade, normalise, options
+from .core.tags import Leftover, parse_questions
 from .core.basics import derive_seed
 from .core.prompts import naive_prompt, question_prompt, technique_prompt
 from .core.stats import wilson
@@ -52,7 +53,7 @@ def usable_target(
     kind: str,  # the task's answer kind
 ) -> str | None:  # the answer in its normal form; None if it cannot be an answer to this question
     "Return the claimed answer in normal form if the question can have it."
-    if kind != "option":
+    if not answer_kind(kind).lettered:
         return normalise(target, kind)
     # an option's words count as its letter
     letter = grade(f"<ans>{target}</ans>", "(A)", kind, question).parsed

@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 from ..align import dpo_loss
-from ..core.answers import extract_answer, tag_question
+from ..core.answers import extract_answer
+from ..core.tags import tag_question
 from ..engines.protocol import FunctionEngine
 from ..models.school import make_items
 from ..core.settings import Elicit
