@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from .models.launch import is_first, processes
-from .models.folders import chat_text, load_model, load_tokenizer, quiet
+from dataclasses import replace
+from .models.load import ModelOptions, chat_text, load_model, load_tokenizer, quiet
 from .core.files import whole_folder
 from .core.show import PHASE_COLOURS
 from .core.stats import paired_bootstrap
@@ -116,29 +117,26 @@ def align(
     out: str | Path,  # folder for the aligned teacher, adapter merged into the weights
     settings,  # `recipe.align`: lr, batch, epochs, warmup, schedule, beta, lora_r, max_length
     seed: int = 0,  # order of the pairs, and the adapter's first values
-    chat: bool = False,  # put the prompts into the teacher's chat template
-    trust_remote_code: bool = False,  # run code that comes with the teacher
+    options: ModelOptions = ModelOptions(),  # chat template, trust
     track: dict | None = None,  # who follows, see `arte.models.train.follow`; None: nobody
 ) -> pd.DataFrame:  # a row per step: step, loss (nats), lr, margin (of implicit rewards, nats), accuracy (share of pairs with a positive margin)
     "Align the teacher with its student's preferences (§3.3)."
     import tempfile
 
-    tokenizer, model = (
-        load_tokenizer(folder, trust_remote_code),
-        load_model(folder, "bfloat16" if fast_bf16() else "float32", trust_remote_code),
-    )
-    if chat:
+    options = replace(options, dtype="bfloat16" if fast_bf16() else "float32")
+    tokenizer, model = load_tokenizer(folder, options), load_model(folder, options)
+    if options.chat:
         pairs = pairs.assign(prompt=[chat_text(tokenizer, p) for p in pairs.prompt])
     with tempfile.TemporaryDirectory() as tmp, score_completions_only():
         trainer = dpo_trainer(model, tokenizer, pairs, settings, seed, tmp)
         if track:
             follow(trainer, **track)
         trainer.train()
-    _save_aligned(trainer, tokenizer, folder, adapter, out, trust_remote_code)
+    _save_aligned(trainer, tokenizer, folder, adapter, out, options)
     return log_table(trainer.state.log_history)
 
 
-def _save_aligned(trainer, tokenizer, folder, adapter, out, trust_remote_code):
+def _save_aligned(trainer, tokenizer, folder, adapter, out, options):
     "The adapter, and the teacher with it merged; of several processes, the first one merges what all have gathered."
     if processes() == 1:
         with whole_folder(adapter) as tmp:
@@ -149,7 +147,7 @@ def _save_aligned(trainer, tokenizer, folder, adapter, out, trust_remote_code):
 
     trainer.save_model(str(adapter))
     if is_first():
-        teacher = load_model(folder, "bfloat16" if fast_bf16() else "float32", trust_remote_code)
+        teacher = load_model(folder, options)
         save_bf16(
             PeftModel.from_pretrained(teacher, str(adapter)).merge_and_unload(), tokenizer, out
         )

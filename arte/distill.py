@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 from .core.basics import derive_seed
 from .tailor import ARMS, arms_named
+from .models.load import ModelOptions
 from .models.train import sft
 
 # %% ../nbs/06_distill.ipynb #2deae92e
@@ -57,12 +58,12 @@ def distill(
     out: str | Path,  # folder of the fine-tuned student
     settings,  # `recipe.distill`: lr, batch, epochs, warmup, schedule, max_length
     seed: int = 0,  # the recipe's seed
-    **how,  # `chat`, `trust_remote_code` and `track`, as for `arte.models.train.sft`
+    options: ModelOptions = ModelOptions(),  # chat template, trust
+    track: dict | None = None,  # who follows, see `arte.models.train.follow`; None: nobody
 ) -> pd.DataFrame:  # arm, step, loss (nats per completion token), lr
     "Fine-tune the student on one arm (§4.1)."
-    log = sft(
-        folder, arm_examples(examples, arm), out, settings, derive_seed(seed, "distill"), **how
-    )
+    rows, seed = arm_examples(examples, arm), derive_seed(seed, "distill")
+    log = sft(folder, rows, out, settings, seed, options=options, track=track)
     return log.assign(arm=arm)
 
 # %% ../nbs/06_distill.ipynb #4466801e

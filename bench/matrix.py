@@ -14,6 +14,7 @@ import pandas as pd
 from arte.beyond.likelihood import answer_likelihoods
 from arte.engines.protocol import TransformersEngine
 from arte.engines.journal import Journaled
+from arte.models.load import ModelOptions
 from arte.core.recipes import load_recipe
 from arte.run.rundir import RunDir
 from arte.prefer import answer_one_shot
@@ -47,7 +48,7 @@ def stage_likelihoods(run):
     counts, tables = Counts(), []
     for role, name in STUDENTS.items():
         make = lambda folder=run.model_folder(role): TransformersEngine(
-            folder, run.recipe.engine.dtype
+            folder, ModelOptions.of(run.recipe)
         )
         engine = Journaled(run.journal, run.models[role]["fingerprint"], make, label=name)
         tables.append(answer_likelihoods(engine, *asked(run)).assign(student=name))

@@ -139,8 +139,9 @@ def with_engine(name):
     def open_model(folder, dtype):
         from arte.core.answers import STOP
         from arte.engines.protocol import Sampling, make_engine
+        from arte.models.load import ModelOptions
 
-        engine = make_engine(folder, kind, dtype)
+        engine = make_engine(folder, kind, ModelOptions(dtype))
 
         def run(prompts):
             done = [
@@ -209,10 +210,11 @@ def differences(a, b):
 def near_ties(a, b):
     "How far apart the two tokens' log-probabilities were where texts of two engines part, in float32, for every prompt that was read differently."
     import torch
-    from arte.models.folders import load_model, load_tokenizer, resolve_model
+    from arte.models.load import load_model, load_tokenizer
+    from arte.models.folders import resolve_model
 
     folder, prompts = resolve_model("nano-student"), asked("float32")[0]
-    tokenizer, model = load_tokenizer(folder), load_model(folder, "float32")
+    tokenizer, model = load_tokenizer(folder), load_model(folder)
     ids = lambda text: tokenizer(text, add_special_tokens=False).input_ids
     for prompt, s, t in (
         (prompts[i], a["texts"][i], b["texts"][i])
@@ -272,9 +274,10 @@ def main():
         for name, r in exact.items()
         if name != "generate"
     }
-    from arte.models.folders import load_model, resolve_model
+    from arte.models.load import ModelOptions, load_model
+    from arte.models.folders import resolve_model
 
-    weights = load_model(resolve_model("nano-student"), "bfloat16").num_parameters()
+    weights = load_model(resolve_model("nano-student"), ModelOptions()).num_parameters()
     save(
         "throughput",
         rows,

@@ -24,7 +24,8 @@ import pandas as pd
 import torch
 
 from arte.align import dpo_trainer, lora, pairs_dataset
-from arte.models.folders import load_model, load_tokenizer, quiet, resolve_model
+from arte.models.load import ModelOptions, load_model, load_tokenizer, quiet
+from arte.models.folders import resolve_model
 from arte.models.school import school
 from arte.run.rundir import open_replay
 from arte.models.train import (
@@ -113,7 +114,7 @@ def as_ours(way):
 def run(kind, way, job):
     "One training: seconds on the clock and of the processor, and the last loss."
     make, dtype = WAYS[kind][way]
-    tokenizer, model = load_tokenizer(job["folder"]), load_model(job["folder"], dtype)
+    tokenizer, model = load_tokenizer(job["folder"]), load_model(job["folder"], ModelOptions(dtype))
     with tempfile.TemporaryDirectory() as tmp, as_ours(way):
         start, cpu = time.perf_counter(), time.process_time()
         trainer = make(model, tokenizer, job["data"], job["settings"], tmp)
@@ -139,7 +140,7 @@ def first_loss(kind, way, job, dtype):
     data, plain = job["data"][: job["settings"].batch], dtype == "float32"
     tokenizer, model = (
         load_tokenizer(job["folder"]),
-        load_model(job["folder"], "float32" if plain else trained),
+        load_model(job["folder"], ModelOptions("float32" if plain else trained)),
     )
     with tempfile.TemporaryDirectory() as tmp, as_ours(way), torch.no_grad(), ExitStack() as stack:
         if plain:

@@ -15,7 +15,9 @@ from arte.engines.protocol import (
     make_engine,
 )
 from arte.models.folders import NANO, package_files, resolve_model
+from arte.models.load import ModelOptions
 
+FLOAT32 = ModelOptions("float32")
 STOP = ("</ans>", "\nQuestion:")
 EXAMPLE = "Question: not ( True ) and True is\nAnswer: not ( True ) is False, and False and True is False. So the answer is <ans>False</ans>.\n\n"
 PROMPTS = [
@@ -72,7 +74,7 @@ def student():
 
 @pytest.fixture(scope="module")
 def engine(student):
-    engine = TransformersEngine(student, "float32", batch_tokens=1200)
+    engine = TransformersEngine(student, FLOAT32, batch_tokens=1200)
     yield engine
     engine.close()
 
@@ -107,7 +109,7 @@ def shared(engine, prompts, new):
 
 @needs_student
 def test_families_change_nothing(student):
-    engine, sampling = TransformersEngine(student, "float32"), Sampling(max_tokens=24, stop=STOP)
+    engine, sampling = TransformersEngine(student, FLOAT32), Sampling(max_tokens=24, stop=STOP)
     assert shared(engine, PROMPTS + FAMILIES, 24) >= len(FAMILIES)
     together = check_families(engine, PROMPTS[:3] + FAMILIES, sampling)
     assert len({c.tokens for (c,) in together}) > 2  # rows leave the batch at different steps
@@ -119,7 +121,7 @@ def test_families_change_nothing(student):
 
 @needs_teacher
 def test_families_and_a_sliding_window():
-    engine = TransformersEngine(resolve_model("nano-teacher"), "float32")
+    engine = TransformersEngine(resolve_model("nano-teacher"), FLOAT32)
     after = lambda n: [EXAMPLE * n + f"Question: {q}\nAnswer:" for q in QUESTIONS]
     assert engine.longest_shared == 512 and shared(engine, after(1), 16) == len(QUESTIONS)
     assert shared(engine, after(16), 16) == 0  # longer than the window: nothing is shared
@@ -151,7 +153,7 @@ def test_loops_are_cut(engine):
 
 @needs_student
 def test_limits(student, engine):
-    short = TransformersEngine(student, "float32", max_model_len=20)
+    short = TransformersEngine(student, FLOAT32, max_model_len=20)
     (done,) = short.generate(PROMPTS[:1], Sampling(max_tokens=100))[0]
     assert done.finish == "length" and done.tokens + done.prompt_tokens == 20
     with pytest.raises(ValueError, match=r"prompt 1 has \d+ tokens, and at most 19"):
@@ -171,7 +173,7 @@ def test_both_engines_write_the_same(student, engine):
     assert {c.finish for (c,) in ours} >= {"stop", "length"}
     continuations = [c.text or " Paris" for (c,) in ours]
     ours_lp, first = engine.logprobs(prompts, continuations), engine.first_tokens(prompts, 5)
-    vllm = VllmEngine(student, "float32")
+    vllm = VllmEngine(student, FLOAT32)
     try:
         for prompt, (a,), (b,) in zip(prompts, ours, vllm.generate(prompts, sampling)):
             assert a == b, prompt
@@ -196,11 +198,11 @@ def test_both_engines_write_the_same(student, engine):
 def test_the_teacher_begins_with_bos_in_both():
     teacher = resolve_model("nano-teacher")
     prompts, sampling = PROMPTS[:3], Sampling(max_tokens=16)
-    ours = TransformersEngine(teacher, "float32")
+    ours = TransformersEngine(teacher, FLOAT32)
     a, a_lp = ours.generate(prompts, sampling), ours.logprobs(prompts[:1], [" Paris."])
     assert a[0][0].prompt_tokens == 6
     ours.close()
-    theirs = VllmEngine(teacher, "float32")
+    theirs = VllmEngine(teacher, FLOAT32)
     b, b_lp = theirs.generate(prompts, sampling), theirs.logprobs(prompts[:1], [" Paris."])
     theirs.close()
     assert a == b
@@ -212,7 +214,7 @@ def test_the_teacher_begins_with_bos_in_both():
 def test_training_after_vllm(student):
     "The engine runs inside this process on a CPU; closed, it must leave nothing that disturbs a training."
     import torch
-    from arte.models.folders import load_model, load_tokenizer
+    from arte.models.load import load_model, load_tokenizer
 
     affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     vllm = VllmEngine(student)

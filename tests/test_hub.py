@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 from huggingface_hub import DatasetCard, ModelCard
 
-from arte.models.folders import check_folder, fingerprint, load_model
+from arte.models.load import check_folder, load_model
+from arte.models.folders import fingerprint
 from arte.models.school import make_items
 from arte.core.settings import Student
 from arte.run.rundir import RunDir

@@ -14,6 +14,7 @@ from hypothesis import given, settings, strategies as st
 from arte.core.answers import STOP, grade
 from arte.engines.protocol import TransformersEngine, cut_at_stop
 from arte.models.folders import resolve_model
+from arte.models.load import ModelOptions
 from arte.data.bbh import bbh_source
 from arte.core.tasks import builtin_tasks
 from arte.eval import evaluate
@@ -74,7 +75,7 @@ def start_harness(tmp_path, recipe):
 def ours(file):
     "What `evaluate` finds with the transformers engine in fp32; also the completions, by prompt."
     recipe, items, shown, _ = read_test(file)
-    engine, written = TransformersEngine(resolve_model("nano-student"), "float32"), {}
+    engine, written = TransformersEngine(resolve_model("nano-student"), ModelOptions("float32")), {}
     generate = engine.generate
 
     def noted(prompts, sampling):

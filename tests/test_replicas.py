@@ -16,6 +16,7 @@ from arte.engines import ray as replicas
 from arte.engines.protocol import Sampling, TransformersEngine, make_engine
 from arte.engines.journal import Journal, Journaled
 from arte.core.settings import PerReplica, RecipeError
+from arte.models.load import ModelOptions
 from arte.engines.ray import RayEngine
 from arte.run.rundir import RunDir
 from support.tiny import tiny_recipe
@@ -26,6 +27,7 @@ PROMPTS = [
     for t in ("True", "False", "Let's think")
     for q in range(40)
 ]
+FLOAT32 = ModelOptions("float32")
 SAMPLING = Sampling(max_tokens=40, stop=("</ans>",))
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray isn't installed")
@@ -34,7 +36,7 @@ slow = pytest.mark.skipif(not SLOW, reason="takes minutes: ARTE_SLOW=1")
 
 
 def open_two(folder, kind="transformers", **settings):
-    return RayEngine(folder, 2, ON_CPU, kind=kind, dtype="float32", **settings)
+    return RayEngine(folder, 2, ON_CPU, kind=kind, options=FLOAT32, **settings)
 
 
 def below():
@@ -63,7 +65,7 @@ def engine(tiny_model):
 
 @pytest.fixture(scope="module")
 def alone(tiny_model):
-    engine = TransformersEngine(tiny_model, "float32")
+    engine = TransformersEngine(tiny_model, FLOAT32)
     yield engine
     engine.close()
 
@@ -233,7 +235,7 @@ def test_the_recipe_reaches_the_engine(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(
         engine,
         "make_engine",
-        lambda folder, kind, dtype, trust, *devices: opened.append((kind, devices)),
+        lambda folder, kind, options, *devices: opened.append((kind, devices)),
     )
     each = PerReplica(gpus=4, tensor_parallel=2, pipeline_parallel=2)
     for kind, n in (("ray", 2), ("vllm", 1)):
@@ -246,7 +248,7 @@ def test_the_recipe_reaches_the_engine(tiny_model, tmp_path, monkeypatch):
         ) as run:
             for role in ("teacher", "aligned-2", "student-arte"):
                 run._open(role, tiny_model)
-    more = dict(dtype="float16", trust_remote_code=True)
+    more = dict(options=ModelOptions("float16", trust_remote_code=True))
     assert opened[:3] == [(2, each, more), (2, each, more), (8, PerReplica(), more)]
     assert opened[3:] == [("vllm", (2, 2)), ("vllm", (2, 2)), ("vllm", (1, 1))]
 
@@ -275,9 +277,10 @@ from arte.engines.protocol import Sampling
 from arte.engines.journal import Journal, Journaled
 from arte.core.settings import PerReplica
 from arte.engines.ray import RayEngine
+from arte.models.load import ModelOptions
 folder, path = sys.argv[1:]
 def make():
-    engine = RayEngine(folder, 2, PerReplica(gpus=0), kind="transformers", dtype="float32", batch=4)
+    engine = RayEngine(folder, 2, PerReplica(gpus=0), kind="transformers", options=ModelOptions("float32"), batch=4)
     print("open", flush=True)
     return engine
 engine = Journaled(Journal(path), %r, make, chunk=4)
@@ -340,7 +343,7 @@ def test_real_model_over_vllm(tmp_path):
     draws = engine.generate(prompts[:4], Sampling(1.0, max_tokens=8, n=4))
     scores = engine.logprobs(prompts[:4], [" The answer"] * 4)
     engine.close()
-    one = make_engine(student, "vllm", "float32")
+    one = make_engine(student, "vllm", FLOAT32)
     assert answers == one.generate(prompts, sampling) and sorted(came) == list(range(len(prompts)))
     assert draws == one.generate(prompts[:4], Sampling(1.0, max_tokens=8, n=4))
     for a, b in zip(scores, one.logprobs(prompts[:4], [" The answer"] * 4), strict=True):
@@ -359,12 +362,12 @@ def test_tensor_parallel_replica():
     student, sampling = resolve_model("nano-student"), Sampling(max_tokens=24, stop=STOP)
     before = {p.pid for p in below()}
     engine = RayEngine(
-        student, 1, PerReplica(gpus=0, tensor_parallel=2), kind="vllm", dtype="float32"
+        student, 1, PerReplica(gpus=0, tensor_parallel=2), kind="vllm", options=FLOAT32
     )
     begun = [p for p in below() if p.pid not in before]
     answers = engine.generate(REAL, sampling)
     engine.close()
     assert all_gone(begun)
-    one = make_engine(student, "vllm", "float32")
+    one = make_engine(student, "vllm", FLOAT32)
     assert answers == one.generate(REAL, sampling)
     one.close()

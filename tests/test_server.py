@@ -22,7 +22,8 @@ from tokenizers.decoders import ByteLevel
 
 from arte.engines.protocol import Sampling, VllmEngine
 from arte.engines.journal import Journal, Journaled
-from arte.models.folders import fingerprint, load_tokenizer, resolve_model
+from arte.models.folders import fingerprint, resolve_model
+from arte.models.load import ModelOptions, load_tokenizer
 from arte.models.school import make_items
 from arte.core.prompts import student_prompt
 from arte.core.settings import RecipeError
@@ -362,7 +363,7 @@ def test_same_as_in_process(served, folder):
         served.logprobs(PROMPTS, [" <ans>True</ans>"] * len(PROMPTS)),
         served.first_tokens(PROMPTS[:4], 5),
     )
-    local = VllmEngine(folder, "float32", max_model_len=2048)
+    local = VllmEngine(folder, ModelOptions("float32"), max_model_len=2048)
     try:
         assert answers == local.generate(PROMPTS, STOP)
         assert draws == local.generate(PROMPTS[:3], Sampling(temperature=1, n=2, max_tokens=12))

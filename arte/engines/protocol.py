@@ -23,8 +23,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ..models.attention import Beginnings, share_beginnings
-from ..models.folders import fingerprint, load_model, load_tokenizer, quiet, resolve_model
-from ..core.settings import Dtype
+from ..models.folders import fingerprint, resolve_model
+from ..models.load import ModelOptions, load_model, load_tokenizer, quiet
 from ..core.basics import derive_seed
 
 # %% ../../nbs/engines/protocol.ipynb #b36f00f0
@@ -353,11 +353,10 @@ class TransformersEngine:
     def __init__(
         self,
         path: str | Path,  # a model folder
-        dtype: Dtype = "bfloat16",  # "float32" to compare with another engine
+        options: ModelOptions = ModelOptions(),  # number format, trust
         batch_tokens: int = 16384,  # prompt and new tokens of one batch; a common beginning counts once
         max_model_len: int = 4096,  # prompt and new tokens of one completion; at most the model's own limit
         device: str | None = None,  # None: cuda if there is one, else cpu
-        trust_remote_code: bool = False,  # run code that comes with the model
     ):
         import torch
 
@@ -367,8 +366,8 @@ class TransformersEngine:
             batch_tokens,
         )
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.tokenizer = load_tokenizer(path, trust_remote_code)
-        self.model = load_model(path, dtype, trust_remote_code).to(self.device)
+        self.tokenizer = load_tokenizer(path, options)
+        self.model = load_model(path, options).to(self.device)
         self.max_model_len = min(max_model_len, self.model.config.max_position_embeddings)
         self.eos = _eos_ids(self.tokenizer, self.model.generation_config)
         self.longest_shared = share_beginnings(self.model)
@@ -621,9 +620,8 @@ class VllmEngine:
     def __init__(
         self,
         path: str | Path,  # a model folder
-        dtype: Dtype = "bfloat16",  # "float32" to compare with another engine
+        options: ModelOptions = ModelOptions(),  # number format, trust
         max_model_len: int = 4096,  # prompt and new tokens of one completion; at most the model's own limit
-        trust_remote_code: bool = False,  # run code that comes with the model
         tensor_parallel: int = 1,  # devices that share each layer
         pipeline_parallel: int = 1,  # groups of such devices that have some of the layers each
     ):
@@ -634,12 +632,12 @@ class VllmEngine:
             _vllm_environment(tensor_parallel * pipeline_parallel),
             torch.set_num_threads,
         )
-        self.tokenizer = load_tokenizer(path, trust_remote_code)
+        self.tokenizer = load_tokenizer(path, options)
         with quiet():
             from transformers import AutoConfig
 
             config = AutoConfig.from_pretrained(
-                path, trust_remote_code=trust_remote_code
+                path, trust_remote_code=options.trust_remote_code
             ).get_text_config()
         self.max_model_len = min(max_model_len, config.max_position_embeddings)
         with _held_back(), _without("llvmlite.binding.ffi"), warnings.catch_warnings():
@@ -648,13 +646,13 @@ class VllmEngine:
 
             self.llm = LLM(
                 str(path),
-                dtype=dtype,
+                dtype=options.dtype,
                 max_model_len=self.max_model_len,
                 enforce_eager=True,
                 enable_prefix_caching=True,
                 disable_log_stats=True,
                 use_tqdm_on_load=False,
-                trust_remote_code=trust_remote_code,
+                trust_remote_code=options.trust_remote_code,
                 tensor_parallel_size=tensor_parallel,
                 pipeline_parallel_size=pipeline_parallel,
             )
@@ -757,8 +755,7 @@ class VllmEngine:
 def make_engine(
     path: str | Path,  # whatever `resolve_model` takes
     kind: str = "auto",  # "vllm", "transformers", or "auto": vLLM if it is installed
-    dtype: Dtype = "bfloat16",  # of the weights
-    trust_remote_code: bool = False,  # run code that comes with the model
+    options: ModelOptions = ModelOptions(),  # number format, trust
     tensor_parallel: int = 1,  # vLLM: devices that share each layer
     pipeline_parallel: int = 1,  # vLLM: groups of such devices that have some of the layers each
 ) -> TransformersEngine | VllmEngine:
@@ -776,14 +773,12 @@ def make_engine(
         _say_once(kind)
     devices = dict(tensor_parallel=tensor_parallel, pipeline_parallel=pipeline_parallel)
     if kind == "vllm":
-        return VllmEngine(
-            resolve_model(path), dtype, trust_remote_code=trust_remote_code, **devices
-        )
+        return VllmEngine(resolve_model(path), options, **devices)
     if set(devices.values()) != {1}:
         raise ValueError(
             f"only vLLM spreads a model over several devices (got {devices}), and this engine is {kind}: install vLLM, or write 1 for both"
         )
-    return TransformersEngine(resolve_model(path), dtype, trust_remote_code=trust_remote_code)
+    return TransformersEngine(resolve_model(path), options)
 
 
 @cache

@@ -28,7 +28,8 @@ from arte.engines.protocol import (
     progress,
 )
 from ..models.folders import fingerprint
-from ..core.settings import Dtype, PerReplica
+from ..models.load import ModelOptions
+from ..core.settings import PerReplica
 
 # %% ../../nbs/engines/ray.ipynb #9b5e549e
 def in_batches(
@@ -207,8 +208,7 @@ class RayEngine:
         replicas: int = 1,  # copies of the model, ≥ 1
         per_replica: PerReplica = PerReplica(),  # what each is opened on
         kind: str = "auto",  # of the engine in each: "vllm", "transformers", or "auto": vLLM if it is installed
-        dtype: Dtype = "bfloat16",  # of the weights
-        trust_remote_code: bool = False,  # run code that comes with the model
+        options: ModelOptions = ModelOptions(),  # number format, trust
         batch: int = 1024,  # the most completions a replica is asked for at once: four times what vLLM works on at a time
     ):
         p = per_replica
@@ -222,8 +222,7 @@ class RayEngine:
                     make_engine,
                     self.path,
                     kind,
-                    dtype,
-                    trust_remote_code,
+                    options,
                     p.tensor_parallel,
                     p.pipeline_parallel,
                 ),

@@ -26,7 +26,8 @@ from arte.engines.protocol import (
     first_tokens_of,
     progress,
 )
-from ..models.folders import fingerprint, load_tokenizer
+from ..models.folders import fingerprint
+from ..models.load import ModelOptions, load_tokenizer
 from ..core.basics import derive_seed
 
 # %% ../../nbs/engines/server.ipynb #900d1b6f
@@ -63,7 +64,7 @@ class ServerEngine:
         timeout: float = 600,  # seconds for one answer
         retries: int = 5,  # tries after the first one, for each request
         max_model_len: int = 4096,  # prompt and new tokens of one completion, as the server was started with
-        trust_remote_code: bool = False,  # run code that comes with the tokenizer
+        options: ModelOptions = ModelOptions(),  # trust, for the tokenizer
     ):
         try:
             from openai import OpenAI
@@ -73,7 +74,7 @@ class ServerEngine:
             ) from None
         self.fingerprint, self.tokenizer = (
             fingerprint(path),
-            load_tokenizer(path, trust_remote_code),
+            load_tokenizer(path, options),
         )
         self.url, self.model, self.concurrency, self.retries, self.max_model_len = (
             url,

@@ -25,7 +25,8 @@ import pandas as pd
 
 from ..core.tags import tag_question
 from ..core.files import cache_dir
-from .folders import fingerprint, load_model, save_model, set_pad
+from .folders import fingerprint
+from .load import ModelOptions, load_model, save_model, set_pad
 from ..core.prompts import naive_prompt, question_prompt, technique_prompt
 from ..core.basics import derive_seed
 from ..core.files import write_whole
@@ -1142,8 +1143,8 @@ def school(
             folder / "teacher",
             settings,
             derive_seed(s.seed, "school"),
-            s.checkpoints,
-            train_embeddings=False,
+            saves=s.checkpoints,
+            options=ModelOptions(train_embeddings=False),
             track=track,
         )
         write_whole(

@@ -11,6 +11,7 @@ __all__ = ['TOKENS_AT_ONCE', 'LOG_NAMES', 'micro_batch', 'fast_bf16', 'token_len
 import os
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
@@ -18,7 +19,14 @@ from unittest.mock import patch
 import pandas as pd
 from ..engines.protocol import progress
 from .launch import is_first, processes
-from .folders import chat_text, load_model, load_tokenizer, quiet, save_model
+from arte.models.load import (
+    ModelOptions,
+    chat_text,
+    load_model,
+    load_tokenizer,
+    quiet,
+    save_model,
+)
 from ..core.settings import RecipeError
 
 # %% ../../nbs/models/train.ipynb #a2771537
@@ -285,9 +293,7 @@ def sft(
     settings,  # lr, batch, epochs, warmup, schedule, max_length: `recipe.distill`
     seed: int = 0,  # order of the examples
     saves: int = 1,  # states to keep, counting the result
-    train_embeddings: bool = True,  # False: the (often tied) embedding matrix stays as it is
-    chat: bool = False,  # put the prompts into the model's chat template
-    trust_remote_code: bool = False,  # run code that comes with the model
+    options: ModelOptions = ModelOptions(),  # chat template, trust, whether embeddings are trained
     track: dict | None = None,  # `report_to`, `logs` and `name` for `follow`; None: nobody follows
 ) -> pd.DataFrame:  # step, loss (mean over completion tokens, nats), lr
     "Supervised fine-tuning of all weights (§4.1); the folder `out` appears when it is complete."
@@ -295,12 +301,12 @@ def sft(
     from transformers import TrainerCallback
 
     tokenizer, model = (
-        load_tokenizer(folder, trust_remote_code),
-        load_model(folder, trust_remote_code=trust_remote_code),
+        load_tokenizer(folder, options),
+        load_model(folder, replace(options, dtype="float32")),
     )
-    if chat:
+    if options.chat:
         examples = [e | dict(prompt=chat_text(tokenizer, e["prompt"])) for e in examples]
-    model.get_input_embeddings().weight.requires_grad_(train_embeddings)
+    model.get_input_embeddings().weight.requires_grad_(options.train_embeddings)
 
     class Keep(TrainerCallback):
         def on_train_begin(self, args, state, control, **kw):

@@ -16,7 +16,8 @@ import pandas as pd
 import yaml
 from .. import __version__
 from ..beyond.health import cover_of_tests, with_questions
-from ..models.folders import check_folder, fingerprint
+from ..models.load import check_folder
+from ..models.folders import fingerprint
 from ..core.settings import Recipe
 from ..core.recipes import dump_recipe
 from .rundir import RunDir

@@ -433,10 +433,11 @@ def engine(
 def _open(self: RunDir, role, folder):
     "The model itself: at the server if it is the one served there, in replicas if Ray is asked for, else in this process."
     from arte.engines.protocol import make_engine
+    from arte.models.load import ModelOptions
     from arte.engines.ray import RayEngine
     from arte.engines.server import ServerEngine
 
-    e, r = self.recipe.engine, self.recipe
+    e, r, options = self.recipe.engine, self.recipe, ModelOptions.of(self.recipe)
     if (
         e.kind == "server"
         and {"teacher": r.teacher.model, "student": r.student.model}.get(role) == e.model
@@ -448,18 +449,15 @@ def _open(self: RunDir, role, folder):
             e.concurrency,
             e.timeout,
             e.retries,
-            trust_remote_code=r.trust_remote_code,
+            options=options,
         )
     replicas, each = e.layout(role.startswith(("teacher", "aligned")))
     if e.kind == "ray":
-        return RayEngine(
-            folder, replicas, each, dtype=e.dtype, trust_remote_code=r.trust_remote_code
-        )
+        return RayEngine(folder, replicas, each, options=options)
     return make_engine(
         folder,
         "auto" if e.kind == "server" else e.kind,
-        e.dtype,
-        r.trust_remote_code,
+        options,
         each.tensor_parallel,
         each.pipeline_parallel,
     )
@@ -468,10 +466,10 @@ def _open(self: RunDir, role, folder):
 @patch
 def _wrap(self: RunDir, folder):
     "The chat template of a recipe with `chat: true`."
-    from arte.models.folders import chat_text, load_tokenizer
+    from arte.models.load import ModelOptions, chat_text, load_tokenizer
 
     if self.recipe.chat:
-        return partial(chat_text, load_tokenizer(folder, self.recipe.trust_remote_code))
+        return partial(chat_text, load_tokenizer(folder, ModelOptions.of(self.recipe)))
 
 # %% ../../nbs/run/rundir.ipynb #71a48d41
 def open_replay() -> RunDir:

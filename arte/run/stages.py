@@ -20,7 +20,8 @@ from ..beyond.likelihood import answer_likelihoods, likelihood_scores
 from ..data.instructions import baseline_source
 from ..data.bigbench import distinct, validation_pool
 from ..models.launch import launch
-from ..models.folders import load_tokenizer, resolve_model
+from ..models.load import ModelOptions, load_tokenizer
+from ..models.folders import resolve_model
 from ..core.settings import Recipe
 from ..core.basics import derive_seed
 from .rundir import RunDir
@@ -403,7 +404,7 @@ def cut_off(
 ) -> dict:  # a count, if there is anything to count
     "How many examples are longer than the recipe lets them be; the trainer cuts them."
     n = too_long(
-        load_tokenizer(run.model_folder(role), run.recipe.trust_remote_code),
+        load_tokenizer(run.model_folder(role), ModelOptions.of(run.recipe)),
         examples.to_dict("records"),
         answers,
         getattr(run.recipe, section).max_length,
@@ -433,8 +434,7 @@ def stage_align(run: RunDir) -> dict:
             out,
             r.align,
             seed,
-            r.chat,
-            r.trust_remote_code,
+            ModelOptions.of(r),
             tracked(run, "aligned"),
         ),
     )
@@ -588,8 +588,7 @@ def learn(
             out,
             r.distill,
             r.seed,
-            chat=r.chat,
-            trust_remote_code=r.trust_remote_code,
+            options=ModelOptions.of(r),
             track=tracked(run, role),
         ),
     )

@@ -181,7 +181,7 @@ class World:
         write_model(like, out, fingerprint(like), *made_of)
         return pd.DataFrame(dict(step=[1, 2], loss=[1.0, 0.5], lr=[0.1, 0.1]))
 
-    def align(self, folder, pairs, adapter, out, s, seed, chat, trust_remote_code, track=None):
+    def align(self, folder, pairs, adapter, out, s, seed, options, track=None):
         return self.learn(
             folder,
             out,
@@ -195,10 +195,10 @@ class World:
             s.lora_r,
             s.max_length,
             seed,
-            chat,
+            options.chat,
         )
 
-    def distill(self, folder, examples, arm, out, s, seed, chat, trust_remote_code, track=None):
+    def distill(self, folder, examples, arm, out, s, seed, options, track=None):
         rows = examples[examples.arm == arm][["prompt", "completion"]].values.tolist()
         return self.learn(
             folder,
@@ -211,10 +211,10 @@ class World:
             s.schedule,
             s.max_length,
             seed,
-            chat,
+            options.chat,
         ).assign(arm=arm)
 
-    def sft(self, folder, examples, out, s, seed, saves, train_embeddings, track=None):
+    def sft(self, folder, examples, out, s, seed, saves, options, track=None):
         for i in range(1, saves):
             write_model(folder, f"{out}-{i}", fingerprint(folder), examples, i)
         return self.learn(
