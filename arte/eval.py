@@ -59,9 +59,12 @@ def evaluate(
 ) -> pd.DataFrame:  # table `results`: arm, shots, task, category, item, parsed, correct, tokens
     "Return a student's greedy answer to each item, graded (§4.1)."
     worked = _worked(exemplars, shots, {item.task for item in items})
-    prompts = [student_prompt(tasks[i.task], worked[i.task], i.question) for i in items]
+    prompts = []
+    for item in items:
+        task, shown = tasks[item.task], worked[item.task]
+        prompts.append(student_prompt(task, shown, item.question))
     answers = engine.generate(prompts, Sampling(0.0, max_tokens, STOP))
-    rows = [_answer_row(item, tasks[item.task], done[0]) for item, done in zip(items, answers)]
+    rows = [_answer_row(i, tasks[i.task], done[0]) for i, done in zip(items, answers)]
     table = pd.DataFrame(rows, columns=["task", "category", "item", "parsed", "correct", "tokens"])
     table.insert(0, "arm", arm)
     table.insert(1, "shots", shots)
@@ -126,9 +129,8 @@ def accuracy_table(
 def _same_items(results, a, b, shots):
     "Return the marks of two arms on the items that both answered, 0 or 1."
     one = results[results.shots == shots].set_index(["task", "item"])
-    marks = one[one.arm == a][["correct"]]
-    others = one[one.arm == b].correct.rename("other")
-    both = marks.join(others, how="inner", validate="one_to_one")
+    of_a, of_b = one[one.arm == a], one[one.arm == b].correct
+    both = of_a[["correct"]].join(of_b.rename("other"), how="inner", validate="one_to_one")
     if both.empty:
         raise ValueError(
             f"arms {a!r} and {b!r} share no item at {shots} shots; "
@@ -170,9 +172,8 @@ def comparisons(
     results: pd.DataFrame,  # table `results`
     # the arm that all others are compared with: Table 2's strongest one without alignment
     base: str = "original",
-) -> (
-    pd.DataFrame
-):  # a row of `compare_arms` per other arm and shots; empty without results of `base`
+    # a row of `compare_arms` per other arm and number of shots; empty without results of `base`
+) -> pd.DataFrame:
     "Compare every arm with `base`, at every number of shots."
     keys = in_order(zip(results.shots, results.arm))
     rows = []
@@ -190,13 +191,13 @@ def table2(
 ) -> pd.DataFrame:
     "Return accuracies in the shape of Table 2."
     t = accuracy_table(results).set_index(["shots", "arm"])
-    categories = t[(t.level == "category") & (t.average == average)]
+    categories = t.query("level == 'category' and average == @average")
     cells = 100 * categories.pivot(columns="name", values="accuracy")
     known = [name for name in CATEGORY_TITLES if name in cells]
     cells = cells[known].rename(columns=CATEGORY_TITLES).rename_axis(columns=None)
-    whole = t[t.level == "all"]
-    micro = whole[whole.average == "micro"]
-    cells["BBH macro"] = 100 * whole[whole.average == "macro"].accuracy
+    macro = t.query("level == 'all' and average == 'macro'")
+    micro = t.query("level == 'all' and average == 'micro'")
+    cells["BBH macro"] = 100 * macro.accuracy
     cells["BBH micro"] = 100 * micro.accuracy
     cells["failures"] = 100 * micro.failures
     cells["n"] = micro.n
@@ -217,8 +218,7 @@ def t_interval(
 
 def _macro_accuracy(results):
     "Return the macro accuracy of each (shots, arm) in %."
-    t = accuracy_table(results)
-    whole = t[(t.level == "all") & (t.average == "macro")]
+    whole = accuracy_table(results).query("level == 'all' and average == 'macro'")
     return 100 * whole.set_index(["shots", "arm"]).accuracy
 
 
@@ -234,17 +234,14 @@ def over_seeds(
             f"got {len(runs)} run, expected at least two: an interval over runs needs their spread"
         )
     accuracy = pd.concat([_macro_accuracy(r) for r in runs], axis=1, join="inner")
-    rows = {}
+    rows = []
     for shots, arm in in_order(accuracy.index):
         own, reference = accuracy.loc[(shots, arm)], accuracy.loc[(shots, base)]
         mean, lo, hi = t_interval(own)
         gain, low, high = t_interval(own - reference)
-        rows[shots, arm] = dict(accuracy=mean, lo=lo, hi=hi, difference=gain) | {
-            "difference lo": low,
-            "difference hi": high,
-            "runs": len(runs),
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["shots", "arm"])
+        rows.append((shots, arm, mean, lo, hi, gain, low, high, len(runs)))
+    columns = "shots,arm,accuracy,lo,hi,difference,difference lo,difference hi,runs".split(",")
+    return pd.DataFrame(rows, columns=columns).set_index(["shots", "arm"])
 
 # %% ../nbs/07_eval.ipynb #5f075aa1
 PAPER_TABLE2 = pd.DataFrame(
@@ -274,12 +271,12 @@ PAPER_TABLE2 = pd.DataFrame(
 # %% ../nbs/07_eval.ipynb #cf6d2f97
 def _accuracy_panel(ax, rows, arms):  # rows of `accuracy_table` of one number of shots
     "Draw the accuracy of each arm with its interval, the last arm on top."
-    by_arm = rows.set_index("arm")
+    percent = 100 * rows.set_index("arm")[["accuracy", "lo", "hi"]]
     for y, arm in enumerate(arms):
-        if arm.name in by_arm.index:
-            row = by_arm.loc[arm.name]
-            ax.plot([100 * row.lo, 100 * row.hi], [y, y], color=arm.colour, lw=2)
-            ax.plot(100 * row.accuracy, y, "o", color=arm.colour, ms=8)
+        if arm.name in percent.index:
+            accuracy, lo, hi = percent.loc[arm.name]
+            ax.plot([lo, hi], [y, y], color=arm.colour, lw=2)
+            ax.plot(accuracy, y, "o", color=arm.colour, ms=8)
     ax.set(xlabel="Accuracy (%)", ylim=(-0.6, len(arms) - 0.4))
     ax.set_yticks(range(len(arms)), labels=[arm.title for arm in arms])
     ax.grid(axis="x", alpha=0.3)
