@@ -27,7 +27,7 @@ from arte.engines.protocol import Completion, cut_at_stop
 from arte.engines.journal import Journaled
 from arte.models.folders import resolve_model
 from arte.core.recipes import load_recipe
-from arte.run.rundir import RunDir, open_replay
+from arte.run.rundir import open_replay
 from arte.core.tasks import get_task
 from results import cached, save
 
@@ -163,7 +163,7 @@ def without_models(folder):
             run.journal, f"drawn-{role}", lambda: Drawn(role, run.recipe.tasks, golds), label=role
         )
 
-    RunDir.engine = engine
+    stages.open_engine = engine
 
 
 def peak_mb():

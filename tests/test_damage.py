@@ -207,7 +207,7 @@ def test_killed_while_taking_over(world, whole, tmp_path, monkeypatch):
                     raise KeyboardInterrupt
                 return real(src, dst)
 
-            m.setattr(f"arte.run.rundir.{name}", dies)
+            m.setattr(f"arte.run.pipeline.{name}", dies)
             with pytest.raises(KeyboardInterrupt):
                 run(world.recipe({"eval.max_tokens": 99}), tmp_path / "next", whole.folder)
         assert calls and not (tmp_path / "next" / "journal.db").exists()

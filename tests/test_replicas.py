@@ -18,6 +18,7 @@ from arte.engines.journal import Journal, Journaled
 from arte.core.settings import PerReplica, RecipeError
 from arte.models.load import ModelOptions
 from arte.engines.ray import RayEngine
+from arte.run.engine import live_engine
 from arte.run.rundir import RunDir
 from support.tiny import tiny_recipe
 
@@ -247,7 +248,8 @@ def test_the_recipe_reaches_the_engine(tiny_model, tmp_path, monkeypatch):
             ),
         ) as run:
             for role in ("teacher", "aligned-2", "student-arte"):
-                run._open(role, tiny_model)
+                run.register(role, tiny_model)
+                live_engine(run, role, tiny_model)
     more = dict(options=ModelOptions("float16", trust_remote_code=True))
     assert opened[:3] == [(2, each, more), (2, each, more), (8, PerReplica(), more)]
     assert opened[3:] == [("vllm", (2, 2)), ("vllm", (2, 2)), ("vllm", (1, 1))]

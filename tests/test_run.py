@@ -189,7 +189,7 @@ def test_second_round_starts_from_the_aligned_teacher(first, recipe, tmp_path, m
     use_scripts(monkeypatch, TASKS, generated, **{"aligned-2": teacher(TASKS, skew=1)})
     done = run(replace(recipe, rounds=2), tmp_path / "run", first.run.folder)
     assert len(set(generated)) == len(generated), "something was generated twice"
-    first, second = done.table("drafts"), done.table("drafts-2")
+    first, second = done.table("drafts"), done.table("round-2/drafts")
     held = done.table("questions").query("held_out")
     assert (
         len(second) == len(first)
@@ -197,8 +197,8 @@ def test_second_round_starts_from_the_aligned_teacher(first, recipe, tmp_path, m
         and not set(second.draft) <= set(first.draft)
     )
     assert (
-        set(done.table("pairs-2").chosen_id) <= set(second.draft) | set(second.question_id)
-        and done.table("align_log-2").step.is_monotonic_increasing
+        set(done.table("round-2/pairs").chosen_id) <= set(second.draft) | set(second.question_id)
+        and done.table("round-2/align_log").step.is_monotonic_increasing
     )
     assert {"aligned", "aligned-2"} <= set(done.models) and done.models["aligned"][
         "fingerprint"

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from arte.core.recipes import dump_recipe
+from arte.run.engine import open_engine
 from arte.run.rundir import RunDir
 from support.tiny import tiny_recipe
 
@@ -149,14 +150,14 @@ def test_engine_generates_when_writing_and_replays_when_reading(tmp_path, monkey
     with RunDir(out, tiny_recipe()) as rd:
         rd.path("student").mkdir()
         rd.register("student", rd.path("student"))
-        assert rd.engine("student").generate(["hello"], Sampling())[0][0].text == "HELLO"
-        assert rd.engine("student").generate(["hello"], Sampling())[0][0].text == "HELLO"
+        assert open_engine(rd, "student").generate(["hello"], Sampling())[0][0].text == "HELLO"
+        assert open_engine(rd, "student").generate(["hello"], Sampling())[0][0].text == "HELLO"
     assert Parrot.made == 1
     reader = RunDir(out)
-    assert reader.engine("student").generate(["hello"], Sampling())[0][0].text == "HELLO"
+    assert open_engine(reader, "student").generate(["hello"], Sampling())[0][0].text == "HELLO"
     with pytest.raises(LookupError):
-        reader.engine("student").generate(["never seen"], Sampling())
+        open_engine(reader, "student").generate(["never seen"], Sampling())
     with pytest.raises(LookupError, match="no model 'teacher'.*student"):
-        reader.engine("teacher")
+        open_engine(reader, "teacher")
     assert Parrot.made == 1
     reader.close()

@@ -28,7 +28,7 @@ from arte.models.school import make_items
 from arte.core.prompts import student_prompt
 from arte.core.settings import RecipeError
 from arte.core.recipes import load_recipe
-from arte.run.rundir import RunDir
+from arte.run import engine
 from arte.engines.server import ServerEngine
 from arte.core.tasks import get_task
 from arte.run.report import write_report
@@ -245,13 +245,13 @@ def test_whole_run(tiny_model, tmp_path, monkeypatch, capfd, caplog):
     "With a student at a server with bad days the tables are those of a run without one, and the key is nowhere: not in the run, not in what is printed or logged."
     monkeypatch.setenv("OPENAI_API_KEY", key := "sk-never-to-be-seen")
     caplog.set_level("DEBUG")
-    opened, world = RunDir._open, World(monkeypatch, tiny_model, tmp_path)
+    opened, world = engine.live_engine, World(monkeypatch, tiny_model, tmp_path)
     scripted, _ = world.run({})
     tokenizer, name = load_tokenizer(world.models["student"]), fingerprint(world.models["student"])
-    scripts = RunDir._open
+    scripts = engine.live_engine
     monkeypatch.setattr(
-        RunDir,
-        "_open",
+        engine,
+        "live_engine",
         lambda run, role, folder: (opened if role == "student" else scripts)(run, role, folder),
     )
     with unreliable() as (server, url):

@@ -286,7 +286,7 @@ def _made(run, arm):
     r, (known,) = run.recipe, arms_named([arm])
     title, made = known.title, known.made or "made as the recipe says"
     pairs, drafts, steps = (
-        sum(len(run.table(f"{t}-{k}" if k > 1 else t)) for k in range(1, r.rounds + 1))
+        sum(len(run.table(f"round-{k}/{t}" if k > 1 else t)) for k in range(1, r.rounds + 1))
         for t in ("pairs", "drafts", "align_log")
     )
     aligned = (

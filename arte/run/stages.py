@@ -24,6 +24,7 @@ from ..models.load import ModelOptions, load_tokenizer
 from ..models.folders import resolve_model
 from ..core.settings import Recipe
 from ..core.basics import derive_seed
+from .engine import open_engine
 from .rundir import RunDir
 from ..data.bbh import bbh_source, load_bbh, load_exemplars
 from ..core.tasks import get_task, items_table, split_items, table_items
@@ -86,6 +87,13 @@ class Counts(dict):
         ):
             self[name] = self.get(name, 0) + n
 
+    def add_up(
+        self,
+        more: dict,  # counts of another step
+    ):
+        for name, n in more.items():
+            self[name] = self.get(name, 0) + n
+
 
 @contextmanager
 def opened(
@@ -94,7 +102,7 @@ def opened(
     counts: Counts,  # of the stage
 ):
     "An engine of the run, closed and counted at the end of the block."
-    engine = run.engine(role)
+    engine = open_engine(run, role)
     try:
         yield engine
     finally:
@@ -597,7 +605,7 @@ def learn(
 def stage_distill(run: RunDir) -> dict:
     "One fine-tuned student per arm (§4.1)."
     r, examples = run.recipe, run.table("examples")
-    n = check_equal(examples, r.distill.arms)
+    n = check_equal(examples, list(r.distill.arms))
     logs = [learn(run, "student", examples, arm, f"student-{arm}") for arm in r.distill.arms]
     return (
         Counts(arms=len(r.distill.arms), examples_per_arm=n, steps=sum(map(len, logs)))

@@ -22,8 +22,8 @@ import pytest
 from trl import DPOTrainer, SFTTrainer  # noqa: F401
 
 from arte.engines.journal import Journal
-from arte.run.rundir import RunDir
-from arte.run import pipeline
+from arte.run import pipeline, stages
+from arte.run.engine import open_engine
 from support.world import EVERY_STAGE, World
 
 
@@ -109,14 +109,13 @@ def note_commits(file):
 
 def commit_often(n):
     "A journal that commits every `n` completions, so that there are moments between."
-    engine = RunDir.engine
 
     def often(run, role):
-        journaled = engine(run, role)
+        journaled = open_engine(run, role)
         journaled.chunk = n
         return journaled
 
-    RunDir.engine = often
+    stages.open_engine = often
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from arte.engines.protocol import FunctionEngine
 from arte.engines.journal import Journaled
 from arte.models.school import TECHNIQUES, make_items, solve, write_rationale
 from arte.core.tasks import get_task
+from arte.run.stages import aligned_role
 
 
 def chance(*what):
@@ -62,10 +63,19 @@ def student(tasks, ability=0.5):
     return answer
 
 
+def role_in_whole_run(run, role):
+    "What a model of a further round is called in the outer run."
+    if not run.folder.name.startswith("round-"):
+        return role
+    k = int(run.folder.name.removeprefix("round-"))
+    return {"teacher": aligned_role(k - 1), "aligned": aligned_role(k)}.get(role, role)
+
+
 def use_scripts(monkeypatch, tasks, count=None, **teachers):
     "Let every run's engines be scripts; `count`, a list, receives each (role, prompt) that is generated."
 
     def engine(run, role):
+        role = role_in_whole_run(run, role)
         f = teachers.get(role) or (
             teacher(tasks, skew=0.9 if role == "aligned" else 0)
             if role in ("teacher", "aligned")
@@ -84,4 +94,5 @@ def use_scripts(monkeypatch, tasks, count=None, **teachers):
             label=role,
         )
 
-    monkeypatch.setattr("arte.run.rundir.RunDir.engine", engine)
+    for module in ("engine", "stages"):
+        monkeypatch.setattr(f"arte.run.{module}.open_engine", engine)

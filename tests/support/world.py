@@ -15,7 +15,6 @@ from arte.models.folders import fingerprint
 from arte.core.files import whole_folder
 from arte.models.school import TECHNIQUES, make_items, solve, write_rationale
 from arte.core.recipes import load_recipe
-from arte.run.rundir import RunDir
 from arte.core.tasks import get_task
 from arte.run.pipeline import run
 from support.scripted import chance
@@ -120,7 +119,8 @@ class World:
         self.write_data(patch)
         patch.setenv("ARTE_CACHE", str(self.folder / "cache"))
         patch.setattr(
-            RunDir, "_open", lambda run, role, folder: self.open(role, fingerprint(folder))
+            "arte.run.engine.live_engine",
+            lambda run, role, folder: self.open(role, fingerprint(folder)),
         )
         patch.setattr(nano, "trim_vocabulary", lambda base, out, n: copy_model(base, out, n))
         if not training:
@@ -177,7 +177,10 @@ class World:
         )
 
     def learn(self, like, out, *made_of):
-        self.learnt.append(Path(out).name)
+        out = Path(out)
+        outer = out.parents[1].name  # the run folder, or the folder of a further round
+        number = outer.removeprefix("round") if outer.startswith("round-") else ""
+        self.learnt.append(out.name + number)
         write_model(like, out, fingerprint(like), *made_of)
         return pd.DataFrame(dict(step=[1, 2], loss=[1.0, 0.5], lr=[0.1, 0.1]))
 
