@@ -28,7 +28,7 @@ from arte.beyond.likelihood import (
 )
 from arte.core.answers import grade
 from arte.engines.protocol import Completion, FunctionEngine
-from arte.models.school import make_items, write_rationale
+from arte.data.generated.tasks import make_items, write_rationale
 from arte.core.tasks import builtin_tasks, items_table
 from arte.data.repeats import words_and_marks
 from arte.pairs import rationale_pairs

@@ -14,7 +14,7 @@ from huggingface_hub import DatasetCard, ModelCard
 
 from arte.models.load import check_folder, load_model
 from arte.models.folders import fingerprint
-from arte.models.school import make_items
+from arte.data.generated.tasks import make_items
 from arte.core.settings import Student
 from arte.run.rundir import RunDir
 from arte.core.tasks import items_table

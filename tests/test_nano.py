@@ -9,26 +9,24 @@ from collections import Counter
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
-from arte.models import school as nano
+from arte.data.generated import boolean
 from arte.core.answers import grade
 from arte.core.tags import parse_questions
-from arte.models.school import (
-    ACTIONS,
-    ATHLETES,
-    NANO_TASKS,
-    TECHNIQUES,
-    THINGS,
+from arte.data.generated.sports import ACTIONS, ATHLETES
+from arte.data.generated.tasks import (
+    GENERATED_TASKS,
     make_items,
-    nano_exemplars,
-    school_examples,
-    school_items,
+    make_exemplars,
     solve,
     write_rationale,
 )
+from arte.data.generated.form import TECHNIQUES
+from arte.data.generated.counting import THINGS
+from arte.models.school import school_examples, school_items
 from arte.data.bbh import bbh_source, load_bbh, load_exemplars
 from arte.core.tasks import get_task
 
-tasks = pytest.mark.parametrize("task", NANO_TASKS)
+tasks = pytest.mark.parametrize("task", GENERATED_TASKS)
 
 
 @tasks
@@ -128,8 +126,9 @@ def test_dates_have_different_options_of_which_one_is_right():
 @tasks
 def test_the_same_in_another_process(task):
     code = (
-        f"from arte.models.school import *; from hashlib import sha1\n"
-        f"print(sha1(repr((make_items({task!r}, 60, 4), school_examples({task!r}, 8, 4, 4), nano_exemplars({task!r}, 4))).encode()).hexdigest())"
+        "from arte.data.generated.tasks import *; from arte.models.school import *\n"
+        "from hashlib import sha1\n"
+        f"print(sha1(repr((make_items({task!r}, 60, 4), school_examples({task!r}, 8, 4, 4), make_exemplars({task!r}, 4))).encode()).hexdigest())"
     )
     out = {
         subprocess.run(
@@ -147,7 +146,7 @@ def test_the_same_in_another_process(task):
 def test_what_cannot_be_made_is_refused(monkeypatch):
     with monkeypatch.context() as m:
         m.setattr(
-            nano, "LENGTHS", (3,)
+            boolean, "LENGTHS", (3,)
         )  # two each of 'not not …' and '( … )', eight of 'and' and 'or'
         with pytest.raises(ValueError, match="asked for 19 .* after 12 nothing new"):
             make_items("boolean_expressions", 19)
@@ -223,7 +222,7 @@ def test_manners_differ_and_stay_short(task):
 
 @tasks
 def test_exemplars(task):
-    exemplars = nano_exemplars(task, 2)
+    exemplars = make_exemplars(task, 2)
     assert len(exemplars) == 3 and len({e.answer for e in exemplars}) > 1
     assert [solve(task, e.question) for e in exemplars] == [e.answer for e in exemplars]
 
@@ -245,7 +244,7 @@ def readable(task, question):
 
 @settings(max_examples=150, deadline=None)
 @given(
-    st.sampled_from(NANO_TASKS),
+    st.sampled_from(GENERATED_TASKS),
     st.one_of(st.text(max_size=200), st.text(alphabet="TrueFalse notandor()is", max_size=60)),
 )
 @example("boolean_expressions", "(" * 5000 + "True")
@@ -271,7 +270,7 @@ def test_any_text_is_read_or_refused(task, question):
 
 @settings(max_examples=150, deadline=None)
 @given(
-    st.sampled_from(NANO_TASKS),
+    st.sampled_from(GENERATED_TASKS),
     st.integers(0, 49),
     st.integers(0, 200),
     st.integers(0, 12),

@@ -315,7 +315,7 @@ def test_import_is_light():
 
 
 def test_generated_tasks_are_what_nano_makes():
-    from arte.models.school import make_items
+    from arte.data.generated.tasks import make_items
 
     for task in GENERATED_TASKS:
         assert len(make_items(task, 2, 0)) == 2

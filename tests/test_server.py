@@ -24,7 +24,7 @@ from arte.engines.protocol import Sampling, VllmEngine
 from arte.engines.journal import Journal, Journaled
 from arte.models.folders import fingerprint, resolve_model
 from arte.models.load import ModelOptions, load_tokenizer
-from arte.models.school import make_items
+from arte.data.generated.tasks import make_items
 from arte.core.prompts import student_prompt
 from arte.core.settings import RecipeError
 from arte.core.recipes import load_recipe

@@ -21,7 +21,7 @@ from ..align import dpo_loss
 from ..core.answers import extract_answer
 from ..core.tags import tag_question
 from ..engines.protocol import FunctionEngine
-from ..models.school import make_items
+from ..data.generated.tasks import make_items
 from ..core.settings import Elicit
 from ..core.basics import derive_seed
 from ..run.rundir import open_replay

@@ -408,7 +408,7 @@ def generate_items(
             f"there is no program for {task!r}; there is one for {', '.join(PROGRAMMATIC)}"
         )
     if task == "boolean_expressions":
-        from arte.models.school import make_items
+        from arte.data.generated.tasks import make_items
 
         pairs = (
             (o.question, o.answer)

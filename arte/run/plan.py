@@ -94,7 +94,7 @@ def token_counter(
 
 
 def _trimmed(content, vocabulary):
-    from arte.models.school import kept_tokens, trim_tokenizer
+    from arte.models.vocabulary import kept_tokens, trim_tokenizer
 
     return json.dumps(trim_tokenizer(content, kept_tokens(content["model"]["vocab"], vocabulary)))
 
@@ -186,7 +186,7 @@ def stand_ins(
     techniques = task.techniques[: recipe.elicit.techniques]
     if recipe.teacher.school is None:
         return [(e.question, e.answer, [e.rationale] * len(techniques)) for e in shown]
-    from arte.models.school import make_items, write_rationale
+    from arte.data.generated.tasks import make_items, write_rationale
 
     items = make_items(task.name, SAMPLE, derive_seed(recipe.seed, "plan"))
     return [

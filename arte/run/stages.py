@@ -134,7 +134,8 @@ def _pool(task, source, n, recipe, place, avoid=()):
         return load_bbh(task)
     if source == "bigbench":
         return validation_pool(task, n, derive_seed(recipe.seed, place, task))
-    from arte.models.school import make_items, school_items
+    from arte.data.generated.tasks import make_items
+    from arte.models.school import school_items
 
     s = recipe.teacher.school
     taught = (
@@ -183,19 +184,19 @@ def worked_example(
     source: str,  # "bbh", "bigbench" or "generated"
 ) -> list:  # three `Exemplar`s
     "Worked examples of a task for few-shot prompts, from where the items come from."
-    from arte.models.school import NANO_TASKS, nano_exemplars
+    from arte.data.generated.tasks import GENERATED_TASKS, make_exemplars
 
     if source == "generated":
-        return nano_exemplars(task, recipe.seed)
+        return make_exemplars(task, recipe.seed)
     try:
         return load_exemplars(task)
     except FileNotFoundError:
-        if task not in NANO_TASKS:
+        if task not in GENERATED_TASKS:
             raise
         print(
             f"{task}: BBH's worked examples are not there (the hub has none), generated ones are used"
         )
-        return nano_exemplars(task, recipe.seed)
+        return make_exemplars(task, recipe.seed)
 
 
 def worked_examples(

@@ -4,7 +4,8 @@ from hashlib import blake2b
 
 from arte.engines.protocol import FunctionEngine
 from arte.engines.journal import Journaled
-from arte.models.school import TECHNIQUES, make_items, solve, write_rationale
+from arte.data.generated.form import TECHNIQUES
+from arte.data.generated.tasks import make_items, solve, write_rationale
 from arte.core.tasks import get_task
 from arte.run.stages import aligned_role
 

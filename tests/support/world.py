@@ -13,7 +13,8 @@ import arte.run.stages as stages
 from arte.engines.protocol import FunctionEngine
 from arte.models.folders import fingerprint
 from arte.core.files import whole_folder
-from arte.models.school import TECHNIQUES, make_items, solve, write_rationale
+from arte.data.generated.form import TECHNIQUES
+from arte.data.generated.tasks import make_items, solve, write_rationale
 from arte.core.recipes import load_recipe
 from arte.core.tasks import get_task
 from arte.run.pipeline import run
