@@ -8,19 +8,17 @@ import pytest
 
 from arte.core.recipes import load_recipe
 from arte.run.rundir import RunDir
-import arte.run.report as report_module
-from arte.run.compare import write_comparison
-from arte.run.report import (
-    TABLES,
-    Table,
-    as_html,
-    latex_table,
-    report_html,
-    report_sections,
-    write_report,
-)
 
-EVIL = "<script>alert('x')</script><img src=http://evil.example/x onerror=alert(1)>\n</pre></section>&amp; \x00 $\\frac{1}"
+from arte.run.compare import write_comparison
+from arte.run.pages.blocks import Table, as_html
+from arte.run.pages.page import latex_table
+from arte.run.report import TABLES, report_html, report_sections, write_report
+from arte.run.sections import align, compare, distill, eval, irt, prefer
+
+EVIL = (
+    "<script>alert('x')</script><img src=http://evil.example/x onerror=alert(1)>\n"
+    "</pre></section>&amp; \x00 $\\frac{1}"
+)
 TASK, ARMS = "boolean_expressions", ["vanilla", "original", "rationale", "question", "arte"]
 
 
@@ -211,9 +209,10 @@ def test_model_text_is_escaped_and_nothing_is_fetched(tmp_path):
 @pytest.fixture
 def undrawn(monkeypatch):
     "Plots are drawn in the tests above; here they would only take time."
-    monkeypatch.setattr(report_module, "html_figure", lambda fig, caption, alt: f"<p>{caption}</p>")
-    for name in ["plot_arms", "plot_words", "plot_prefset", "plot_alignment", "plot_distillation"]:
-        monkeypatch.setattr(report_module, name, lambda *a: None)
+    for module in (align, compare, distill, eval, irt, prefer):
+        monkeypatch.setattr(module, "html_figure", lambda fig, caption, alt: f"<p>{caption}</p>")
+        for name in [o for o in vars(module) if o.startswith("plot_")]:
+            monkeypatch.setattr(module, name, lambda *a: None)
 
 
 @pytest.mark.parametrize("name", TABLES)
