@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['dpo_loss', 'lora', 'pairs_dataset', 'dpo_trainer', 'align', 'held_out_drafts', 'held_out_table', 'alignment_gain',
-           'plot_alignment', 'log_ratios', 'pair_margins', 'plot_margins']
+           'plot_alignment', 'log_ratios', 'pair_margins']
 
 # %% ../nbs/04_align.ipynb #cde0e14d
 import math
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 from .models.launch import is_first, processes
-from dataclasses import replace
 from .models.load import ModelOptions, chat_text, load_model, load_tokenizer, quiet
 from .core.files import whole_folder
-from .core.show import PHASE_COLOURS
 from .core.stats import paired_bootstrap
 from arte.models.train import (
     batch_order,
@@ -38,7 +38,7 @@ def dpo_loss(
     ref_rejected,  # (batch,) tensor: log π_ref(y_l) given x
     beta: float = 0.1,  # β > 0; the paper gives none, TRL's default
 ) -> tuple:  # (batch,) loss in nats, ≥ 0; (batch,) margin r(y_w) − r(y_l)
-    "The DPO loss and the margin of the implicit rewards, pair by pair (§2; Rafailov et al., Eq. 7)."
+    "Return the DPO loss and the margin of each pair (§2; Rafailov et al., Eq. 7)."
     from torch.nn.functional import logsigmoid
 
     margin = beta * ((chosen - ref_chosen) - (rejected - ref_rejected))
@@ -48,7 +48,7 @@ def dpo_loss(
 def lora(
     r: int = 16,  # rank; the paper does not say how it trains
 ):  # `peft.LoraConfig`
-    "LoRA on every linear layer, with α = 2 r, peft's usual proportion."
+    "Return the settings of LoRA on every linear layer, with α = 2 r, peft's usual proportion."
     from peft import LoraConfig
 
     return LoraConfig(
@@ -59,7 +59,7 @@ def lora(
 def pairs_dataset(
     pairs: pd.DataFrame,  # table `pairs`
 ):  # `datasets.Dataset` with prompt, chosen, rejected
-    "Pairs for TRL; a pair of identical answers is refused."
+    "Return the pairs for TRL; a pair of identical answers is refused."
     with quiet():
         from datasets import Dataset
     if pairs.empty:
@@ -67,7 +67,8 @@ def pairs_dataset(
     equal = pairs[pairs.chosen == pairs.rejected]
     if len(equal):
         raise ValueError(
-            f"{len(equal)} pairs have identical chosen and rejected answers, the first is {equal.pair.iloc[0]!r}; arte.pairs drops such pairs"
+            f"{len(equal)} pairs have identical chosen and rejected answers, "
+            f"the first is {equal.pair.iloc[0]!r}; arte.pairs drops such pairs"
         )
     return Dataset.from_pandas(pairs[["prompt", "chosen", "rejected"]], preserve_index=False)
 
@@ -80,34 +81,37 @@ def dpo_trainer(
     seed: int = 0,  # order of the pairs, and the adapter's first values
     folder: str | Path = "dpo",  # where the trainer would write; it writes nothing
 ):  # `trl.DPOTrainer`
-    "TRL's trainer with our settings, reference log-probabilities precomputed in a single process (§3.3, §4.1)."
+    "Return TRL's trainer with our settings (§3.3, §4.1)."
     from transformers import set_seed
-    from trl import DPOConfig, DPOTrainer
+    from trl import DPOTrainer
 
-    data = pairs_dataset(pairs)
-    lengths = token_lengths(
-        tokenizer, pairs.to_dict("records"), ("chosen", "rejected"), settings.max_length
-    )
-    order, arguments = (
-        batch_order(lengths, settings.batch, seed),
-        trainer_arguments(settings, lengths, seed),
-    )
+    data, records = pairs_dataset(pairs), pairs.to_dict("records")
+    lengths = token_lengths(tokenizer, records, ("chosen", "rejected"), settings.max_length)
+    order = batch_order(lengths, settings.batch, seed)
+    arguments = _dpo_arguments(settings, lengths, seed, folder)
     set_seed(seed)
     with quiet():
         trainer = DPOTrainer(
             model,
-            args=DPOConfig(
-                str(folder),
-                beta=settings.beta,
-                precompute_ref_log_probs=processes() == 1,
-                train_sampling_strategy="sequential",
-                **arguments,
-            ),
+            args=arguments,
             train_dataset=data.select(order),
             processing_class=tokenizer,
             peft_config=lora(settings.lora_r),
         )
     return show_progress(trainer, "alignment")
+
+
+def _dpo_arguments(settings, lengths, seed, folder):
+    "Return our settings as TRL's; a single process computes the reference once, at the start."
+    from trl import DPOConfig
+
+    return DPOConfig(
+        str(folder),
+        beta=settings.beta,
+        precompute_ref_log_probs=processes() == 1,
+        train_sampling_strategy="sequential",
+        **trainer_arguments(settings, lengths, seed),
+    )
 
 # %% ../nbs/04_align.ipynb #a824bce4
 def align(
@@ -119,38 +123,39 @@ def align(
     seed: int = 0,  # order of the pairs, and the adapter's first values
     options: ModelOptions = ModelOptions(),  # chat template, trust
     track: dict | None = None,  # who follows, see `arte.models.train.follow`; None: nobody
-) -> pd.DataFrame:  # a row per step: step, loss (nats), lr, margin (of implicit rewards, nats), accuracy (share of pairs with a positive margin)
+    # a row per step: step, loss (nats), lr, margin (of implicit rewards, nats), accuracy (share
+    # of pairs with a positive margin)
+) -> pd.DataFrame:
     "Align the teacher with its student's preferences (§3.3)."
-    import tempfile
-
     options = replace(options, dtype="bfloat16" if fast_bf16() else "float32")
     tokenizer, model = load_tokenizer(folder, options), load_model(folder, options)
     if options.chat:
         pairs = pairs.assign(prompt=[chat_text(tokenizer, p) for p in pairs.prompt])
-    with tempfile.TemporaryDirectory() as tmp, score_completions_only():
-        trainer = dpo_trainer(model, tokenizer, pairs, settings, seed, tmp)
+    with TemporaryDirectory() as tmp, score_completions_only():
+        trainer = dpo_trainer(model, tokenizer, pairs, settings, seed=seed, folder=tmp)
         if track:
             follow(trainer, **track)
         trainer.train()
-    _save_aligned(trainer, tokenizer, folder, adapter, out, options)
+    save = _save_trained if processes() == 1 else _save_gathered
+    save(trainer, tokenizer, adapter, out, base=lambda: load_model(folder, options))
     return log_table(trainer.state.log_history)
 
 
-def _save_aligned(trainer, tokenizer, folder, adapter, out, options):
-    "The adapter, and the teacher with it merged; of several processes, the first one merges what all have gathered."
-    if processes() == 1:
-        with whole_folder(adapter) as tmp:
-            trainer.model.save_pretrained(tmp)
-        save_bf16(trainer.model.merge_and_unload(), tokenizer, out)
-        return
+def _save_trained(trainer, tokenizer, adapter, out, base):
+    "Save the adapter, and the teacher with the adapter merged; `base` isn't loaded again."
+    with whole_folder(adapter) as tmp:
+        trainer.model.save_pretrained(tmp)
+    save_bf16(trainer.model.merge_and_unload(), tokenizer, out)
+
+
+def _save_gathered(trainer, tokenizer, adapter, out, base):
+    "Save what several processes trained: all gather the adapter, the first one merges it."
     from peft import PeftModel
 
     trainer.save_model(str(adapter))
     if is_first():
-        teacher = load_model(folder, options)
-        save_bf16(
-            PeftModel.from_pretrained(teacher, str(adapter)).merge_and_unload(), tokenizer, out
-        )
+        merged = PeftModel.from_pretrained(base(), str(adapter)).merge_and_unload()
+        save_bf16(merged, tokenizer, out)
     trainer.accelerator.wait_for_everyone()
 
 # %% ../nbs/04_align.ipynb #130c654e
@@ -161,7 +166,7 @@ def held_out_drafts(
     questions: pd.DataFrame,  # question_id, question, target: kept out of the pairs
     max_tokens: int = 512,  # longest rationale in tokens; the paper gives none
 ) -> pd.DataFrame:  # table `drafts`, with the phase as technique
-    "The teacher's naive rationales of held-out questions, ready to be scored."
+    "Return the teacher's naive rationales of held-out questions, ready to be scored."
     rows = naive_rationales(engine, task, questions, max_tokens)
     ids = [draft_id(q, phase, r) for q, r in zip(rows.question_id, rows.rationale)]
     return rows.assign(draft=ids, technique=phase).drop(columns="tokens")
@@ -170,7 +175,7 @@ def held_out_drafts(
 def held_out_table(
     scores: pd.DataFrame,  # from `arte.prefer.preference_scores`, of `held_out_drafts`
 ) -> pd.DataFrame:  # table `heldout`: phase, question_id, task, s, n, failures
-    "One row per held-out question and phase."
+    "Return one row per held-out question and phase."
     rows = scores[scores.level == "rationale"].rename(columns=dict(technique="phase"))
     return rows[["phase", "question_id", "task", "s", "n", "failures"]].reset_index(drop=True)
 
@@ -178,42 +183,33 @@ def held_out_table(
 def alignment_gain(
     heldout: pd.DataFrame,  # from `held_out_table`
     seed: int = 0,  # of the bootstrap
-) -> pd.DataFrame:  # a row per task and one for all: questions, before, after, gain, lo, hi (shares 0–1; 95 % paired bootstrap over questions)
-    "Mean preference score of held-out questions before and after alignment."
+    # a row per task and one for all: questions, before, after, gain, lo, hi (shares 0–1; 95 %
+    # paired bootstrap over questions)
+) -> pd.DataFrame:
+    "Return the mean preference score of held-out questions before and after alignment."
     wide = heldout.pivot(index=["task", "question_id"], columns="phase", values="s").dropna()
-
-    def row(name, g):
-        gain, lo, hi = paired_bootstrap(g.after, g.before, seed=seed)
-        return dict(
-            task=name,
-            questions=len(g),
-            before=g.before.mean(),
-            after=g.after.mean(),
-            gain=gain,
-            lo=lo,
-            hi=hi,
-        )
-
-    return pd.DataFrame(
-        [row(t, g) for t, g in wide.groupby(level="task", sort=False)] + [row("all", wide)]
-    )
+    rows = []
+    for name, scores in [*wide.groupby(level="task", sort=False), ("all", wide)]:
+        gain, lo, hi = paired_bootstrap(scores.after, scores.before, seed=seed)
+        means = dict(before=scores.before.mean(), after=scores.after.mean())
+        interval = dict(gain=gain, lo=lo, hi=hi)
+        rows.append(dict(task=name, questions=len(scores)) | means | interval)
+    return pd.DataFrame(rows)
 
 # %% ../nbs/04_align.ipynb #470251b2
 def plot_alignment(
     log: pd.DataFrame,  # from `align`: step, loss, margin, accuracy
 ):  # matplotlib figure
-    "Loss, margin and accuracy of the pairs in training, step by step; dashed: log 2, no margin, one half of the pairs."
+    "Plot loss, margin and accuracy step by step; dashed: log 2, no margin, half of the pairs."
     import matplotlib.pyplot as plt
 
+    panels = (
+        ("loss", "loss (nats)", math.log(2)),
+        ("margin", "implicit rewards (nats)", 0),
+        ("accuracy", "ranked right (share)", 0.5),
+    )
     fig, axes = plt.subplots(1, 3, figsize=(9, 2.6), layout="constrained")
-    for ax, (name, label, level) in zip(
-        axes,
-        (
-            ("loss", "loss (nats)", math.log(2)),
-            ("margin", "implicit rewards (nats)", 0),
-            ("accuracy", "ranked right (share)", 0.5),
-        ),
-    ):
+    for ax, (name, label, level) in zip(axes, panels):
         ax.axhline(level, color="#999", lw=1, ls="--")
         ax.plot(log.step, log[name], color="#0072b2", marker=".", lw=1)
         ax.set(title=name.capitalize(), xlabel="optimizer step", ylabel=label)
@@ -224,9 +220,10 @@ def log_ratios(
     engine,  # a teacher: anything with `logprobs`
     pairs: pd.DataFrame,  # table `pairs`
 ) -> np.ndarray:  # (n_pairs,) nats, without the end of the text
-    "log π(y_w | x) − log π(y_l | x) of each pair."
-    tokens = engine.logprobs([*pairs.prompt, *pairs.prompt], [*pairs.chosen, *pairs.rejected])
-    chosen, rejected = np.array([t.sum() for t in tokens]).reshape(2, -1)
+    "Return log π(y_w | x) − log π(y_l | x) of each pair."
+    prompts, answers = [*pairs.prompt, *pairs.prompt], [*pairs.chosen, *pairs.rejected]
+    sums = [tokens.sum() for tokens in engine.logprobs(prompts, answers)]
+    chosen, rejected = np.array(sums).reshape(2, -1)
     return chosen - rejected
 
 
@@ -236,44 +233,6 @@ def pair_margins(
     after: np.ndarray,  # (n_pairs,) `log_ratios` of the aligned teacher
     beta: float = 0.1,  # recipe.align.beta
 ) -> pd.DataFrame:  # pair, kind, task, before, after (nats), margin (of implicit rewards, nats)
-    "The DPO margin of each pair, and what it is made of."
-    return pairs[["pair", "kind", "task"]].assign(
-        before=before, after=after, margin=beta * (after - before)
-    )
-
-
-def plot_margins(
-    margins: pd.DataFrame,  # from `pair_margins`
-):  # matplotlib figure, one panel per kind of pair
-    "How far each pair's chosen answer is above the rejected one, before and after alignment."
-    import matplotlib.pyplot as plt
-
-    kinds = [k for k in ("rationale", "question") if k in set(margins.kind)]
-    fig, axes = plt.subplots(
-        1,
-        len(kinds),
-        figsize=(4.5 * len(kinds), 1.6 + 0.16 * margins.kind.value_counts().max()),
-        squeeze=False,
-        layout="constrained",
-    )
-    for ax, kind in zip(axes[0], kinds):
-        t = margins[margins.kind == kind].sort_values("before").reset_index(drop=True)
-        ax.axvline(0, color="#999", lw=1, ls="--")
-        ax.hlines(t.index, t.before, t.after, color="#999", lw=1)
-        for phase, marker in (("before", "o"), ("after", "D")):
-            ax.plot(
-                t[phase],
-                t.index,
-                marker,
-                color=PHASE_COLOURS[phase],
-                ms=5,
-                label=f"{phase}: {(t[phase] > 0).mean():.0%} above 0",
-            )
-        ax.set(
-            title=f"{kind} pairs (n = {len(t)}), mean margin {t.margin.mean():.2f} nats",
-            xlabel="log π(chosen) − log π(rejected) (nats)",
-            ylabel="pair",
-            yticks=[],
-        )
-        ax.legend(frameon=False, fontsize=8)
-    return fig
+    "Return the DPO margin of each pair, with the two log-ratios it is made of."
+    margin = beta * (after - before)
+    return pairs[["pair", "kind", "task"]].assign(before=before, after=after, margin=margin)

@@ -19,7 +19,7 @@ def completion_loss(
     ids,  # (seq,) tensor of token ids: prompt, completion, EOS
     prompt: int,  # tokens of the prompt, ≥ 1
 ):  # scalar tensor, nats per completion token
-    "Mean negative log-likelihood of the completion's tokens, the prompt left out (§4.1's supervised fine-tuning)."
+    "Return the mean negative log-likelihood of the completion's tokens (§4.1)."
     from torch.nn.functional import cross_entropy
 
     return cross_entropy(logits[prompt - 1 : -1].float(), ids[prompt:])
@@ -29,12 +29,11 @@ def arm_examples(
     examples: pd.DataFrame,  # table `examples`
     arm: str,  # its name
 ) -> list[dict]:  # prompt, completion
-    "One arm's examples; an arm without any is refused."
+    "Return one arm's examples; an arm without any is refused."
     rows = examples[examples.arm == arm]
     if rows.empty:
-        raise ValueError(
-            f"arm {arm!r} has no examples; arms with examples: {', '.join(sorted(set(examples.arm))) or 'none'}"
-        )
+        others = ", ".join(sorted(set(examples.arm))) or "none"
+        raise ValueError(f"arm {arm!r} has no examples; arms with examples: {others}")
     return rows[["prompt", "completion"]].to_dict("records")
 
 
@@ -42,11 +41,12 @@ def check_equal(
     examples: pd.DataFrame,  # table `examples`
     arms: list,  # the arms to compare
 ) -> int:  # examples of each arm
-    'The arms must have equally many examples (§4.1: "To ensure a fair comparison"); else `ValueError`.'
+    'Check that the arms have equally many examples (§4.1: "To ensure a fair comparison").'
     counts = {a: len(arm_examples(examples, a)) for a in arms}
     if len(set(counts.values())) > 1:
         raise ValueError(
-            f"the arms have different numbers of examples: {counts}; cut them with arte.tailor.equalise first"
+            f"the arms have different numbers of examples: {counts}; "
+            "cut them with arte.tailor.equalise first"
         )
     return next(iter(counts.values()))
 
@@ -71,7 +71,7 @@ def plot_distillation(
     log: pd.DataFrame,  # from `distill`, one or several arms: arm, step, loss
     arms: tuple = ARMS,  # `Arm`s with their titles and colours
 ):  # matplotlib figure
-    "Training loss of each arm, a running mean over five steps."
+    "Plot the training loss of each arm, a running mean over five steps."
     import matplotlib.pyplot as plt
 
     fig, ax = plt.subplots(figsize=(6, 3), layout="constrained")
@@ -79,10 +79,7 @@ def plot_distillation(
         steps = log[log.arm == arm.name]
         smooth = steps.loss.rolling(5, min_periods=1, center=True).mean()
         ax.plot(steps.step, smooth, color=arm.colour, label=arm.title)
-    ax.set(
-        title="Fine-tuning, one student per arm (mean of five steps)",
-        xlabel="optimizer step",
-        ylabel="loss (nats per token)",
-    )
+    ax.set_title("Fine-tuning, one student per arm (mean of five steps)")
+    ax.set(xlabel="optimizer step", ylabel="loss (nats per token)")
     ax.legend(frameon=False)
     return fig
