@@ -16,7 +16,7 @@ from results import save
 RUNS = 10
 MODULES = (
     "arte",
-    "arte.core.settings",
+    "arte.core.settings.recipe",
     "arte.engines.protocol",
     "arte.elicit",
     "arte.irt",

@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from arte.core.settings import Recipe
+from arte.core.settings.recipe import Recipe
 from arte.prefer import balanced_order
 from support.tiny import TASKS
 from support.world import SCHOOL, UNSEEN, World, tables

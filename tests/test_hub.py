@@ -15,7 +15,7 @@ from huggingface_hub import DatasetCard, ModelCard
 from arte.models.load import check_folder, load_model
 from arte.models.folders import fingerprint
 from arte.data.generated.tasks import make_items
-from arte.core.settings import Student
+from arte.core.settings.method import Student
 from arte.run.rundir import RunDir
 from arte.core.tasks import items_table
 from arte.run import push as arte_hub

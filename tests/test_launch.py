@@ -6,7 +6,7 @@ import pytest
 from arte.align import align
 from arte.models.launch import launch, launch_config
 from arte.models.load import load_model
-from arte.core.settings import Align, Distill
+from arte.core.settings.training import Align, Distill
 from arte.distill import distill
 
 TWO = """

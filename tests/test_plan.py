@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from arte.core.settings import RecipeError
+from arte.core.fields import RecipeError
 from arte.core.recipes import load_recipe, preset_names
 from arte.run.rundir import RunDir
 from arte.run.pipeline import STAGES, run

@@ -15,7 +15,8 @@ import pytest
 from arte.engines import ray as replicas
 from arte.engines.protocol import Sampling, TransformersEngine, make_engine
 from arte.engines.journal import Journal, Journaled
-from arte.core.settings import PerReplica, RecipeError
+from arte.core.settings.machine import PerReplica
+from arte.core.fields import RecipeError
 from arte.models.load import ModelOptions
 from arte.engines.ray import RayEngine
 from arte.run.engine import live_engine
@@ -277,7 +278,7 @@ RUN = """
 import sys, time
 from arte.engines.protocol import Sampling
 from arte.engines.journal import Journal, Journaled
-from arte.core.settings import PerReplica
+from arte.core.settings.machine import PerReplica
 from arte.engines.ray import RayEngine
 from arte.models.load import ModelOptions
 folder, path = sys.argv[1:]

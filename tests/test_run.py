@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from arte.core.settings import Transfer, Unseen
+from arte.core.settings.training import Transfer, Unseen
 from arte.run.rundir import RunDir
 from arte.elicit import NoQuestions
 from arte.run.pipeline import STAGES, run, status

@@ -26,7 +26,7 @@ from arte.models.folders import fingerprint, resolve_model
 from arte.models.load import ModelOptions, load_tokenizer
 from arte.data.generated.tasks import make_items
 from arte.core.prompts import student_prompt
-from arte.core.settings import RecipeError
+from arte.core.fields import RecipeError
 from arte.core.recipes import load_recipe
 from arte.run import engine
 from arte.engines.server import ServerEngine

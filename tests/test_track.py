@@ -8,7 +8,11 @@ import pandas as pd
 import pytest
 
 from arte.models.folders import fingerprint
-from arte.core.settings import Align, Distill, Recipe, RecipeError, Tracker, get_args
+from arte.core.settings.training import Align, Distill
+from arte.core.settings.recipe import Recipe
+from arte.core.fields import RecipeError
+from arte.core.settings.machine import Tracker
+from typing import get_args
 from arte.run.rundir import RunDir
 from arte.run.pipeline import run
 from arte.run.stages import learn, stage_align

@@ -13,9 +13,8 @@ from importlib.resources import files
 from pathlib import Path
 import yaml
 from .basics import nearest
-from arte.core.settings import (
-    BENCHMARKS,
-    Recipe,
+from .settings.recipe import BENCHMARKS, Recipe
+from arte.core.fields import (
     RecipeError,
     Section,
     dotted_name,

@@ -29,7 +29,7 @@ from arte.engines.protocol import (
 )
 from ..models.folders import fingerprint
 from ..models.load import ModelOptions
-from ..core.settings import PerReplica
+from ..core.settings.machine import PerReplica
 
 # %% ../../nbs/engines/ray.ipynb #9b5e549e
 def in_batches(

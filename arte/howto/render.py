@@ -33,7 +33,7 @@ def _from_package(sym):
 
 
 def _named(anno):
-    "A kind of number of `arte.core.settings` by its name."
+    "A kind of number of `arte.core.fields` by its name."
     return anno.__metadata__[0] if get_origin(anno) is Annotated else anno
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from ..core.files import whole_folder
-from ..core.settings import Dtype
+from ..core.settings.machine import Dtype
 
 # %% ../../nbs/models/load.ipynb #a92391cd
 @contextmanager

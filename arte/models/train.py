@@ -27,7 +27,7 @@ from arte.models.load import (
     quiet,
     save_model,
 )
-from ..core.settings import RecipeError
+from ..core.fields import RecipeError
 
 # %% ../../nbs/models/train.ipynb #a2771537
 def micro_batch(

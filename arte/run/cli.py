@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 from .. import __version__
-from ..core.settings import RecipeError
+from ..core.fields import RecipeError
 from ..core.recipes import load_recipe, preset_names, read_source
 
 # %% ../../nbs/run/cli.ipynb #143208ea

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pandas as pd
 from ..data.benchmarks import BENCHMARKS, benchmark_exemplars, load_benchmark
 from ..models.folders import resolve_model
-from ..core.settings import Recipe
+from ..core.settings.recipe import Recipe
 from ..core.tasks import get_task, split_items, table_items
 from ..elicit import naive_rationales
 from ..eval import evaluate

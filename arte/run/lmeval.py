@@ -13,7 +13,7 @@ import yaml
 from .. import __version__
 from ..core.answers import cut_answer, grade
 from ..core.prompts import student_prompt
-from ..core.settings import Recipe
+from ..core.settings.recipe import Recipe
 from ..core.recipes import load_recipe, preset_names
 from .rundir import RunDir
 from ..core.tasks import table_items

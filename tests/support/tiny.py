@@ -1,6 +1,7 @@
 """A recipe and a model small enough for tests, built in code."""
 
-from arte.core.settings import Recipe, Student, Teacher
+from arte.core.settings.recipe import Recipe
+from arte.core.settings.method import Student, Teacher
 
 
 def tiny_recipe(**changes):
