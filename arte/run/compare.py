@@ -11,7 +11,7 @@ import html
 from dataclasses import dataclass
 from pathlib import Path
 import pandas as pd
-from ..core.settings import Recipe
+from ..core.settings.recipe import Recipe
 from .pages.accuracy import TEST_DATA, recorded_test_data, shots_name
 from .pages.blocks import points
 from .pages.page import page_html, read_json, write_page

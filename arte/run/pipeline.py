@@ -11,7 +11,7 @@ import shutil
 import time
 from pathlib import Path
 from ..core.files import whole_folder
-from ..core.settings import Recipe
+from ..core.settings.recipe import Recipe
 from ..models.launch import launch_config
 from ..models.train import trackers
 from .experiments import stage_benchmarks, stage_transfer, stage_unseen

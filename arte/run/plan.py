@@ -27,7 +27,8 @@ from ..core.tags import tag_question
 from ..models.folders import NANO
 from ..core.files import cache_dir
 from ..core.prompts import naive_prompt, question_prompt, student_prompt, technique_prompt
-from ..core.settings import Recipe, RecipeError
+from ..core.settings.recipe import Recipe
+from ..core.fields import RecipeError
 from ..core.basics import derive_seed
 from .rundir import RunDir
 from ..core.tasks import Exemplar, Item, Task, get_task, items_table, table_items

@@ -18,7 +18,7 @@ from .. import __version__
 from ..beyond.health import cover_of_tests, with_questions
 from ..models.load import check_folder
 from ..models.folders import fingerprint
-from ..core.settings import Recipe
+from ..core.settings.recipe import Recipe
 from ..core.recipes import dump_recipe
 from .rundir import RunDir
 from ..core.tasks import get_task

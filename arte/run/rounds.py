@@ -12,7 +12,7 @@ from pathlib import Path
 from dataclasses import replace
 import pandas as pd
 from ..core.basics import derive_seed
-from ..core.settings import Recipe
+from ..core.settings.recipe import Recipe
 from .rundir import RunDir
 from arte.run.stages import (
     Counts,

@@ -15,7 +15,8 @@ from typing import TextIO
 import pandas as pd
 from ..core.files import cannot_write, take_lock, write_whole
 from ..core.recipes import dump_recipe, first_difference, parse_yaml
-from ..core.settings import Recipe, from_dict
+from ..core.settings.recipe import Recipe
+from ..core.fields import from_dict
 from ..engines.journal import Journal
 from .environment import environment
 

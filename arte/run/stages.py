@@ -22,7 +22,7 @@ from ..data.bigbench import distinct, validation_pool
 from ..models.launch import launch
 from ..models.load import ModelOptions, load_tokenizer
 from ..models.folders import resolve_model
-from ..core.settings import Recipe
+from ..core.settings.recipe import Recipe
 from ..core.basics import derive_seed
 from .engine import open_engine
 from .rundir import RunDir
