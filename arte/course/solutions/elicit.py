@@ -9,7 +9,7 @@ __all__ = []
 from math import comb
 import pandas as pd
 from ...core.tags import tag_question
-from ...core.settings import Elicit
+from ...core.settings.method import Elicit
 from ...core.tasks import get_task, table_items
 from ..keys import Key, exercise
 from ...data.repeats import near_duplicate
