@@ -18,18 +18,18 @@ from arte.data.generated.tasks import make_items
 from arte.core.settings.method import Student
 from arte.run.rundir import RunDir
 from arte.core.tasks import items_table
-from arte.run import push as arte_hub
+from arte.run.hub.cards import dataset_card, model_card
+from arte.run.hub.dataset import tailored_dataset
+from arte.run.push import dataset_files, push
 from support.hub import TOKEN, FakeHub
 
-REPLAY, TASKS = (
-    Path(__file__).parent.parent / "nbs" / "replay",
-    ("boolean_expressions", "object_counting", "sports_understanding"),
-)
+REPLAY = Path(__file__).parent.parent / "nbs" / "replay"
+TASKS = ("boolean_expressions", "object_counting", "sports_understanding")
 
 
 @pytest.fixture(scope="module")
 def finished(tiny_model, tmp_path_factory):
-    "The recorded run with what it lacks: test items (generated ones), and students (a random model)."
+    "Return the recorded run with generated test items and a random model as its students."
     folder = tmp_path_factory.mktemp("hub") / "run"
     shutil.copytree(REPLAY, folder)
     with RunDir(folder, RunDir(REPLAY).recipe) as run:
@@ -59,7 +59,7 @@ def hub(monkeypatch):
 
 
 def test_push(finished, hub, tmp_path):
-    addresses = arte_hub.push(finished, "arte", "me/tailored")
+    addresses = push(finished, "arte", "me/tailored")
     assert addresses == [f"{hub.url}/datasets/me/tailored", f"{hub.url}/me/tailored"]
     data, model = hub.repos["dataset", "me/tailored"], hub.repos["model", "me/tailored"]
     assert data["private"] and model["private"]
@@ -87,11 +87,9 @@ def test_push(finished, hub, tmp_path):
         cards[1].data.datasets == ["me/tailored"]
         and cards[1].data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
     )
-    assert (
-        all(f"| {task} | " in cards[0].text for task in TASKS)
-        and f"{24 - len(pd.read_parquet(BytesIO(data['files']['train.parquet'])))} examples were left out"
-        in cards[0].text
-    )
+    assert all(f"| {task} | " in cards[0].text for task in TASKS)
+    sent = pd.read_parquet(BytesIO(data["files"]["train.parquet"]))
+    assert f"{24 - len(sent)} examples were left out" in cards[0].text
     for f in (*data["files"].values(), *model["files"].values()):
         assert str(finished.folder.parent.parent).encode() not in f, "a path of this machine"
 
@@ -99,7 +97,7 @@ def test_push(finished, hub, tmp_path):
 def test_the_dataset_can_be_loaded(finished, hub, tmp_path):
     from datasets import load_dataset
 
-    arte_hub.push(finished, "original", "me/first")
+    push(finished, "original", "me/first")
     for name, content in hub.repos["dataset", "me/first"]["files"].items():
         (tmp_path / name).write_bytes(content)
     got = load_dataset(str(tmp_path), split="train", cache_dir=str(tmp_path / "cache")).to_pandas()
@@ -115,7 +113,7 @@ def test_what_repeats_an_item_stays_here(copied):
     questions, examples, items = (
         copied.table(t) for t in ("tailored_questions", "examples", "items")
     )
-    before, _ = arte_hub.tailored_dataset(copied)
+    before, _ = tailored_dataset(copied)
     ids = examples.query("arm == 'arte' and task == 'object_counting'").question_id.tolist()
     tested, validated = (
         items.query(f"split == '{s}' and task == 'object_counting'").question.iloc[0]
@@ -139,40 +137,40 @@ def test_what_repeats_an_item_stays_here(copied):
                 )
             ),
         )
-    rows, left_out = arte_hub.tailored_dataset(copied)
-    sent = pd.read_parquet(BytesIO(arte_hub.dataset_files(copied)["train.parquet"]))
+    rows, left_out = tailored_dataset(copied)
+    sent = pd.read_parquet(BytesIO(dataset_files(copied)["train.parquet"]))
     assert len(rows) == len(sent) == len(before) - 2 and left_out == 24 - len(sent)
     assert not sent.map(lambda x: tested in x or validated.lower() in x.lower()).any(axis=None)
-    assert f"{left_out} examples were left out" in arte_hub.dataset_card(copied).text
+    assert f"{left_out} examples were left out" in dataset_card(copied).text
 
 
 def test_nothing_is_sent_when_something_is_wrong(copied, hub):
     with pytest.raises(ValueError, match="other people"):
-        arte_hub.push(copied, "Tulu-v2", "me/x")
+        push(copied, "Tulu-v2", "me/x")
     with pytest.raises(ValueError, match="has no examples"):
-        arte_hub.push(copied, "vanilla", "me/x")
+        push(copied, "vanilla", "me/x")
     with pytest.raises(ValueError, match="needs a licence"):
-        arte_hub.push(copied, "arte", "me/x", public=True)
+        push(copied, "arte", "me/x", public=True)
     with RunDir(copied.folder, copied.recipe) as changed:
         changed.save("items", copied.table("items").query("split != 'test'"))
     with pytest.raises(ValueError, match="has no test items"):
-        arte_hub.push(copied, "arte", "me/x")
+        push(copied, "arte", "me/x")
     assert not hub.asked
 
 
 def test_another_student_than_the_one_evaluated(copied, hub):
     (copied.model_folder("student-arte") / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="its files have changed"):
-        arte_hub.push(copied, "arte", "me/x")
+        push(copied, "arte", "me/x")
     assert not hub.asked
 
 
 def test_a_public_repository_is_not_written_by_mistake(finished, hub):
     hub.repos["dataset", "me/open"] = dict(private=False, files={})
     with pytest.raises(ValueError, match="is public. Say so if it is meant"):
-        arte_hub.push(finished, "arte", "me/open")
+        push(finished, "arte", "me/open")
     assert not hub.repos["dataset", "me/open"]["files"]
-    arte_hub.push(finished, "arte", "me/open", licence="cc-by-4.0", public=True)
+    push(finished, "arte", "me/open", licence="cc-by-4.0", public=True)
     assert not hub.repos["model", "me/open"]["private"]
     assert (
         DatasetCard(hub.repos["dataset", "me/open"]["files"]["README.md"].decode()).data.license
@@ -182,13 +180,13 @@ def test_a_public_repository_is_not_written_by_mistake(finished, hub):
 
 def test_not_allowed_or_not_there(finished, hub, monkeypatch):
     with pytest.raises(ConnectionError, match="under the namespace others"):
-        arte_hub.push(finished, "arte", "others/x")
+        push(finished, "arte", "others/x")
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(ConnectionError, match="hf auth login"):
-        arte_hub.push(finished, "arte", "me/x")
+        push(finished, "arte", "me/x")
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ConnectionError, match="Is there a network"):
-        arte_hub.push(finished, "arte", "me/x")
+        push(finished, "arte", "me/x")
 
 
 def test_command(finished, hub):
@@ -217,13 +215,13 @@ def test_command(finished, hub):
 
 
 class Changed:
-    "The same run with another recipe; what a round beyond the first made is what the first one made."
+    "The same run with another recipe; a further round has the tables of the first."
 
     def __init__(self, run, **changes):
         self.run, self.recipe = run, replace(run.recipe, **changes)
 
     def table(self, name):
-        return self.run.table(name.removesuffix("-2"))
+        return self.run.table(name.removeprefix("round-2/"))
 
     def __getattr__(self, name):
         return getattr(self.run, name)
@@ -231,9 +229,9 @@ class Changed:
 
 def test_cards_of_other_recipes(finished):
     pairs, own = len(finished.table("pairs")), finished.folder / "secret" / "mine"
-    twice = arte_hub.dataset_card(Changed(finished, rounds=2)).text
+    twice = dataset_card(Changed(finished, rounds=2)).text
     assert f"on {2 * pairs} pairs" in twice and "and 2 rounds" in twice
-    local = arte_hub.model_card(Changed(finished, student=Student(str(own)), chat=True))
+    local = model_card(Changed(finished, student=Student(str(own)), chat=True))
     assert local.data.base_model is None and "secret" not in local.text and "`mine`" in local.text
     assert (
         'dict(role="user", content=prompt)' in local.text

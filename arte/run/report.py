@@ -19,7 +19,7 @@ from arte.run.pages.page import (
     guarded,
     missing,
     page_html,
-    read_json,
+    read_if_whole,
     read_tables,
     write_page,
 )
@@ -289,6 +289,6 @@ def write_report(
     run = RunDir(dir)
     t = read_tables(run, [*TABLES, *ASKED])
     stages, environment = run.path("stages.json"), run.path("environment.json")
-    sections = report_sections(run.recipe, t, read_json(stages), read_json(environment))
+    sections = report_sections(run.recipe, t, read_if_whole(stages), read_if_whole(environment))
     page = report_html(run.recipe, t, sections)
     return write_page(run.path("report.html"), page, sections, export)
