@@ -14,7 +14,7 @@ import pandas as pd
 from ..core.settings.recipe import Recipe
 from .pages.accuracy import TEST_DATA, recorded_test_data, shots_name
 from .pages.blocks import points
-from .pages.page import page_html, read_json, write_page
+from .pages.page import page_html, read_if_whole, write_page
 from .rundir import RunDir
 from arte.run.sections.compare import (
     accuracy_section,
@@ -77,7 +77,7 @@ def read_run(
             f"{folder} has no results yet, and only runs with results can be compared. "
             "Finish it with the `arte run` that began it, or leave it out"
         )
-    source = recorded_test_data(run.recipe, read_json(run.path("stages.json")))
+    source = recorded_test_data(run.recipe, read_if_whole(run.path("stages.json")))
     return Evaluated(run.recipe, results, TEST_DATA.get(source, "not recorded"))
 
 
