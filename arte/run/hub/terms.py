@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 import yaml
 from ...core.recipes import dump_recipe
-from ...core.settings import Recipe
+from ...core.settings.recipe import Recipe
 
 # %% ../../../nbs/run/hub/terms.ipynb #d7d47dc5
 HUB_NAMES = {
