@@ -14,7 +14,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 from .models.launch import is_first, processes
-from .models.load import ModelOptions, chat_text, load_model, load_tokenizer, quiet
+from .models.load import ModelOptions, chat_text, load_model, load_tokenizer
+from .models.terminal import quiet
 from .core.files import whole_folder
 from .core.stats import paired_bootstrap
 from arte.models.train import (

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from arte.beyond.likelihood import answer_likelihoods
-from arte.engines.protocol import TransformersEngine
+from arte.engines.transformers import TransformersEngine
 from arte.engines.journal import Journaled
 from arte.models.load import ModelOptions
 from arte.core.recipes import load_recipe

@@ -136,12 +136,14 @@ def with_engine(name):
     "One of our engines."
     kind, to_the_end = name.split()[0], name.endswith("to the end")
 
-    def open_model(folder, dtype):
+    def open_it(folder, dtype):
         from arte.core.answers import STOP
-        from arte.engines.protocol import Sampling, make_engine
+        from arte.engines.protocol import Sampling
+        from arte.core.settings.machine import EngineSettings
+        from arte.engines.open import open_model
         from arte.models.load import ModelOptions
 
-        engine = make_engine(folder, kind, ModelOptions(dtype))
+        engine = open_model(folder, ModelOptions(dtype), EngineSettings(kind=kind))
 
         def run(prompts):
             done = [
@@ -154,7 +156,7 @@ def with_engine(name):
 
         return run, counting_vllm(engine.llm) if kind == "vllm" else counting(engine.model)
 
-    return open_model
+    return open_it
 
 
 def measured(name, dtype):

@@ -24,7 +24,8 @@ import pandas as pd
 import torch
 
 from arte.align import dpo_trainer, lora, pairs_dataset
-from arte.models.load import ModelOptions, load_model, load_tokenizer, quiet
+from arte.models.load import ModelOptions, load_model, load_tokenizer
+from arte.models.terminal import quiet
 from arte.models.folders import resolve_model
 from arte.models.school import school
 from arte.run.rundir import open_replay

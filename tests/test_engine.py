@@ -6,14 +6,12 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from arte.engines.protocol import (
-    Sampling,
-    TransformersEngine,
-    VllmEngine,
-    encode,
-    family_batches,
-    make_engine,
-)
+from arte.engines.protocol import Sampling, encode
+from arte.engines.transformers import TransformersEngine
+from arte.engines.vllm import VllmEngine
+from arte.engines.batching import family_batches
+from arte.core.settings.machine import EngineSettings
+from arte.engines.open import ENGINES, open_model
 from arte.models.folders import NANO, package_files, resolve_model
 from arte.models.load import ModelOptions
 
@@ -100,10 +98,10 @@ def shared(engine, prompts, new):
     "How many of the prompts go with a family."
     ids = encode(engine.tokenizer, prompts, engine.max_model_len)
     return sum(
-        len(members)
+        len(family.members)
         for batch in family_batches(ids, new, engine.batch_tokens, engine.longest_shared)
-        for n, members in batch
-        if n
+        for family in batch
+        if family.shared
     )
 
 
@@ -239,10 +237,11 @@ def test_training_after_vllm(student):
 
 
 def test_engine_names():
-    with pytest.raises(ValueError, match="must be 'auto', 'vllm' or 'transformers'"):
-        make_engine("nano-student", "tgi")
+    transformers = EngineSettings(kind="transformers")
+    with pytest.raises(ValueError, match="got 'transformers', expected one of auto, vllm."):
+        open_model("nano-student", settings=transformers, engines=ENGINES[:2])
     with pytest.raises(FileNotFoundError, match="no model folder"):
-        make_engine("./nothing/here", "transformers")
+        open_model("./nothing/here", settings=transformers)
 
 
 @needs_student

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from arte.core.answers import STOP, grade
-from arte.engines.protocol import TransformersEngine, cut_at_stop
+from arte.engines.transformers import TransformersEngine
+from arte.engines.protocol import cut_at_stop
 from arte.models.folders import resolve_model
 from arte.models.load import ModelOptions
 from arte.data.bbh import bbh_source

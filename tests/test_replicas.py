@@ -7,18 +7,22 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
 from arte.engines import ray as replicas
-from arte.engines.protocol import Sampling, TransformersEngine, make_engine
+from arte.engines.protocol import Sampling
+from arte.engines.transformers import TransformersEngine
+from arte.engines.vllm import VllmEngine
+from arte.engines.open import EngineKind
 from arte.engines.journal import Journal, Journaled
 from arte.core.settings.machine import PerReplica
 from arte.core.fields import RecipeError
 from arte.models.load import ModelOptions
-from arte.engines.ray import RayEngine
+from arte.engines.ray import Job, RayEngine
 from arte.run.engine import live_engine
 from arte.run.rundir import RunDir
 from support.tiny import tiny_recipe
@@ -37,8 +41,8 @@ needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM isn't in
 slow = pytest.mark.skipif(not SLOW, reason="takes minutes: ARTE_SLOW=1")
 
 
-def open_two(folder, kind="transformers", **settings):
-    return RayEngine(folder, 2, ON_CPU, kind=kind, options=FLOAT32, **settings)
+def open_two(folder, engine=TransformersEngine, **settings):
+    return RayEngine(folder, partial(engine, folder, FLOAT32), 2, ON_CPU, **settings)
 
 
 def below():
@@ -99,7 +103,7 @@ def test_a_model_that_does_not_open(tiny_model, tmp_path):
         with pytest.raises(
             ChildProcessError, match=r"A replica could not open .*damaged \(\w+: .*"
         ) as e:
-            RayEngine(folder, 1, ON_CPU, kind="transformers")
+            RayEngine(folder, partial(TransformersEngine, folder), 1, ON_CPU)
         assert "logs" in str(e.value) and len(str(e.value)) < 600
         assert ray.is_initialized(), "Ray was ended by an engine that had not started it"
     finally:
@@ -177,9 +181,9 @@ def test_an_error_in_a_replica(engine, tmp_path):
 @needs_ray
 def test_no_room(engine, tiny_model):
     with pytest.raises(ValueError, match="gpus: 0 to use CPU cores"):
-        RayEngine(tiny_model, 2, PerReplica(gpus=1))
+        RayEngine(tiny_model, None, 2, PerReplica(gpus=1))
     with pytest.raises(ValueError, match="Lower engine.replicas"):
-        RayEngine(tiny_model, 10_000, ON_CPU)
+        RayEngine(tiny_model, None, 10_000, ON_CPU)
 
 
 @needs_ray
@@ -188,13 +192,13 @@ def test_room_that_is_taken(engine, tiny_model, monkeypatch):
     with pytest.raises(
         TimeoutError, match="0 of the cluster's .* are free: something else runs on it"
     ):
-        RayEngine(tiny_model, 1, ON_CPU)
+        RayEngine(tiny_model, None, 1, ON_CPU)
 
 
 def test_without_ray(tiny_model, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ModuleNotFoundError, match=r'pip install "arte-distill\[ray\]"'):
-        RayEngine(tiny_model)
+        RayEngine(tiny_model, None)
 
 
 @pytest.mark.parametrize(
@@ -226,34 +230,26 @@ def test_refused_recipes(engine, field, mend):
     assert e.value.field == field and mend in str(e.value)
 
 
-def test_the_recipe_reaches_the_engine(tiny_model, tmp_path, monkeypatch):
+def test_the_recipe_reaches_the_engine(tiny_model, tmp_path):
     "The teacher gets the replicas of the recipe, a student one GPU each and as many replicas as there are GPUs; vLLM alone gets the same."
-    from arte.engines import protocol as engine
-
     opened = []
-    monkeypatch.setattr(
-        replicas, "RayEngine", lambda folder, n, each, **more: opened.append((n, each, more))
-    )
-    monkeypatch.setattr(
-        engine,
-        "make_engine",
-        lambda folder, kind, options, *devices: opened.append((kind, devices)),
-    )
-    each = PerReplica(gpus=4, tensor_parallel=2, pipeline_parallel=2)
+
+    def note(folder, options, settings):
+        opened.append((settings.kind, settings.replicas, settings.per_replica, options))
+
+    kinds = tuple(EngineKind(name, note) for name in ("ray", "vllm"))
+    each, one = PerReplica(gpus=4, tensor_parallel=2, pipeline_parallel=2), PerReplica()
     for kind, n in (("ray", 2), ("vllm", 1)):
-        with RunDir(
-            tmp_path / kind,
-            tiny_recipe(
-                engine=dict(kind=kind, replicas=n, per_replica=each, dtype="float16"),
-                trust_remote_code=True,
-            ),
-        ) as run:
+        engine = dict(kind=kind, replicas=n, per_replica=each, dtype="float16")
+        recipe = tiny_recipe(engine=engine, trust_remote_code=True)
+        with RunDir(tmp_path / kind, recipe) as run:
             for role in ("teacher", "aligned-2", "student-arte"):
                 run.register(role, tiny_model)
-                live_engine(run, role, tiny_model)
-    more = dict(options=ModelOptions("float16", trust_remote_code=True))
-    assert opened[:3] == [(2, each, more), (2, each, more), (8, PerReplica(), more)]
-    assert opened[3:] == [("vllm", (2, 2)), ("vllm", (2, 2)), ("vllm", (1, 1))]
+                live_engine(run, role, tiny_model, kinds)
+    options = ModelOptions("float16", trust_remote_code=True)
+    layouts = [("ray", 2, each), ("ray", 2, each), ("ray", 8, one)]
+    layouts += [("vllm", 1, each), ("vllm", 1, each), ("vllm", 1, one)]
+    assert opened == [(*layout, options) for layout in layouts]
 
 
 class Bomb:
@@ -270,20 +266,23 @@ def test_a_replica_that_always_dies(engine, expected):
     with pytest.raises(
         ChildProcessError, match="4 times over the same prompts .*run the same command again"
     ):
-        list(engine._arriving("generate", [(0, (Bomb(),))], [(SAMPLING,)], 1))
+        list(engine._arriving("generate", [Job(0, (Bomb(),))], [(SAMPLING,)], 1))
     assert engine.generate(PROMPTS, SAMPLING) == expected
 
 
 RUN = """
 import sys, time
+from functools import partial
 from arte.engines.protocol import Sampling
 from arte.engines.journal import Journal, Journaled
 from arte.core.settings.machine import PerReplica
 from arte.engines.ray import RayEngine
+from arte.engines.transformers import TransformersEngine
 from arte.models.load import ModelOptions
 folder, path = sys.argv[1:]
 def make():
-    engine = RayEngine(folder, 2, PerReplica(gpus=0), kind="transformers", options=ModelOptions("float32"), batch=4)
+    in_replica = partial(TransformersEngine, folder, ModelOptions("float32"))
+    engine = RayEngine(folder, in_replica, 2, PerReplica(gpus=0), batch=4)
     print("open", flush=True)
     return engine
 engine = Journaled(Journal(path), %r, make, chunk=4)
@@ -337,7 +336,7 @@ def test_real_model_over_vllm(tmp_path):
 
     student, sampling = resolve_model("nano-student"), Sampling(max_tokens=48, stop=STOP)
     prompts = REAL + FAMILIES
-    engine = open_two(student, "vllm", batch=3)
+    engine = open_two(student, VllmEngine, batch=3)
     start = time.monotonic()
     journal, answers, came = killed_in_the_middle(
         engine, tmp_path / "journal.db", prompts, sampling
@@ -346,7 +345,7 @@ def test_real_model_over_vllm(tmp_path):
     draws = engine.generate(prompts[:4], Sampling(1.0, max_tokens=8, n=4))
     scores = engine.logprobs(prompts[:4], [" The answer"] * 4)
     engine.close()
-    one = make_engine(student, "vllm", FLOAT32)
+    one = VllmEngine(student, FLOAT32)
     assert answers == one.generate(prompts, sampling) and sorted(came) == list(range(len(prompts)))
     assert draws == one.generate(prompts[:4], Sampling(1.0, max_tokens=8, n=4))
     for a, b in zip(scores, one.logprobs(prompts[:4], [" The answer"] * 4), strict=True):
@@ -364,13 +363,12 @@ def test_tensor_parallel_replica():
 
     student, sampling = resolve_model("nano-student"), Sampling(max_tokens=24, stop=STOP)
     before = {p.pid for p in below()}
-    engine = RayEngine(
-        student, 1, PerReplica(gpus=0, tensor_parallel=2), kind="vllm", options=FLOAT32
-    )
+    in_replica = partial(VllmEngine, student, FLOAT32, tensor_parallel=2)
+    engine = RayEngine(student, in_replica, 1, PerReplica(gpus=0, tensor_parallel=2))
     begun = [p for p in below() if p.pid not in before]
     answers = engine.generate(REAL, sampling)
     engine.close()
     assert all_gone(begun)
-    one = make_engine(student, "vllm", FLOAT32)
+    one = VllmEngine(student, FLOAT32)
     assert answers == one.generate(REAL, sampling)
     one.close()

@@ -128,7 +128,7 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path):
 
 def test_engine_generates_when_writing_and_replays_when_reading(tmp_path, monkeypatch):
     pytest.importorskip("arte.engines.journal")
-    from arte.engines import protocol as engine
+    from arte.engines.open import EngineKind
     from arte.models import folders as models
     from arte.engines.protocol import Completion, Sampling
 
@@ -144,19 +144,30 @@ def test_engine_generates_when_writing_and_replays_when_reading(tmp_path, monkey
         def close(self):
             pass
 
-    monkeypatch.setattr(engine, "make_engine", Parrot)
+    parrots = (EngineKind("auto", Parrot),)
     monkeypatch.setattr(models, "fingerprint", lambda folder: Parrot.fingerprint)
     out = tmp_path / "out"
     with RunDir(out, tiny_recipe()) as rd:
         rd.path("student").mkdir()
+        for file in ("config.json", "model.safetensors"):
+            rd.path("student", file).write_text("{}")
         rd.register("student", rd.path("student"))
-        assert open_engine(rd, "student").generate(["hello"], Sampling())[0][0].text == "HELLO"
-        assert open_engine(rd, "student").generate(["hello"], Sampling())[0][0].text == "HELLO"
+        assert (
+            open_engine(rd, "student", parrots).generate(["hello"], Sampling())[0][0].text
+            == "HELLO"
+        )
+        assert (
+            open_engine(rd, "student", parrots).generate(["hello"], Sampling())[0][0].text
+            == "HELLO"
+        )
     assert Parrot.made == 1
     reader = RunDir(out)
-    assert open_engine(reader, "student").generate(["hello"], Sampling())[0][0].text == "HELLO"
+    assert (
+        open_engine(reader, "student", parrots).generate(["hello"], Sampling())[0][0].text
+        == "HELLO"
+    )
     with pytest.raises(LookupError):
-        open_engine(reader, "student").generate(["never seen"], Sampling())
+        open_engine(reader, "student", parrots).generate(["never seen"], Sampling())
     with pytest.raises(LookupError, match="no model 'teacher'.*student"):
         open_engine(reader, "teacher")
     assert Parrot.made == 1

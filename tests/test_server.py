@@ -20,7 +20,8 @@ import pandas as pd
 import pytest
 from tokenizers.decoders import ByteLevel
 
-from arte.engines.protocol import Sampling, VllmEngine
+from arte.engines.protocol import Sampling
+from arte.engines.vllm import VllmEngine
 from arte.engines.journal import Journal, Journaled
 from arte.models.folders import fingerprint, resolve_model
 from arte.models.load import ModelOptions, load_tokenizer

@@ -20,14 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from arte.engines.protocol import (
-    Completion,
-    FirstToken,
-    MAX_PATTERN,
-    MIN_PATTERN,
-    REPEATS,
-    Sampling,
-    progress,
+    Completion, FirstToken, MAX_PATTERN, MIN_PATTERN, REPEATS, Sampling,
 )
+from ..models.terminal import progress
 
 # %% ../../nbs/engines/journal.ipynb #70defc06
 def sampling_key(

@@ -10,40 +10,30 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-
 import numpy as np
-
+from ..core.basics import derive_seed
 from arte.engines.protocol import (
-    MAX_PATTERN,
-    MIN_PATTERN,
-    REPEATS,
-    Completion,
-    FirstToken,
-    Sampling,
-    cut_at_stop,
-    encode,
-    encode_pairs,
-    first_tokens_of,
-    progress,
+    MAX_PATTERN, MIN_PATTERN, REPEATS, Completion, Engine, FirstToken, Sampling, cut_at_stop,
+    encode, encode_pairs, first_tokens_of,
 )
 from ..models.folders import fingerprint
 from ..models.load import ModelOptions, load_tokenizer
-from ..core.basics import derive_seed
+from ..models.terminal import progress
 
 # %% ../../nbs/engines/server.ipynb #900d1b6f
 def patiently(
-    ask,  # () → an answer, or None when it's not whole; may raise ValueError (json's errors are such) for the same
+    ask,  # () → an answer, or None where it isn't whole; may raise ValueError for the same
     tries: int,  # ≥ 1
-    pause: float = 0.5,  # seconds before the second try; twice as long before each further one, 8 at most
+    pause: float = 0.5,  # seconds before the second try; doubled before each further one, up to 8
 ):  # the first whole answer
-    "Asks until the answer is whole; `ConnectionError` when none is."
+    "Ask until the answer is whole; raise ConnectionError when none is."
     why = "an answer without choices"
     for i in range(tries):
         if i:
             time.sleep(min(8, pause * 2 ** (i - 1)))
         try:
             answer = ask()
-        except ValueError as e:
+        except ValueError as e:  # json's errors are such
             why = f"an answer that can't be read ({e})"
         else:
             if answer is not None:
@@ -51,74 +41,61 @@ def patiently(
     raise ConnectionError(f"{why}, {tries} times")
 
 # %% ../../nbs/engines/server.ipynb #c812e21f
-class ServerEngine:
-    "Generates with a server that has the OpenAI completions interface."
+class ServerEngine(Engine):
+    "Generate with a server that has the OpenAI completions interface."
 
     def __init__(
         self,
-        path: str
-        | Path,  # folder with the tokenizer of the same model; its fingerprint stands for the model in the journal
+        path: str | Path,  # folder with the tokenizer of the same model, for the fingerprint too
         url: str,  # e.g. "http://localhost:8000/v1"
-        model: str,  # as the server calls it
+        model: str,  # the server's name of it
         concurrency: int = 64,  # requests at a time
         timeout: float = 600,  # seconds for one answer
         retries: int = 5,  # tries after the first one, for each request
-        max_model_len: int = 4096,  # prompt and new tokens of one completion, as the server was started with
+        max_model_len: int = 4096,  # prompt and new tokens of a text, as the server was started with
         options: ModelOptions = ModelOptions(),  # trust, for the tokenizer
     ):
-        try:
-            from openai import OpenAI
-        except ImportError:
-            raise ModuleNotFoundError(
-                "engine.kind is 'server', but the client isn't installed: pip install \"arte-distill[server]\""
-            ) from None
-        self.fingerprint, self.tokenizer = (
-            fingerprint(path),
-            load_tokenizer(path, options),
-        )
-        self.url, self.model, self.concurrency, self.retries, self.max_model_len = (
-            url,
-            model,
-            concurrency,
-            retries,
-            max_model_len,
-        )
-        self.client = OpenAI(
-            base_url=url,
-            api_key=os.environ.get("OPENAI_API_KEY") or "no key",
-            timeout=timeout,
-            max_retries=retries,
-        )
+        self.fingerprint, self.tokenizer = fingerprint(path), load_tokenizer(path, options)
+        self.url, self.model, self.max_model_len = url, model, max_model_len
+        self.concurrency, self.retries = concurrency, retries
+        self.client = _client(url, timeout, retries)
         self.vllm = self._is_vllm()
 
     def _is_vllm(self):
-        there = {m.id: m.owned_by for m in self._explained(lambda: self.client.models.list().data)}
-        if self.model not in there:
+        "Return whether the server is vLLM's; refuse a model that it does not serve."
+        there = self._explained(lambda: self.client.models.list().data)
+        owners = {m.id: m.owned_by for m in there}
+        if self.model not in owners:
+            served = ", ".join(map(repr, owners)) or "nothing"
             raise LookupError(
-                f"{self.url} does not serve {self.model!r}. It serves: {', '.join(map(repr, there)) or 'nothing'}. Name one of them as engine.model."
+                f"{self.url} does not serve {self.model!r}. It serves: {served}. Name one of them "
+                "as engine.model."
             )
-        return there[self.model] == "vllm"
+        return owners[self.model] == "vllm"
 
     def _explained(self, call):
-        "The client's errors, with what to do."
+        "Call, and turn the client's errors into ones that say what to do."
         import openai
 
-        try:
-            return call()
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as e:
-            raise PermissionError(
-                f"{self.url} refuses the key ({e.status_code}). Put it into the environment as OPENAI_API_KEY."
-            ) from None
-        except (
+        silent = (
             openai.APIConnectionError,
             openai.APITimeoutError,
             openai.RateLimitError,
             openai.InternalServerError,
             ConnectionError,
-        ) as e:
+        )
+        try:
+            return call()
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as e:
+            raise PermissionError(
+                f"{self.url} refuses the key ({e.status_code}). Put it into the environment as "
+                "OPENAI_API_KEY."
+            ) from None
+        except silent as e:
             raise ConnectionError(
-                f"{self.url} gives no answer after {self.retries + 1} tries ({self._told(e)}). What has been generated is in the journal: "
-                f"see to the server and run the same command again."
+                f"{self.url} gives no answer after {self.retries + 1} tries ({self._told(e)}). "
+                "What has been generated is in the journal: start the server again, and run the "
+                "same command again."
             ) from None
         except openai.APIStatusError as e:
             raise ValueError(
@@ -126,12 +103,11 @@ class ServerEngine:
             ) from None
 
     def _told(self, e):
-        return str(e).replace(self.client.api_key, "(the key)")[
-            :300
-        ]  # some servers send back what they got
+        "Return an error's text without the key, which some servers send back."
+        return str(e).replace(self.client.api_key, "(the key)")[:300]
 
     def _complete(self, ids, **settings):
-        "One choice of the server for one prompt, and the tokens it took."
+        "Return the server's one choice for one prompt, and the tokens it took."
 
         def ask():
             r = self.client.completions.create(model=self.model, prompt=ids, **settings)
@@ -141,7 +117,7 @@ class ServerEngine:
         return r.choices[0], r.usage
 
     def _arriving(self, work, jobs):
-        "(number of the job, `work` of it) as they come. After a failure nothing new is begun; what is on its way still comes, then the error."
+        "Yield (position of a job, `work` of it) as they come; an error comes last."
         pool, failure = ThreadPoolExecutor(self.concurrency), None
         futures = {pool.submit(work, *job): i for i, job in enumerate(jobs)}
         try:
@@ -150,17 +126,17 @@ class ServerEngine:
                     continue
                 if f.exception() is None:
                     yield futures[f], f.result()
-                else:
-                    failure = failure or f.exception()
-                    for other in futures:
-                        other.cancel()
+                    continue
+                failure = failure or f.exception()
+                for other in futures:  # what has begun still comes
+                    other.cancel()
             if failure:
                 raise failure
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _map(self, work, jobs):
-        "`work` on every job, in order."
+        "Return `work` of every job, in order."
         done = {}
         with progress(len(jobs), "server") as bar:
             for i, result in self._arriving(work, jobs):
@@ -171,7 +147,7 @@ class ServerEngine:
     def generate(
         self,
         prompts: list[str],  # texts
-        sampling: Sampling = Sampling(),  # how to draw
+        sampling: Sampling = Sampling(),  # how to decode
     ) -> list[list[Completion]]:  # `sampling.n` per prompt, in order
         "Complete every prompt, `concurrency` of them at a time."
         done = dict(self.arriving(prompts, sampling))
@@ -179,24 +155,30 @@ class ServerEngine:
 
     def arriving(
         self,
-        prompts: list[str],
-        sampling: Sampling = Sampling(),
-    ):  # pairs: position of a prompt, its `sampling.n` completions
-        "What `generate` returns, prompt by prompt in the order in which the answers come."
-        n, ids = sampling.n, encode(self.tokenizer, prompts, self.max_model_len)
-        draws: list[dict[int, Completion]] = [{} for _ in prompts]
-        jobs = [(i, d) for i in range(len(prompts)) for d in sampling.draws]
-        for j, completion in self._arriving(
-            lambda i, d: self._one(ids[i], prompts[i], sampling, d), jobs
-        ):
-            i, d = jobs[j]
-            draws[i][d] = completion
-            if len(draws[i]) == n:
-                yield i, [draws[i][d] for d in sampling.draws]
+        prompts: list[str],  # texts
+        sampling: Sampling = Sampling(),  # how to decode
+    ):  # yields pairs: position of a prompt, its `sampling.n` completions
+        "Yield what `generate` returns, prompt by prompt in the order in which answers come."
+        ids = encode(self.tokenizer, prompts, self.max_model_len)
+        jobs = []
+        for i in range(len(prompts)):
+            jobs += [(i, draw) for draw in sampling.draws]
+
+        def work(i, draw):
+            return self._one(ids[i], prompts[i], sampling, draw)
+
+        got: list[dict[int, Completion]] = [{} for _ in prompts]
+        for position, completion in self._arriving(work, jobs):
+            i, draw = jobs[position]
+            got[i][draw] = completion
+            if len(got[i]) == sampling.n:
+                yield i, [got[i][draw] for draw in sampling.draws]
 
     def _one(self, ids, prompt, sampling, draw):
-        greedy = sampling.temperature == 0
-        more = {} if greedy else dict(seed=derive_seed(sampling.seed, prompt, draw))
+        "Ask for one draw of one prompt."
+        more: dict = {}
+        if sampling.temperature:
+            more["seed"] = derive_seed(sampling.seed, prompt, draw)
         if self.vllm:
             more |= dict(stop=list(sampling.stop), extra_body=self._extra(sampling))
         choice, usage = self._complete(
@@ -205,85 +187,87 @@ class ServerEngine:
             temperature=sampling.temperature,
             **more,
         )
-        text, finish = (
-            choice.text,
-            {"length": "length", "repetition": "repeat"}.get(choice.finish_reason, "eos"),
-        )
-        if isinstance(getattr(choice, "stop_reason", None), str) and finish == "eos":
-            finish = "stop"
-        if not self.vllm and (cut := cut_at_stop(text, sampling.stop)) is not None:
-            text, finish = cut, "stop"
+        text, finish = self._ending(choice, sampling)
         return Completion(text, usage.completion_tokens, len(ids), finish)
 
+    def _ending(self, choice, sampling):
+        "Return a choice's text, and why it ended in our words."
+        finish = {"length": "length", "repetition": "repeat"}.get(choice.finish_reason, "eos")
+        if finish == "eos" and isinstance(getattr(choice, "stop_reason", None), str):
+            finish = "stop"
+        if not self.vllm and (cut := cut_at_stop(choice.text, sampling.stop)) is not None:
+            return cut, "stop"
+        return choice.text, finish
+
     def _extra(self, sampling):
-        loops = dict(max_pattern_size=MAX_PATTERN, min_pattern_size=MIN_PATTERN, min_count=REPEATS)
-        return dict(include_stop_str_in_output=True) | (
-            dict(repetition_detection=loops)
-            if sampling.temperature == 0 and sampling.stop_repeats
-            else {}
-        )
+        "Return settings that only vLLM's server knows."
+        extra: dict = dict(include_stop_str_in_output=True)
+        if sampling.temperature == 0 and sampling.stop_repeats:
+            extra["repetition_detection"] = dict(
+                max_pattern_size=MAX_PATTERN, min_pattern_size=MIN_PATTERN, min_count=REPEATS
+            )
+        return extra
 
     def _needs_vllm(self, what):
         if not self.vllm:
             raise ValueError(
-                f"{self.url} is no vLLM server, and the common part of the interface has no {what}. Serve {self.model} with vLLM, or choose engine.kind transformers or vllm."
+                f"{self.url} is no vLLM server, and the common part of the interface has no "
+                f"{what}. Serve {self.model} with vLLM, or choose engine.kind transformers or vllm."
             )
 
     def logprobs(
         self,
-        prompts: list[str],
+        prompts: list[str],  # texts
         continuations: list[str],  # one per prompt
     ) -> list[np.ndarray]:  # log-probability of each token of each continuation
-        "Log-probabilities of given continuations; `ValueError` where the server is not vLLM."
+        "Score given continuations; raise ValueError where the server is not vLLM."
         self._needs_vllm("log-probabilities of a prompt")
-        return self._map(
-            self._score, encode_pairs(self.tokenizer, prompts, continuations, self.max_model_len)
-        )
+        pairs = encode_pairs(self.tokenizer, prompts, continuations, self.max_model_len)
+        return self._map(self._score, pairs)
 
-    def _score(self, ids, k):
+    def _score(self, ids, new):
+        "Return the log-probabilities of the last `new` tokens."
         choice, _ = self._complete(
             ids, max_tokens=1, temperature=0, extra_body=dict(prompt_logprobs=0)
         )
-        return np.array(
-            [
-                choice.prompt_logprobs[j][str(ids[j])]["logprob"]
-                for j in range(len(ids) - k, len(ids))
-            ]
-        )
+        found = []
+        for j in range(len(ids) - new, len(ids)):
+            found.append(choice.prompt_logprobs[j][str(ids[j])]["logprob"])
+        return np.array(found)
 
     def first_tokens(
         self,
-        prompts: list[str],
-        k: int,  # at most 20 (vLLM's max_logprobs), the most likely first
-    ) -> list[list[FirstToken]]:  # per prompt
-        "The most likely first tokens after each prompt; `ValueError` where the server is not vLLM."
+        prompts: list[str],  # texts
+        k: int,  # how many, at most 20 (vLLM's max_logprobs)
+    ) -> list[list[FirstToken]]:  # per prompt, the most likely first
+        "Return the most likely first tokens; raise ValueError where the server is not vLLM."
         self._needs_vllm("token ids of the most likely tokens")
-        return self._map(
-            self._first,
-            [
-                (p, x, k)
-                for p, x in zip(prompts, encode(self.tokenizer, prompts, self.max_model_len))
-            ],
-        )
+        ids = encode(self.tokenizer, prompts, self.max_model_len)
+        return self._map(self._first, [(p, x, k) for p, x in zip(prompts, ids)])
 
     def _first(self, prompt, ids, k):
-        'The server names its candidates "token_id:17" when it is asked to.'
-        choice, _ = self._complete(
-            ids,
-            max_tokens=1,
-            temperature=0,
-            logprobs=k,
-            extra_body=dict(return_tokens_as_token_ids=True),
-        )
-        top = sorted(choice.logprobs.top_logprobs[0].items(), key=lambda t: -t[1])[:k]
-        return first_tokens_of(
-            self.tokenizer,
-            prompt,
-            ids,
-            [int(name.removeprefix("token_id:")) for name, _ in top],
-            [lp for _, lp in top],
-        )
+        'Ask for candidates by their ids, such as "token_id:17", and return their texts.'
+        by_id = dict(return_tokens_as_token_ids=True)
+        choice, _ = self._complete(ids, max_tokens=1, temperature=0, logprobs=k, extra_body=by_id)
+        found = choice.logprobs.top_logprobs[0]
+        names = sorted(found, key=found.__getitem__, reverse=True)[:k]
+        tokens = [int(name.removeprefix("token_id:")) for name in names]
+        logprobs = [found[name] for name in names]
+        return first_tokens_of(self.tokenizer, prompt, ids, tokens, logprobs)
 
     def close(self):
         "Close the client's connections."
         self.client.close()
+
+
+def _client(url, timeout, retries):
+    "Return OpenAI's client of a server."
+    try:
+        from openai import OpenAI
+    except ImportError:
+        raise ModuleNotFoundError(
+            "engine.kind is 'server', but the client isn't installed: "
+            'pip install "arte-distill[server]"'
+        ) from None
+    key = os.environ.get("OPENAI_API_KEY") or "no key"
+    return OpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=retries)

@@ -13,7 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from unittest.mock import patch
 from ..core.files import cache_dir
-from .load import quiet, save_model, set_pad
+from .terminal import quiet
+from .load import save_model, set_pad
 
 # %% ../../nbs/models/gguf.ipynb #d480bcd0
 @contextmanager

@@ -17,16 +17,10 @@ from pathlib import Path
 from random import Random
 from unittest.mock import patch
 import pandas as pd
-from ..engines.protocol import progress
+from .terminal import progress
 from .launch import is_first, processes
-from arte.models.load import (
-    ModelOptions,
-    chat_text,
-    load_model,
-    load_tokenizer,
-    quiet,
-    save_model,
-)
+from .load import ModelOptions, chat_text, load_model, load_tokenizer, save_model
+from .terminal import quiet
 from ..core.fields import RecipeError
 
 # %% ../../nbs/models/train.ipynb #a2771537

@@ -6,72 +6,55 @@
 __all__ = ['open_engine', 'live_engine']
 
 # %% ../../nbs/run/engine.ipynb #35781032
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from ..engines.journal import Journaled
+from ..engines.open import ENGINES, EngineKind, open_model
+from ..engines.protocol import Engine
+from ..models.load import ModelOptions, chat_text, load_tokenizer
 from .rundir import RunDir
 
 # %% ../../nbs/run/engine.ipynb #a023c424
 def open_engine(
     run: RunDir,
     role: str,  # a registered model
+    engines: tuple[EngineKind, ...] = ENGINES,  # the kinds to choose from
 ) -> Journaled:
     "Open an engine over a model of a run, which generates nothing twice."
     folder = run.model_folder(role)
     make = None
     if run.writable and folder.is_dir():
-        make = lambda: live_engine(run, role, folder)
+        make = lambda: live_engine(run, role, folder, engines)
     fingerprint = run.models[role]["fingerprint"]
     return Journaled(run.journal, fingerprint, make, label=role, wrap=_wrap(run, folder))
 
 
 def _wrap(run, folder):
-    "The chat template of a recipe with `chat: true`."
-    from arte.models.load import ModelOptions, chat_text, load_tokenizer
-
-    if run.recipe.chat:
-        return partial(chat_text, load_tokenizer(folder, ModelOptions.of(run.recipe)))
-    return None
+    "Return the chat template of a recipe with `chat: true`, as a function of prompts."
+    options = ModelOptions.of(run.recipe)
+    return partial(chat_text, load_tokenizer(folder, options)) if options.chat else None
 
 # %% ../../nbs/run/engine.ipynb #f0d41309
 def live_engine(
     run: RunDir,
     role: str,  # of the model
     folder: Path,  # with its weights
-):  # an engine
+    engines: tuple[EngineKind, ...] = ENGINES,  # the kinds to choose from
+) -> Engine:
     "Open the model itself, as the recipe's section `engine` says."
-    from arte.models.load import ModelOptions
-
-    e, options = run.recipe.engine, ModelOptions.of(run.recipe)
-    if e.kind == "server" and _served_name(run, role) == e.model:
-        return _at_server(e, folder, options)
-    replicas, each = e.layout(role.startswith(("teacher", "aligned")))
-    if e.kind == "ray":
-        from arte.engines.ray import RayEngine
-
-        return RayEngine(folder, replicas, each, options=options)
-    from arte.engines.protocol import make_engine
-
-    kind = "auto" if e.kind == "server" else e.kind
-    return make_engine(folder, kind, options, each.tensor_parallel, each.pipeline_parallel)
+    settings = run.recipe.engine
+    if settings.kind == "server" and _served_name(run, role) != settings.model:
+        settings = replace(settings, kind="auto", url=None, model=None)
+    replicas, each = settings.layout(role.startswith(("teacher", "aligned")))
+    if settings.kind != "ray":
+        replicas = 1
+    settings = replace(settings, replicas=replicas, per_replica=each)
+    return open_model(folder, ModelOptions.of(run.recipe), settings, engines)
 
 
 def _served_name(run, role):
-    "A model that was trained in a run, also in an earlier round of it, is not at the server."
+    "Return a role's name at the server; a model that was trained in a run has none."
     if "made_of" in run.models[role]:
         return None
     return {"teacher": run.recipe.teacher.model, "student": run.recipe.student.model}.get(role)
-
-
-def _at_server(e, folder, options):
-    from arte.engines.server import ServerEngine
-
-    return ServerEngine(
-        folder,
-        e.url,
-        e.model,
-        e.concurrency,
-        e.timeout,
-        e.retries,
-        options=options,
-    )

@@ -121,7 +121,7 @@ class World:
         patch.setenv("ARTE_CACHE", str(self.folder / "cache"))
         patch.setattr(
             "arte.run.engine.live_engine",
-            lambda run, role, folder: self.open(role, fingerprint(folder)),
+            lambda run, role, folder, engines: self.open(role, fingerprint(folder)),
         )
         patch.setattr(nano, "trim_vocabulary", lambda base, out, n: copy_model(base, out, n))
         if not training:
