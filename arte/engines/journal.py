@@ -20,7 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from arte.engines.protocol import (
-    Completion, FirstToken, MAX_PATTERN, MIN_PATTERN, REPEATS, Sampling,
+    Completion,
+    FirstToken,
+    MAX_PATTERN,
+    MIN_PATTERN,
+    REPEATS,
+    Sampling,
 )
 from ..models.terminal import progress
 

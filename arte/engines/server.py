@@ -13,8 +13,17 @@ from pathlib import Path
 import numpy as np
 from ..core.basics import derive_seed
 from arte.engines.protocol import (
-    MAX_PATTERN, MIN_PATTERN, REPEATS, Completion, Engine, FirstToken, Sampling, cut_at_stop,
-    encode, encode_pairs, first_tokens_of,
+    MAX_PATTERN,
+    MIN_PATTERN,
+    REPEATS,
+    Completion,
+    Engine,
+    FirstToken,
+    Sampling,
+    cut_at_stop,
+    encode,
+    encode_pairs,
+    first_tokens_of,
 )
 from ..models.folders import fingerprint
 from ..models.load import ModelOptions, load_tokenizer

@@ -13,8 +13,17 @@ import numpy as np
 from ..core.basics import derive_seed
 from .batching import batches, family_batches
 from arte.engines.protocol import (
-    Completion, Engine, FirstToken, Sampling, cut_at_stop, encode, encode_pairs, eos_ids,
-    first_tokens_of, generated_text, is_looping,
+    Completion,
+    Engine,
+    FirstToken,
+    Sampling,
+    cut_at_stop,
+    encode,
+    encode_pairs,
+    eos_ids,
+    first_tokens_of,
+    generated_text,
+    is_looping,
 )
 from ..models.attention import Beginnings, share_beginnings
 from ..models.folders import fingerprint
