@@ -36,27 +36,27 @@ from arte.prefer import preference_scores
 
 TASKS, NAME = builtin_tasks(), "boolean_expressions"
 QUESTIONS = pd.DataFrame(
-    [
-        dict(question_id=i.item, question=i.question, target=i.answer)
-        for i in make_items(NAME, 4, seed=7)
-    ]
+    [(i.item, i.question, i.answer) for i in make_items(NAME, 4, seed=7)],
+    columns=["question_id", "question", "target"],
 )
 ITEMS = items_table(make_items(NAME, 6, seed=8))
+
+
+def draft(q, technique):
+    return dict(
+        draft=f"{q.question_id}-{technique}",
+        question_id=q.question_id,
+        task=NAME,
+        technique=technique,
+        question=q.question,
+        target=q.target,
+        rationale=write_rationale(q.question, NAME, technique),
+        answer=q.target,
+    )
+
+
 DRAFTS = pd.DataFrame(
-    [
-        dict(
-            draft=f"{q.question_id}-{t.name}",
-            question_id=q.question_id,
-            task=NAME,
-            technique=t.name,
-            question=q.question,
-            target=q.target,
-            rationale=write_rationale(q.question, NAME, t.name),
-            answer=q.target,
-        )
-        for q in QUESTIONS.itertuples()
-        for t in TASKS[NAME].techniques
-    ]
+    [draft(q, t.name) for q in QUESTIONS.itertuples() for t in TASKS[NAME].techniques]
 )
 
 
@@ -65,7 +65,7 @@ def begins(text, logprob=-1.0, joins=True):
 
 
 class Teacher:
-    "Begins as it is told, and writes down what it was asked to continue."
+    "A teacher with given first tokens, which notes what it was asked to continue."
 
     def __init__(self, begins, text=" so. <ans>True</ans>"):
         self.begins, self.text, self.asked = begins, text, []
@@ -85,19 +85,13 @@ class Teacher:
 def test_a_branch_goes_on_from_prompt_and_token():
     teacher = Teacher([begins(" It"), begins(" Suppose")])
     drafts, aside = cot_rationales(teacher, TASKS[NAME], QUESTIONS[:1], k=2, max_tokens=50)
-    assert [p[-len("step by step. It") :] for p in teacher.asked[:1]] == [
-        "step by step. It"
-    ] and teacher.asked[1].endswith("step. Suppose")
-    assert drafts.rationale.tolist() == [
-        "It so. <ans>True</ans>",
-        "Suppose so. <ans>True</ans>",
-    ] and drafts.answer.tolist() == ["True", "True"]
-    assert (
-        teacher.sampling.max_tokens == 49
-        and teacher.sampling.temperature == 0
-        and aside.empty
-        and list(aside.columns) == ["stage", "task", "reason", "text"]
-    )
+    assert teacher.asked[0].endswith("step by step. It")
+    assert teacher.asked[1].endswith("step by step. Suppose")
+    assert drafts.rationale.tolist() == ["It so. <ans>True</ans>", "Suppose so. <ans>True</ans>"]
+    assert drafts.answer.tolist() == ["True", "True"]
+    assert (teacher.sampling.max_tokens, teacher.sampling.temperature) == (49, 0)
+    assert aside.empty
+    assert list(aside.columns) == ["stage", "task", "reason", "text"]
 
 
 @pytest.mark.parametrize("first", [[], [begins("", joins=False)], [begins("So", joins=False)]])
@@ -107,17 +101,18 @@ def test_no_first_token_to_go_on_from(first):
 
 
 def test_one_question_may_have_none():
-    teacher = Teacher([])
-    teacher.first_tokens = lambda prompts, k: (
-        [[begins(" It")]] + [[begins("", joins=False)]] * (len(prompts) - 1)
-    )
+    teacher, ends = Teacher([]), begins("", joins=False)
+    teacher.first_tokens = lambda prompts, k: [[begins(" It")], *[[ends]] * (len(prompts) - 1)]
     drafts, aside = cot_rationales(teacher, TASKS[NAME], QUESTIONS, k=1)
-    assert drafts.question_id.tolist() == QUESTIONS.question_id[:1].tolist() and len(aside) == 3
+    assert drafts.question_id.tolist() == [QUESTIONS.question_id[0]]
+    assert len(aside) == 3
 
 
 def test_no_questions():
     drafts, aside = cot_rationales(Teacher([begins(" It")]), TASKS[NAME], QUESTIONS[:0])
-    assert drafts.empty and aside.empty and "rationale" in drafts
+    assert drafts.empty
+    assert aside.empty
+    assert "rationale" in drafts
 
 
 @pytest.mark.parametrize("bad", [dict(k=0), dict(max_tokens=1)])
@@ -127,21 +122,22 @@ def test_sizes_that_make_no_sense(bad):
 
 
 def test_a_new_question_across_the_border_is_cut():
-    "The stop string lies half in the first token, half behind it, where no engine sees it."
+    "The stop string begins in the first token and ends after it, where no engine sees it."
     teacher = Teacher([begins(" Well.\n")], "Question: another one <ans>True</ans>")
     drafts, _ = cot_rationales(teacher, TASKS[NAME], QUESTIONS[:1], k=1)
-    assert drafts.rationale.tolist() == ["Well."] and drafts.answer.isna().all()
+    assert drafts.rationale.tolist() == ["Well."]
+    assert drafts.answer.isna().all()
 
 
 def test_drafts_of_branches_make_pairs_and_equal_texts_do_not():
-    drafts, _ = cot_rationales(
-        Teacher([begins(" It"), begins(" Suppose")]), TASKS[NAME], QUESTIONS, k=2
-    )
-    scores = pd.DataFrame(
-        dict(level="rationale", id=drafts.draft, s=np.linspace(0.1, 0.9, len(drafts)))
-    )
-    assert len(rationale_pairs(drafts, scores, TASKS)[0]) == 4
-    same, _ = cot_rationales(Teacher([begins(" It"), begins(" It")]), TASKS[NAME], QUESTIONS, k=2)
+    teacher = Teacher([begins(" It"), begins(" Suppose")])
+    drafts, _ = cot_rationales(teacher, TASKS[NAME], QUESTIONS, k=2)
+    s = np.linspace(0.1, 0.9, len(drafts))
+    scores = pd.DataFrame(dict(level="rationale", id=drafts.draft, s=s))
+    pairs, _ = rationale_pairs(drafts, scores, TASKS)
+    assert len(pairs) == 4
+    twice = Teacher([begins(" It"), begins(" It")])
+    same, _ = cot_rationales(twice, TASKS[NAME], QUESTIONS, k=2)
     assert same.draft.is_unique
     with pytest.raises(ValueError, match="identical texts"):
         rationale_pairs(same, scores.assign(id=same.draft), TASKS)
@@ -150,10 +146,8 @@ def test_drafts_of_branches_make_pairs_and_equal_texts_do_not():
 @pytest.mark.parametrize(
     "first, text",
     [
-        (
-            [begins("(", -0.1), begins("[", -3.0)],
-            " <ans>(A)</ans>",
-        ),  # goes on with "(" for ever: the second time it is not how the answer goes on
+        # writes "(" for ever: the second time, the answer has another token there
+        ([begins("(", -0.1), begins("[", -3.0)], " <ans>(A)</ans>"),
         ([begins("", -0.1), begins("x", -3.0)], " <ans>A</ans>"),  # the model would end here
         ([begins("B", -0.1), begins("A", -3.0)], " <ans>A</ans>"),  # another answer
         ([begins("A", -0.1), begins("B", -3.0)], " the answer is A"),  # no tag
@@ -161,11 +155,8 @@ def test_drafts_of_branches_make_pairs_and_equal_texts_do_not():
     ],
 )
 def test_no_confidence(first, text):
-    assert np.isnan(
-        answer_confidence(
-            SimpleNamespace(first_tokens=lambda prompts, k: [first] * len(prompts)), ["Q:"], [text]
-        )
-    ).all()
+    engine = SimpleNamespace(first_tokens=lambda prompts, k: [first] * len(prompts))
+    assert np.isnan(answer_confidence(engine, ["Q:"], [text])).all()
 
 
 def test_confidence_ends_with_the_answer():
@@ -176,12 +167,11 @@ def test_confidence_ends_with_the_answer():
         calls.append(list(prompts))
         return [[begins("A</", math.log(0.75)), begins("B", math.log(0.25))] for _ in prompts]
 
-    assert answer_confidence(
-        SimpleNamespace(first_tokens=first_tokens), ["Q:"], [" <ans>A</ans>"]
-    ) == pytest.approx([0.5])
+    engine = SimpleNamespace(first_tokens=first_tokens)
+    assert answer_confidence(engine, ["Q:"], [" <ans>A</ans>"]) == pytest.approx([0.5])
     assert calls == [["Q: <ans>"]]
     with pytest.raises(ValueError):
-        answer_confidence(SimpleNamespace(first_tokens=first_tokens), ["Q:"], [])
+        answer_confidence(engine, ["Q:"], [])
 
 
 # --- likelihood
@@ -343,20 +333,20 @@ def test_a_test_item_in_disguise_is_caught(disguise):
     tests = [disguise(ROWS.question[2])]
     assert overlaps(list(ROWS.question), tests).same.tolist() == [False, False, True, False]
     kept, aside = drop_overlaps(ROWS, tests)
-    assert (
-        len(kept) == 3
-        and aside.reason.tolist() == ["is a test item"]
-        and aside.question.tolist() == [ROWS.question[2]]
-    )
+    assert len(kept) == 3
+    assert aside.reason.tolist() == ["is a test item"]
+    assert aside.question.tolist() == [ROWS.question[2]]
 
 
 def test_a_test_item_inside_of_a_question_is_caught():
-    item = "Ann has a lute, a drum and two bells, and Ben has three bells more than Ann. How many bells have they?"
-    rows = ROWS.assign(
-        question=[f"Once upon a time, {item} Answer with a number.", *ROWS.question[1:]]
+    item = (
+        "Ann has a lute, a drum and two bells, and Ben has three bells more than Ann. "
+        "How many bells have they?"
     )
-    kept, aside = drop_overlaps(rows, [item])
-    assert aside.reason.tolist() == ["holds 100% of a test item"] and len(kept) == 3
+    around = f"Once upon a time, {item} Answer with a number."
+    kept, aside = drop_overlaps(ROWS.assign(question=[around, *ROWS.question[1:]]), [item])
+    assert aside.reason.tolist() == ["holds 100% of a test item"]
+    assert len(kept) == 3
 
 
 def test_a_phrase_of_the_task_is_no_test_item():
@@ -365,34 +355,33 @@ def test_a_phrase_of_the_task_is_no_test_item():
         "a day on which nothing much happened in this town.",
         "and her party, with cake and a band, is tonight.",
     )
-    rows = ROWS.assign(
-        question=[
-            f"Today is {d} May 2021, {today} {ask}(A) 05/{d}/2021\n(B) 05/{d + 7}/2021"
-            for d in (11, 12, 13, 14)
-        ]
-    )
+    questions = [
+        f"Today is {d} May 2021, {today} {ask}(A) 05/{d}/2021\n(B) 05/{d + 7}/2021"
+        for d in (11, 12, 13, 14)
+    ]
     tests = [
         f"Kim was born on the {d}th of March 1999, {born} {ask}(A) 03/{d}/2019\n(B) 03/{d + 7}/2019"
         for d in (15, 16)
     ]
-    found = overlaps(list(rows.question), tests)
-    assert found.gram13.all() and not found.covered.any() and drop_overlaps(rows, tests)[1].empty
+    found = overlaps(questions, tests)
+    assert found.gram13.all()
+    assert not found.covered.any()
+    _, aside = drop_overlaps(ROWS.assign(question=questions), tests)
+    assert aside.empty
 
 
 def test_empty_tables_of_health():
-    assert health(ROWS[:0], ["x"], TASKS).empty and "contradicts" in health(ROWS[:0], [], TASKS)
-    for f in (lambda r: drop_contradictions(r, TASKS), lambda r: drop_overlaps(r, ["x"])):
-        kept, aside = f(ROWS[:0])
-        assert (
-            kept.empty
-            and aside.empty
-            and list(kept.columns) == list(ROWS.columns)
-            and list(aside.columns) == [*ROWS.columns, "reason"]
-        )
+    assert health(ROWS[:0], ["x"], TASKS).empty
+    assert "contradicts" in health(ROWS[:0], [], TASKS)
+    for kept, aside in (drop_contradictions(ROWS[:0], TASKS), drop_overlaps(ROWS[:0], ["x"])):
+        assert kept.empty
+        assert aside.empty
+        assert list(kept.columns) == list(ROWS.columns)
+        assert list(aside.columns) == [*ROWS.columns, "reason"]
     nothing = health(ROWS, [], TASKS)
-    assert nothing[
-        ["exact", "same", "covered", "gram13", "gram8", "unanswered", "contradicts"]
-    ].to_numpy().sum() == 0 and nothing.n.tolist() == [4]
+    measures = ["exact", "same", "covered", "gram13", "gram8", "unanswered", "contradicts"]
+    assert nothing[measures].to_numpy().sum() == 0
+    assert nothing.n.tolist() == [4]
 
 
 @pytest.mark.parametrize("column", ["arm", "question", "target", "rationale"])
@@ -413,36 +402,29 @@ def test_filters_name_what_they_lack():
 def test_filters_keep_every_row_once():
     rng = np.random.default_rng(1)
     other = {"True": "False", "False": "True"}
-    rows = DRAFTS.assign(
-        rationale=[
-            r.replace(f"<ans>{t}", f"<ans>{other[t]}") if rng.random() < 0.4 else r
-            for r, t in zip(DRAFTS.rationale, DRAFTS.target)
-        ]
-    )
+    wrong = [
+        text.replace(f"<ans>{target}", f"<ans>{other[target]}")
+        for text, target in zip(DRAFTS.rationale, DRAFTS.target)
+    ]
+    rows = DRAFTS.assign(rationale=np.where(rng.random(len(DRAFTS)) < 0.4, wrong, DRAFTS.rationale))
     kept, aside = drop_contradictions(rows.sample(frac=1, random_state=0), TASKS)
-    assert sorted([*kept.draft, *aside.draft]) == sorted(rows.draft) and 0 < len(aside) < len(rows)
+    assert sorted([*kept.draft, *aside.draft]) == sorted(rows.draft)
+    assert 0 < len(aside) < len(rows)
     assert all(grade(r.rationale, r.target, "truefalse").correct for r in kept.itertuples())
     assert not any(grade(r.rationale, r.target, "truefalse").correct for r in aside.itertuples())
     again, none = drop_contradictions(kept, TASKS)
-    assert again.equals(kept) and none.empty
+    assert again.equals(kept)
+    assert none.empty
 
 
 def test_an_option_said_in_words_is_no_contradiction():
     question = "Which of these is a fruit?\nOptions:\n(A) carrot\n(B) pear\n(C) leek"
     said = ("pear", "(B)", "b.", "leek", "quince", "")
-    rows = pd.DataFrame(
-        [
-            dict(
-                task="date_understanding",
-                question=question,
-                target="(B)",
-                rationale=f"<ans>{a}</ans>",
-            )
-            for a in said
-        ]
-    )
+    rows = pd.DataFrame(dict(rationale=[f"<ans>{a}</ans>" for a in said]))
+    rows = rows.assign(task="date_understanding", question=question, target="(B)")
     kept, aside = drop_contradictions(rows, TASKS)
-    assert aside.rationale.tolist() == ["<ans>leek</ans>"] and len(kept) == 5
+    assert aside.rationale.tolist() == ["<ans>leek</ans>"]
+    assert len(kept) == 5
 
 
 @settings(max_examples=80, deadline=None)
@@ -452,24 +434,25 @@ def test_an_option_said_in_words_is_no_contradiction():
     st.integers(1, 9),
 )
 def test_cover_against_brute_force(a, b, n):
-    x, y = (words_and_marks(" ".join(t)) for t in (a, b))
-    runs = lambda t: [t[i : i + n] for i in range(len(t) - n + 1)] or [t]
-    expected = sum(
-        any(run in runs(x) and i <= k < i + len(run) for i, run in enumerate(runs(y)))
-        for k in range(len(y))
-    ) / max(1, len(y))
+    x, y = words_and_marks(" ".join(a)), words_and_marks(" ".join(b))
+
+    def runs(tokens):
+        return [tokens[i : i + n] for i in range(len(tokens) - n + 1)] or [tokens]
+
+    covered = set()
+    for i, run in enumerate(runs(y)):
+        if run in runs(x):
+            covered |= set(range(i, i + len(run)))
+    expected = len(covered) / max(1, len(y))
     assert cover_of_tests([" ".join(a)], [" ".join(b)], n) == pytest.approx([expected])
     assert cover_of_tests([" ".join(a)] * 2, ["( ( (", " ".join(b)], n)[0] >= expected
 
 
 def test_outliers_of_few():
-    assert (
-        not outliers(np.array([10.0, 11, 12, 13, 14, 17])).any()
-        and outliers(np.array([10.0, 11, 12, 13, 14, 18])).sum() == 1
-    )
-    assert outliers(np.array([7.0])).tolist() == [False] and outliers(
-        np.array([3.0, 3, 3, 3, 900])
-    ).tolist() == [False] * 4 + [True]
+    assert not outliers(np.array([10.0, 11, 12, 13, 14, 17])).any()
+    assert outliers(np.array([10.0, 11, 12, 13, 14, 18])).sum() == 1
+    assert outliers(np.array([7.0])).tolist() == [False]
+    assert outliers(np.array([3.0, 3, 3, 3, 900])).tolist() == [False] * 4 + [True]
 
 
 def test_preference_scores_stay_the_model_of_likelihood_scores():
