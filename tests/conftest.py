@@ -1,10 +1,15 @@
 "Fixtures that several test files share, and the processes in which tests run."
 
+import os
+
 import pytest
 
 from arte.data import places
 from arte.core.recipes import load_recipe
 from support.tiny import SMALL, save_tiny_model
+
+# A tiny model gains nothing from threads, and each process of xdist has a core to itself.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 DATA_SETTINGS = (
     "ARTE_DATA",
