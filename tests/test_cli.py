@@ -12,14 +12,16 @@ from arte.core.recipes import dump_recipe, preset_names
 from arte.run.rundir import RunDir
 from support.tiny import tiny_recipe
 
-# A pipeline of our own stands in for the real one; the command line imports it only when it is needed.
+# A pipeline of our own replaces the real one; the command line imports it only when needed.
 FAKE = """
 import sys, time, types
 from arte.run.rundir import RunDir
 pipeline, report = types.ModuleType("arte.run.pipeline"), types.ModuleType("arte.run.report")
 def run(recipe, out, source):
     with RunDir(out, recipe): {body}
-pipeline.run, pipeline.status, report.write_report = run, lambda d: f"status of {{RunDir(d).recipe.name}}", lambda d, export=None: d/"report.html"
+pipeline.run = run
+pipeline.status = lambda d: f"status of {{RunDir(d).recipe.name}}"
+report.write_report = lambda d, export=None: d/"report.html"
 sys.modules |= {{"arte.run.pipeline": pipeline, "arte.run.report": report}}
 from arte.run.cli import main
 sys.exit(main())
@@ -53,8 +55,10 @@ def recipe_file(tmp_path):
 
 
 def test_help_needs_no_heavy_package():
-    "What takes seconds to import is imported by what uses it; how quick the help is, benchmarks/startup.py measures."
-    program = "import sys, arte.run.cli as c\ntry: c.main()\nexcept SystemExit: print(*sys.modules, file=sys.stderr)"
+    "What takes seconds to import is imported by what uses it; bench/startup.py measures the help."
+    program = """import sys, arte.run.cli as c
+try: c.main()
+except SystemExit: print(*sys.modules, file=sys.stderr)"""
     r = subprocess.run(
         [sys.executable, "-c", program, "--help"], capture_output=True, text=True, timeout=60
     )
@@ -185,23 +189,13 @@ RUNS = Path(__file__).parent.parent / "nbs" / "paper" / "runs"
 
 
 def test_report_compares_and_exports(tmp_path):
-    r = arte(
-        "report",
-        RUNS / "table2-nano-0",
-        RUNS / "table2-nano-1",
-        "--out",
-        tmp_path / "both.html",
-        "--export",
-        "csv",
-    )
-    assert (r.returncode, r.stderr) == (
-        0,
-        "",
-    ) and r.stdout == f"Report: {tmp_path}/both.html, tables: {tmp_path}/both-tables\n"
-    assert (
-        "table2-nano-1" in (tmp_path / "both.html").read_text()
-        and (tmp_path / "both-tables" / "accuracy.csv").is_file()
-    )
+    page = tmp_path / "both.html"
+    runs = RUNS / "table2-nano-0", RUNS / "table2-nano-1"
+    r = arte("report", *runs, "--out", page, "--export", "csv")
+    assert (r.returncode, r.stderr) == (0, "")
+    assert r.stdout == f"Report: {page}, tables: {tmp_path}/both-tables\n"
+    assert "table2-nano-1" in page.read_text()
+    assert (tmp_path / "both-tables" / "accuracy.csv").is_file()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"An export in lm-evaluation-harness itself, on the real SmolLM2: item by item what `arte.eval` finds."
+"An export in lm-evaluation-harness itself, on SmolLM2: item by item what `arte.eval` finds."
 
 import json
 import os
@@ -30,13 +30,22 @@ harness = pytest.mark.skipif(not Path(PYTHON).exists(), reason="lm-eval isn't he
 slow = pytest.mark.skipif(
     not os.environ.get("ARTE_SLOW"), reason="minutes of generation: ARTE_SLOW=1"
 )
-GENERATED = "base: nano\nname: test\ntasks: [boolean_expressions, sports_understanding]\ndata: {test: generated, n_val: 8, n_test: 4}\nirt: {k: 4}\neval: {max_tokens: 32}\n"
-pieces = st.lists(
-    st.sampled_from(
-        ["<ans>", "</ans>", "\nQuestion:", "\nQ", "7", "8", " so ", "<ans>7</ans>", "."]
-    ),
-    max_size=12,
-).map("".join)
+GENERATED = """base: nano
+name: test
+tasks: [boolean_expressions, sports_understanding]
+data: {test: generated, n_val: 8, n_test: 4}
+irt: {k: 4}
+eval: {max_tokens: 32}
+"""
+BBH = """base: paper
+name: test
+tasks: [TASKS]
+data: {items: bbh, n_val: 4, n_test: 2}
+irt: {k: 4}
+eval: {max_tokens: 96}
+"""
+PIECES = ["<ans>", "</ans>", "\nQuestion:", "\nQ", "7", "8", " so ", "<ans>7</ans>", "."]
+pieces = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
 
 
 @given(pieces)
@@ -75,7 +84,8 @@ def start_harness(tmp_path, recipe):
 
 def ours(file):
     "What `evaluate` finds with the transformers engine in fp32; also the completions, by prompt."
-    recipe, items, shown, _ = read_test(file)
+    test = read_test(file)
+    recipe, items, shown = test.recipe, test.items, test.examples
     engine, written = TransformersEngine(resolve_model("nano-student"), ModelOptions("float32")), {}
     generate = engine.generate
 
@@ -94,7 +104,10 @@ def ours(file):
 
 
 def check_harness(tmp_path, recipe):
-    "Same prompts, same grade of every item, same averages; gives our results and how often the texts were the same."
+    """Check that prompts, each item's grade and the averages are the same.
+
+    Return our results, how often the texts were the same, and how our answers ended.
+    """
     file, process = start_harness(tmp_path, recipe)
     try:
         results, written = ours(file)
@@ -107,9 +120,10 @@ def check_harness(tmp_path, recipe):
     assert len(theirs) == len(results) and {a["prompt"] for a in found["answers"]} == set(written)
     for r in results.itertuples():
         a = theirs[f"arte_bbh_{r.shots}shot_{r.task}", r.item]
-        assert (bool(a["acc"]), bool(a["unreadable"])) == (r.correct, pd.isna(r.parsed)), (
-            f"{r.item} at {r.shots} shots: the harness has {a['text']!r}, we have {written[a['prompt']]}"
-        )
+        theirs_and_ours = f"the harness has {a['text']!r}, we have {written[a['prompt']]}"
+        graded = (bool(a["acc"]), bool(a["unreadable"]))
+        where = f"{r.item} at {r.shots} shots"
+        assert graded == (r.correct, pd.isna(r.parsed)), f"{where}: {theirs_and_ours}"
     for shots, g in results.groupby("shots"):
         assert found["results"][f"arte_bbh_{shots}shot"]["acc,none"] == pytest.approx(
             g.groupby("task").correct.mean().mean(), abs=1e-9
@@ -137,20 +151,15 @@ def test_harness_agrees(tmp_path):
 @pytest.mark.parametrize("recipe", ["generated", "bbh"])
 def test_harness_agrees_on_more(tmp_path, recipe):
     if recipe == "generated":
-        text = (
-            GENERATED.replace(
-                "sports_understanding]",
-                "sports_understanding, object_counting, date_understanding]",
-            )
-            .replace("n_test: 4", "n_test: 12")
-            .replace("max_tokens: 32", "max_tokens: 128")
-        )
+        text = GENERATED.replace("boolean_", "object_counting, date_understanding, boolean_")
+        text = text.replace("n_test: 4", "n_test: 12").replace("tokens: 32", "tokens: 128")
     else:
         if not isinstance(bbh_source(), Path):
             pytest.skip("BBH's files are not here")
-        text = f"base: paper\nname: test\ntasks: [{', '.join(builtin_tasks())}]\ndata: {{items: bbh, n_val: 4, n_test: 2}}\nirt: {{k: 4}}\neval: {{max_tokens: 96}}\n"
+        text = BBH.replace("TASKS", ", ".join(builtin_tasks()))
     results, same, finish = check_harness(tmp_path, text)
     print(
-        f"\n{recipe}: {len(results)} answers of {results.task.nunique()} tasks, {results.correct.sum()} right, {results.parsed.isna().sum()} unreadable, "
+        f"\n{recipe}: {len(results)} answers of {results.task.nunique()} tasks, "
+        f"{results.correct.sum()} right, {results.parsed.isna().sum()} unreadable, "
         f"{finish.count('repeat')} ended as loops by us; {same} texts the same up to our end"
     )
