@@ -188,8 +188,8 @@ def test_generated_test_items_need_a_number():
     [
         ("", "expected sections"),
         ("- a", "expected sections"),
-        ("name: x\nname: y", "name: stands twice"),
-        ("align: {lr: 1, lr: 2}", "lr: stands twice"),
+        ("name: x\nname: y", "name: is there twice"),
+        ("align: {lr: 1, lr: 2}", "lr: is there twice"),
         ("a: [", "not YAML"),
         ("a: !!python/object/apply:os.system ['true']", "not YAML"),
         ("name: x\ntasks: [navigate]\nstudent: {model: a}", "teacher: is missing"),
