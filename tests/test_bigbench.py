@@ -16,18 +16,10 @@ import pytest
 from arte.core import tasks
 from arte.data import bigbench, places
 from arte.core.answers import options
-from arte.data.bigbench import (
-    PROGRAMMATIC,
-    bigbench_name,
-    bigbench_source,
-    distinct,
-    load_bigbench,
-    stem,
-    unpack_archive,
-    validation_counts,
-    validation_pool,
-    validation_table,
-)
+from arte.data.bigbench_form import PROGRAMMATIC, bigbench_name
+from arte.data.bigbench import bigbench_source, load_bigbench, unpack_archive
+from arte.data.repeats import distinct, stem
+from arte.data.validation import validation_counts, validation_items, validation_pool
 from arte.data.bbh import bbh_source, load_bbh
 from arte.core.tasks import builtin_tasks
 
@@ -96,7 +88,7 @@ def plain(question):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_no_validation_item_is_a_test_item(data, task):
-    bbh, val = load_bbh(task), validation_pool(task, 100, seed=0)
+    bbh, val = load_bbh(task), validation_pool(task, 100, seed=0, test=load_bbh(task))
     assert len(val) == len({o.item for o in val}) == len({stem(o.question) for o in val}) == 100
     tested = distinct(bbh, val)
     assert tested and {o.item for o in tested}.isdisjoint(o.item for o in val)
@@ -123,17 +115,15 @@ def test_a_test_item_in_another_dress_is_found(data, task):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_source_column(data, task):
+def test_origins(data, task):
     bbh = {o.item for o in load_bbh(task)}
-    for row in validation_table(task, 100, seed=3).itertuples():
-        assert row.source == (
-            "bbh held out"
-            if row.item in bbh
-            else "generated"
-            if task in PROGRAMMATIC
-            else "bigbench"
-        )
-        assert (row.task, row.split, row.kind) == (task, "val", builtin_tasks()[task].kind)
+    other = "generated" if task in PROGRAMMATIC else "bigbench"
+    chosen = validation_items(task, 100, seed=3, test=load_bbh(task))
+    assert set(chosen) == {other, "bbh held out"}
+    for origin, items in chosen.items():
+        for o in items:
+            assert origin == ("bbh held out" if o.item in bbh else other)
+            assert (o.task, o.split, o.kind) == (task, "val", builtin_tasks()[task].kind)
 
 
 @pytest.mark.parametrize("task", WITH_FILES)
@@ -206,10 +196,11 @@ def test_counts(data):
 def test_seeds(data):
     for task in ("navigate", "snarks", "web_of_lies"):
         a, b, c = (
-            {o.item for o in validation_pool(task, n, seed)}
+            {o.item for o in validation_pool(task, n, seed, load_bbh(task))}
             for n, seed in ((50, 1), (60, 1), (50, 2))
         )
-        assert validation_table(task, 50, seed=1).equals(validation_table(task, 50, seed=1))
+        twice = [validation_pool(task, 50, 1, load_bbh(task)) for _ in range(2)]
+        assert twice[0] == twice[1]
         assert a < b and a != c  # asking for more changes none
 
 
