@@ -7,7 +7,6 @@ __all__ = ['CATEGORIES', 'Technique', 'Task', 'make_technique', 'make_task', 'lo
            'Exemplar', 'item_id', 'items_table', 'table_items', 'split_items']
 
 # %% ../../nbs/core/tasks.ipynb #fab7b0a9
-import difflib
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, asdict, fields, replace
@@ -18,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 from .answers import KINDS, AnswerKind, answer_kind
-from .basics import derive_seed
+from .basics import derive_seed, nearest
 
 # %% ../../nbs/core/tasks.ipynb #36812678
 @dataclass(frozen=True)
@@ -142,23 +141,19 @@ def _builtin():
 
 
 def builtin_tasks() -> dict[str, Task]:  # by name: one for each of BBH's 27 files
-    "The tasks that come with the package."
+    "Return the tasks that come with the package."
     return dict(_builtin())
 
 
 def get_task(
     name: str,  # a built-in task's name
-) -> Task:  # ValueError names the nearest when there is no such task
-    "A built-in task by name."
+) -> Task:  # ValueError names the nearest if there is no such task
+    "Return a built-in task by name."
     tasks = _builtin()
-    if name in tasks:
-        return tasks[name]
-    near = difflib.get_close_matches(name, tasks, n=1, cutoff=0.3)
-    raise ValueError(
-        f"there is no task {name!r}"
-        + (f"; did you mean {near[0]!r}?" if near else "")
-        + f" Known tasks: {', '.join(tasks)}"
-    )
+    if name not in tasks:
+        hint = nearest(name, tasks)
+        raise ValueError(f"there is no task {name!r}. {hint}Known tasks: {', '.join(tasks)}")
+    return tasks[name]
 
 # %% ../../nbs/core/tasks.ipynb #07f94806
 @dataclass(frozen=True)
@@ -179,15 +174,16 @@ class Exemplar:
 
     question: str  # q
     rationale: str  # r, ending `So the answer is <ans>…</ans>.`
-    answer: str  # a, as it stands between the tags
+    answer: str  # a, as written between the tags
 
 # %% ../../nbs/core/tasks.ipynb #993a115b
 def item_id(
     task: str,  # the task's name
     question: str,  # its whole text
 ) -> str:  # e.g. "navigate-0a1b2c3d4e"
-    "The id of a question: the same question has the same id everywhere."
-    return f"{task}-{hashlib.sha1(question.encode()).hexdigest()[:10]}"
+    "Make the id of a question: the same question has the same id everywhere."
+    digest = hashlib.sha1(question.encode()).hexdigest()
+    return f"{task}-{digest[:10]}"
 
 # %% ../../nbs/core/tasks.ipynb #2a1cc1af
 _COLUMNS = [f.name for f in fields(Item)]
@@ -212,18 +208,25 @@ def table_items(
 # %% ../../nbs/core/tasks.ipynb #d9bc3d16
 def split_items(
     items: list[Item],  # a pool, usually one task's
-    sizes: dict[str, int],  # how many items each split is to have: {"seed": 3, "val": 100}
+    sizes: dict[str, int],  # items in each split: {"seed": 3, "val": 100}
     seed: int,  # the recipe's
-) -> dict[str, list[Item]]:  # disjoint by item id; ValueError when the pool is too small
+) -> dict[str, list[Item]]:  # disjoint by item id; ValueError if the pool is too small
     "Draw splits that share no item."
     first: dict[str, Item] = {}
     for o in items:
         first.setdefault(o.item, o)
     pool = list(first.values())
-    if sum(sizes.values()) > len(pool):
+    wanted = sum(sizes.values())
+    if wanted > len(pool):
         raise ValueError(
-            f"{sum(sizes.values())} items asked for ({sizes}), {len(pool)} distinct ones are there; ask for fewer"
+            f"{wanted} items asked for ({sizes}), but there are only {len(pool)} distinct ones; "
+            "ask for fewer"
         )
-    names = sorted({o.task for o in pool})
-    order = iter(np.random.default_rng(derive_seed(seed, "split", *names)).permutation(len(pool)))
-    return {s: [replace(pool[next(order)], split=s) for _ in range(n)] for s, n in sizes.items()}
+    tasks = sorted({o.task for o in pool})
+    rng = np.random.default_rng(derive_seed(seed, "split", *tasks))
+    order = iter(rng.permutation(len(pool)))
+    splits = {}
+    for split, size in sizes.items():
+        drawn = [pool[next(order)] for _ in range(size)]
+        splits[split] = [replace(o, split=split) for o in drawn]
+    return splits
