@@ -6,6 +6,8 @@
 __all__ = ['wilson', 'paired_bootstrap', 'mcnemar']
 
 # %% ../../nbs/core/stats.ipynb #dfa1ef81
+from math import sqrt
+from statistics import NormalDist
 import numpy as np
 from scipy.stats import binomtest
 
@@ -18,7 +20,7 @@ def _check_level(level):
 
 
 def wilson(
-    k: int,  # right answers, 0 … n
+    k: float,  # right answers, 0 … n; a tie may count in part
     n: int,  # answers, at least 1
     level: float = 0.95,  # confidence, between 0 and 1
 ) -> tuple[float, float]:  # (low, high), each in [0, 1]
@@ -29,8 +31,11 @@ def wilson(
             f"k={k} right of n={n}, but k must be in 0 … n and n at least 1: were the arguments "
             "swapped, or is the table empty?"
         )
-    interval = binomtest(int(k), int(n)).proportion_ci(level, method="wilson")
-    return float(interval.low), float(interval.high)
+    z, p = NormalDist().inv_cdf((1 + level) / 2), k / n
+    middle = p + z**2 / (2 * n)
+    half = z * sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    lo, hi = (middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)
+    return lo if k > 0 else 0.0, hi if k < n else 1.0  # exact at the ends, whatever the rounding
 
 # %% ../../nbs/core/stats.ipynb #2548e60a
 def _pair(a, b, what):
