@@ -20,7 +20,7 @@ from arte.run.rundir import RunDir
 from arte.core.tasks import items_table
 from arte.run.hub.cards import dataset_card, model_card
 from arte.run.hub.dataset import tailored_dataset
-from arte.run.push import dataset_files, push
+from arte.run.hub.push import dataset_files, push
 from support.hub import TOKEN, FakeHub
 
 REPLAY = Path(__file__).parent.parent / "nbs" / "replay"

@@ -124,7 +124,7 @@ def push_command(
     args,  # of the command line
 ):
     "Put a run's training set and student on the hub."
-    from arte.run.push import push
+    from arte.run.hub.push import push
     from arte.run.rundir import RunDir
 
     data, student = push(RunDir(args.dir), args.arm, args.to, args.license, args.public)
