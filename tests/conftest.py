@@ -6,7 +6,8 @@ import pytest
 
 from arte.data import places
 from arte.core.recipes import load_recipe
-from support.tiny import SMALL, save_tiny_model
+from arte.models.tiny import save_tiny_model
+from support.tiny import SMALL
 
 # A tiny model gains nothing from threads, and each process of xdist has a core to itself.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
