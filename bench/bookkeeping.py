@@ -13,20 +13,24 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from functools import cache
 from hashlib import blake2b
 from math import exp
 from pathlib import Path
 from random import Random
 
-import arte.run.experiments
 import arte.run.pipeline
-import arte.run.stages
+import arte.run.stage
+import arte.run.stages.align
+import arte.run.stages.items
+import arte.run.stages.train
 from arte.core.answers import options
 from arte.engines.protocol import Completion, cut_at_stop
 from arte.engines.journal import Journaled
 from arte.models.folders import resolve_model
 from arte.core.recipes import load_recipe
+from arte.run.parts import PARTS
 from arte.run.rundir import open_replay
 from arte.core.tasks import get_task
 from results import cached, save
@@ -149,21 +153,21 @@ def without_models(folder):
         return log
 
     stages = arte.run.stages
-    stages.resolve_model = lambda name: small
-    stages.align = lambda base, pairs, adapter, out, *_: train(replay.table("align_log"), out)
-    stages.distill = lambda base, examples, arm, out, *_, **__: train(
+    stages.items.resolve_model = lambda name: small
+    stages.align.align = lambda *_, out, **__: train(replay.table("align_log"), out)
+    stages.train.distill = lambda *_, arm, out, **__: train(
         replay.table("sft_log").query("arm == 'original'").assign(arm=arm), out
     )
     golds = {}
 
-    def engine(run, role):
+    def engine(run, role, engines):
         if not golds:
             golds.update(zip((items := run.table("items")).question, items.answer))
         return Journaled(
             run.journal, f"drawn-{role}", lambda: Drawn(role, run.recipe.tasks, golds), label=role
         )
 
-    stages.open_engine = engine
+    arte.run.stage.open_engine = engine
 
 
 def peak_mb():
@@ -175,14 +179,16 @@ def measured(share, folder):
     "One run; the peak of memory after each stage."
     without_models(folder)
     peaks = {}
-    for name, stage in arte.run.pipeline.STAGES.items():
 
-        def noted(run, name=name, stage=stage):
-            counts = stage(run)
-            peaks[name] = round(peak_mb())
+    def watched(stage):
+        def noted(run, parts):
+            counts = stage.run(run, parts)
+            peaks[stage.name] = round(peak_mb())
             return counts
 
-        arte.run.pipeline.STAGES[name] = noted
+        return replace(stage, run=noted)
+
+    parts = replace(PARTS, stages=tuple(map(watched, PARTS.stages)))
     questions = round(250 * share)
     recipe = load_recipe(
         "paper",
@@ -195,7 +201,7 @@ def measured(share, folder):
         },
     )
     start = time.time()
-    run = arte.run.pipeline.run(recipe, folder / "run")
+    run = arte.run.pipeline.run(recipe, folder / "run", parts=parts)
     took, bytes_ = (
         time.time() - start,
         sum(f.stat().st_size for f in (folder / "run").glob("journal.db*")),

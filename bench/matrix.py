@@ -18,8 +18,9 @@ from arte.models.load import ModelOptions
 from arte.core.recipes import load_recipe
 from arte.run.rundir import RunDir
 from arte.prefer import answer_one_shot
-from arte.run.pipeline import STAGES, stage_line
-from arte.run.stages import Counts, opened, split, tasks_of
+from arte.run.parts import PARTS, STAGES
+from arte.run.pipeline import stage_line
+from arte.run.stage import Counts, Stage, opened, split, tasks_of
 
 HERE = Path(__file__).parent
 STUDENTS = dict(student="SmolLM2-135M", **{"teacher-base": "Gemma-3-270M"})  # role → name
@@ -29,11 +30,11 @@ def asked(run):
     return run.table("drafts"), split(run.table("items"), "val"), tasks_of(run.recipe)
 
 
-def stage_answers(run):
+def run_answers(run, parts):
     "Every draft as the one example before every validation item."
     counts, tables = Counts(), []
     for role, name in STUDENTS.items():
-        with opened(run, role, counts) as engine:
+        with opened(run, role, counts, parts) as engine:
             tables.append(
                 answer_one_shot(engine, *asked(run), run.recipe.prefer.max_tokens, "val").assign(
                     student=name
@@ -43,7 +44,7 @@ def stage_answers(run):
     return counts
 
 
-def stage_likelihoods(run):
+def run_likelihoods(run, parts):
     "The gold answers' likelihoods; with transformers, which reads a draft's prompt once for all items (vLLM would read it each time)."
     counts, tables = Counts(), []
     for role, name in STUDENTS.items():
@@ -69,17 +70,16 @@ def tables(run):
 
 
 def main(out):
-    stages = {name: STAGES[name] for name in ("items", "school", "elicit", "irt")} | dict(
-        answers=stage_answers, likelihoods=stage_likelihoods
-    )
+    stages = [stage for stage in STAGES if stage.name in ("items", "school", "elicit", "irt")]
+    stages += [Stage("answers", run_answers), Stage("likelihoods", run_likelihoods)]
     with RunDir(out, load_recipe(HERE / "matrix.yaml")) as run:
-        for name, stage in stages.items():
-            if name in run.stages:
+        for stage in stages:
+            if stage.name in run.stages:
                 continue
             start = time.time()
-            counts = stage(run)
-            run.done(name, time.time() - start, counts)
-            print(stage_line(name, time.time() - start, counts), flush=True)
+            counts = stage.run(run, PARTS)
+            run.done(stage.name, time.time() - start, counts)
+            print(stage_line(stage.name, time.time() - start, counts), flush=True)
         (HERE / "matrix").mkdir(exist_ok=True)
         for name, table in tables(run).items():
             table.to_parquet(HERE / "matrix" / f"{name}.parquet", index=False, compression="zstd")

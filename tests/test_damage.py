@@ -6,12 +6,13 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from arte.run.rundir import RunDir
-from arte.run import pipeline
+from arte.run.parts import PARTS, STAGES
 from arte.run.pipeline import run
 from support.world import World, entries, tables
 
@@ -30,21 +31,20 @@ def whole(world):
 @pytest.fixture
 def go_on(world, tmp_path):
     "Starts the same command again."
-    return lambda: run(world.recipe({}), tmp_path / "run")
+    return lambda **more: run(world.recipe({}), tmp_path / "run", **more)
 
 
 @pytest.fixture
-def stopped(go_on, tmp_path, monkeypatch):
+def stopped(go_on, tmp_path):
     "A function: a run that is stopped when it enters a stage."
 
-    def stop(stage):
-        def stop(folder):
-            raise KeyboardInterrupt
+    def interrupt(folder, parts):
+        raise KeyboardInterrupt
 
-        with monkeypatch.context() as m:
-            m.setitem(pipeline.STAGES, stage, stop)
-            with pytest.raises(KeyboardInterrupt):
-                go_on()
+    def stop(name):
+        stages = [replace(s, run=interrupt) if s.name == name else s for s in STAGES]
+        with pytest.raises(KeyboardInterrupt):
+            go_on(parts=replace(PARTS, stages=tuple(stages)))
         return RunDir(tmp_path / "run")
 
     return stop

@@ -20,7 +20,7 @@ from arte.data.bbh import bbh_source
 from arte.core.tasks import builtin_tasks
 from arte.eval import evaluate
 from arte.run.lmeval import UNTIL, export_lm_eval, process_results, read_test
-from arte.run.stages import tasks_of
+from arte.run.stage import tasks_of
 
 HERE = Path(__file__).parent
 PYTHON = (

@@ -9,23 +9,14 @@ import pytest
 from arte.core.fields import RecipeError
 from arte.core.recipes import load_recipe, preset_names
 from arte.run.rundir import RunDir
-from arte.run.pipeline import STAGES, run
-from arte.run.plan import (
-    LEVERS,
-    PLANNERS,
-    SHAPES,
-    UNITS,
-    YIELDS,
-    check_budget,
-    local_file,
-    measured,
-    pace,
-    parameters,
-    plan,
-    plan_text,
-    shape_of,
-    used,
-)
+from arte.run.parts import STAGES
+from arte.run.pipeline import run
+from arte.run.plan.machine import SHAPES, parameters, shape_of
+from arte.run.plan.plan import UNITS, pace, plan, used
+from arte.run.plan.jobs import YIELDS, measured
+from arte.run.plan.budget import check_budget
+from arte.run.plan.texts import local_file
+from arte.run.plan.notes import plan_text
 from support.scripted import use_scripts
 from support.tiny import SMALL, TASKS
 
@@ -52,9 +43,10 @@ def offline(monkeypatch):
     def absent(*args, **kw):
         raise FileNotFoundError("out of reach")
 
-    for name in ("plan.draw_items", "plan.worked_examples", "plan.unseen_task"):
-        monkeypatch.setattr(f"arte.run.{name}", absent)
-    monkeypatch.setattr("arte.data.benchmarks.load_benchmark", absent)
+    for name in ("draw_items", "worked_examples"):
+        monkeypatch.setattr(f"arte.run.plan.texts.{name}", absent)
+    monkeypatch.setattr("arte.run.stages.elsewhere.unseen_task", absent)
+    monkeypatch.setattr("arte.run.stages.tests.load_benchmark", absent)
 
 
 @pytest.fixture
@@ -111,9 +103,8 @@ def test_a_setting_moves_its_stage(offline, field, value, stage, factor):
 def test_every_column_is_documented_and_every_stage_planned(offline):
     t = plan(load_recipe("paper"), gpu="h100", count=8, price=2.0)
     assert set(t.columns) == set(UNITS) == set(t.attrs["units"])
-    assert [s for s in t.stage if s in STAGES] == [s for s in STAGES if s in PLANNERS] and set(
-        PLANNERS
-    ) == set(LEVERS)
+    assert list(t.stage) == [stage.name for stage in STAGES if stage.name != "items"]
+    assert all(stage.needs and stage.settings for stage in STAGES if stage.name != "items")
     assert t.cost.sum() == pytest.approx(16 * t.hours.sum())
     text = plan_text(t)
     assert all(s in text for s in t.stage) and "1,080,000" in text and "assumption" in text
@@ -254,7 +245,7 @@ def test_a_whole_run_with_scripts_uses_what_was_planned(tiny_model, tmp_path, mo
     use_scripts(monkeypatch, TASKS)
     done = run(recipe, tmp_path / "run")
     was = used(done).set_index("stage")
-    assert list(was.index) == [s for s in STAGES if s in PLANNERS]
+    assert list(was.index) == [stage.name for stage in STAGES if stage.needs]
     t = table(recipe, done)
     for stage in ("irt", "prefer", "eval"):
         assert t.prompts[stage] == was.prompts[stage], stage

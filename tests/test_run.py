@@ -12,7 +12,8 @@ import pytest
 from arte.core.settings.training import Transfer, Unseen
 from arte.run.rundir import RunDir
 from arte.elicit import NoQuestions
-from arte.run.pipeline import STAGES, run, status
+from arte.run.parts import PARTS, STAGES
+from arte.run.pipeline import run, status
 from arte.run.report import write_report
 from support.scripted import student, teacher, use_scripts
 from support.tiny import TASKS
@@ -30,7 +31,7 @@ def first(recipe, tmp_path_factory):
 
 def test_a_whole_run_then_nothing_to_do(first, recipe, monkeypatch, capsys):
     done, generated = first.run, first.generated
-    assert list(done.stages) == list(STAGES)
+    assert list(done.stages) == [stage.name for stage in STAGES]
     assert len(set(generated)) == len(generated), "something was generated twice"
     drafts, pairs, results = (done.table(t) for t in ("drafts", "pairs", "results"))
     assert drafts.groupby("question_id").size().eq(4).all() and drafts.question_id.nunique() == 16
@@ -74,33 +75,31 @@ def test_same_recipe_same_tables(first, recipe, tmp_path, monkeypatch):
         pd.testing.assert_frame_equal(one.table(name), two.table(name))
 
 
+def interrupted_in(name):
+    "The parts of a run in which a stage stops when all is generated, as it saves its last table."
+    stage = next(stage for stage in STAGES if stage.name == name)
+
+    def save(folder, table, df, real=RunDir.save):
+        if table == stage.tables[-1]:
+            raise KeyboardInterrupt
+        return real(folder, table, df)
+
+    def go(folder, parts):
+        with pytest.MonkeyPatch.context() as m:
+            m.setattr(RunDir, "save", save)
+            return stage.run(folder, parts)
+
+    stages = [replace(s, run=go) if s.name == name else s for s in STAGES]
+    return replace(PARTS, stages=tuple(stages))
+
+
 def test_interrupted_in_any_stage_then_resumed(first, recipe, tmp_path, monkeypatch):
     "Stopped once in every stage that generates; nothing is generated twice and the tables are those of an uninterrupted run."
     use_scripts(monkeypatch, TASKS, generated := [])
-    import arte.run.stages as stages
-
     for name in ("elicit", "irt", "prefer", "heldout", "tailor", "eval"):
-        with monkeypatch.context() as m:
-            m.setattr(
-                stages, "save_tables", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt())
-            )
-            with pytest.raises(KeyboardInterrupt):
-                run(recipe, tmp_path / "cut")
+        with pytest.raises(KeyboardInterrupt):
+            run(recipe, tmp_path / "cut", parts=interrupted_in(name))
         assert name not in RunDir(tmp_path / "cut").stages
-        with monkeypatch.context() as m:  # let this stage end, and stop in the next that generates
-            real, calls = stages.save_tables, []
-
-            def once(*a, **k):
-                if calls and calls[0] != tuple(k):
-                    raise KeyboardInterrupt()
-                calls.append(tuple(k))
-                return real(*a, **k)
-
-            m.setattr(stages, "save_tables", once)
-            try:
-                run(recipe, tmp_path / "cut")
-            except KeyboardInterrupt:
-                pass
     got = run(recipe, tmp_path / "cut")
     assert sorted(generated) == sorted(first.generated)
     for name in ("drafts", "scores", "pairs", "examples", "results"):
@@ -136,12 +135,18 @@ def test_another_recipe_is_refused_by_the_first_difference(recipe, tmp_path, mon
 
 
 def test_another_recipe_takes_over_what_is_the_same(first, recipe, tmp_path, monkeypatch):
-    import arte.run.stages as stages
+    import arte.run.stages.align as align_stage
+    import arte.run.stages.train as train_stage
 
-    generated, learnt, distill, one = [], [], stages.distill, first.run
+    generated, learnt, distill, one = [], [], train_stage.distill, first.run
     use_scripts(monkeypatch, TASKS, generated)
-    monkeypatch.setattr(stages, "align", lambda *a: pytest.fail("aligned again"))
-    monkeypatch.setattr(stages, "distill", lambda *a, **k: learnt.append(a[2]) or distill(*a, **k))
+    monkeypatch.setattr(align_stage, "align", lambda *a, **k: pytest.fail("aligned again"))
+
+    def noted(*args, **how):
+        learnt.append(how["arm"])
+        return distill(*args, **how)
+
+    monkeypatch.setattr(train_stage, "distill", noted)
     two = run(
         replace(
             recipe,

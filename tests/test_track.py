@@ -15,7 +15,9 @@ from arte.core.settings.machine import Tracker
 from typing import get_args
 from arte.run.rundir import RunDir
 from arte.run.pipeline import run
-from arte.run.stages import learn, stage_align
+from arte.run.stages.train import learn
+from arte.run.parts import PARTS
+from arte.run.stages.align import run_align
 
 EXAMPLES = pd.DataFrame(
     [
@@ -52,7 +54,7 @@ def trained(recipe, tiny_model, tmp_path):
                 folder.register(role, tiny_model)
             folder.save("pairs", PAIRS)
             learn(folder, "student", EXAMPLES, "arte", "student-arte")
-            stage_align(folder)
+            run_align(folder, PARTS)
         return folder
 
     return f

@@ -11,15 +11,16 @@ import time
 
 from arte.align import log_ratios, pair_margins
 from arte.beyond.likelihood import answer_likelihoods
+from arte.run.parts import PARTS
 from arte.run.rundir import RunDir
-from arte.run.stages import Counts, opened, split, tasks_of
+from arte.run.stage import Counts, opened, split, tasks_of
 
 
 def main(folder):
     with RunDir(folder, RunDir(folder).recipe) as run:
         prefset, val = run.table("prefset"), split(run.table("items"), "val")
         counts, start = Counts(), time.time()
-        with opened(run, "student", counts) as student:
+        with opened(run, "student", counts, PARTS) as student:
             table = answer_likelihoods(
                 student,
                 run.table("drafts"),
@@ -45,7 +46,7 @@ def main(folder):
 
 
 def ratios(run, role):
-    with opened(run, role, Counts()) as teacher:
+    with opened(run, role, Counts(), PARTS) as teacher:
         return log_ratios(teacher, run.table("pairs"))
 
 

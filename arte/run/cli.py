@@ -21,18 +21,21 @@ from ..core.recipes import load_recipe, preset_names, read_source
 def planned(
     args,  # of `plan` or `run`
     recipe,  # `Recipe`
-):  # a table, from `arte.run.plan.plan`
+):  # a table, from `arte.run.plan.plan.plan`
     "Estimate what a recipe needs, on the machine that was named."
-    from arte.run.plan import plan
+    from arte.run.plan.plan import plan
+    from arte.run.rundir import RunDir
 
-    return plan(recipe, args.gpu, args.count, args.price, args.like)
+    run = RunDir(args.like) if args.like else None
+    return plan(recipe, run, gpu=args.gpu, count=args.count, price=args.price)
 
 
 def plan_command(
     args,  # of the command line
 ):
     "Print what a recipe would need."
-    from arte.run.plan import check_budget, plan_text
+    from arte.run.plan.budget import check_budget
+    from arte.run.plan.notes import plan_text
 
     table = planned(args, load_recipe(args.recipe, *args.set))
     print(plan_text(table))
@@ -46,7 +49,7 @@ def run_command(
     "Run a recipe, then write the report."
     recipe = load_recipe(args.recipe, *args.set)
     if args.budget:
-        from arte.run.plan import check_budget
+        from arte.run.plan.budget import check_budget
 
         check_budget(planned(args, recipe), args.budget)
     from arte.run.pipeline import run

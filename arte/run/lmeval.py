@@ -19,7 +19,8 @@ from ..core.settings.recipe import Recipe
 from ..core.recipes import load_recipe, preset_names
 from .rundir import RunDir
 from ..core.tasks import table_items
-from .stages import draw_items, split, tasks_of, test_source, worked_examples
+from .stage import split, tasks_of
+from .stages.draw import draw_items, test_source, worked_examples
 
 # %% ../../nbs/run/lmeval.ipynb #4b70336d
 def harness_doc(

@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pymc  # noqa: F401
@@ -22,8 +23,9 @@ import pytest
 from trl import DPOTrainer, SFTTrainer  # noqa: F401
 
 from arte.engines.journal import Journal
-from arte.run import pipeline, stages
+from arte.run import pipeline, stage
 from arte.run.engine import open_engine
+from arte.run.parts import PARTS, STAGES
 from support.world import EVERY_STAGE, World
 
 
@@ -31,24 +33,22 @@ class Killed(World):
     def start(self, run, before=lambda stage: None, after=lambda stage: None):
         "Begins or resumes a run in a process of its own; `before` and `after` are called there around each stage."
 
-        def watched(name, stage):
-            def go(folder):
-                before(name)
-                counts = stage(folder)
-                after(name)
+        def watched(stage):
+            def go(folder, parts):
+                before(stage.name)
+                counts = stage.run(folder, parts)
+                after(stage.name)
                 return counts
 
-            return go
+            return replace(stage, run=go)
 
         if pid := os.fork():
             return pid
         try:
             os.environ["ARTE_CACHE"] = str(self.folder / f"cache-{run}")
-            pipeline.STAGES = {
-                name: watched(name, stage) for name, stage in pipeline.STAGES.items()
-            }
+            parts = replace(PARTS, stages=tuple(map(watched, STAGES)))
             os.dup2(os.open(self.folder / f"{run}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
-            pipeline.run(self.recipe(EVERY_STAGE), self.folder / run)
+            pipeline.run(self.recipe(EVERY_STAGE), self.folder / run, parts=parts)
             os._exit(0)
         except BaseException:
             traceback.print_exc()
@@ -73,7 +73,7 @@ class Killed(World):
         entered, enter = os.pipe()
         pid = self.start("cut", lambda name: os.write(enter, f"{name}\n".encode()))
         os.close(enter)
-        names, place = [], list(pipeline.STAGES).index
+        names, place = [], [stage.name for stage in STAGES].index
 
         def more(wait):
             "Have further stages been entered within so many seconds?"
@@ -110,12 +110,12 @@ def note_commits(file):
 def commit_often(n):
     "A journal that commits every `n` completions, so that there are moments between."
 
-    def often(run, role):
-        journaled = open_engine(run, role)
+    def often(run, role, engines):
+        journaled = open_engine(run, role, engines)
         journaled.chunk = n
         return journaled
 
-    stages.open_engine = often
+    stage.open_engine = often
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from arte.engines.journal import Journaled
 from arte.data.generated.form import TECHNIQUES
 from arte.data.generated.tasks import make_items, solve, write_rationale
 from arte.core.tasks import get_task
-from arte.run.stages import aligned_role
+from arte.run.stage import aligned_role
 
 
 def chance(*what):
@@ -75,7 +75,7 @@ def role_in_whole_run(run, role):
 def use_scripts(monkeypatch, tasks, count=None, **teachers):
     "Let every run's engines be scripts; `count`, a list, receives each (role, prompt) that is generated."
 
-    def engine(run, role):
+    def engine(run, role, engines=()):
         role = role_in_whole_run(run, role)
         f = teachers.get(role) or (
             teacher(tasks, skew=0.9 if role == "aligned" else 0)
@@ -95,5 +95,5 @@ def use_scripts(monkeypatch, tasks, count=None, **teachers):
             label=role,
         )
 
-    for module in ("engine", "stages"):
+    for module in ("engine", "stage"):
         monkeypatch.setattr(f"arte.run.{module}.open_engine", engine)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 import arte.models.school as nano
-import arte.run.stages as stages
+import arte.run.stages.align as align_stage
+import arte.run.stages.train as train_stage
 from arte.engines.protocol import FunctionEngine
 from arte.models.folders import fingerprint
 from arte.core.files import whole_folder
@@ -128,9 +129,9 @@ class World:
             self.make_quick(patch)
 
     def make_quick(self, patch):
-        for place, name in ((stages, "align"), (stages, "distill"), (nano, "sft")):
+        for place, name in ((align_stage, "align"), (train_stage, "distill"), (nano, "sft")):
             patch.setattr(place, name, getattr(self, name))
-        for slow in ("os.fsync", "arte.run.rundir.environment", "arte.run.stages.save_fit"):
+        for slow in ("os.fsync", "arte.run.rundir.environment", "arte.run.stages.irt.save_fit"):
             patch.setattr(slow, lambda *a: {})
 
     def write_data(self, patch):
@@ -185,7 +186,8 @@ class World:
         write_model(like, out, fingerprint(like), *made_of)
         return pd.DataFrame(dict(step=[1, 2], loss=[1.0, 0.5], lr=[0.1, 0.1]))
 
-    def align(self, folder, pairs, adapter, out, s, seed, options, track=None):
+    def align(self, folder, pairs, adapter, out, settings, seed, options, track=None):
+        s = settings
         return self.learn(
             folder,
             out,
@@ -202,7 +204,8 @@ class World:
             options.chat,
         )
 
-    def distill(self, folder, examples, arm, out, s, seed, options, track=None):
+    def distill(self, folder, examples, arm, out, settings, seed, options, track=None):
+        s = settings
         rows = examples[examples.arm == arm][["prompt", "completion"]].values.tolist()
         return self.learn(
             folder,
