@@ -17,6 +17,7 @@ from .core.basics import derive_seed, nearest
 from .core.show import GREY
 from .data.instructions import load_baseline
 from .elicit import draw_questions, naive_rationales
+from .engines.protocol import Engine
 
 # %% ../nbs/05_tailor.ipynb #72eb6cba
 def tailored_questions(
@@ -107,7 +108,7 @@ class Material:
     questions: pd.DataFrame  # table `tailored_questions`: the aligned teacher's, of all tasks
     max_tokens: int = 512  # longest rationale in tokens; the paper gives none
     seed: int = 0  # the recipe's seed
-    teacher: object = None  # engine of the arm's `writer`: the teacher before or after alignment
+    teacher: Engine | None = None  # of the arm's `writer`: the teacher before or after alignment
     n: int = 0  # examples of each other arm, which an instruction set is cut to
     counts: dict = field(default_factory=dict)  # an arm may add what the run should report
 

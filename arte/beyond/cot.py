@@ -92,8 +92,8 @@ def _nothing_joins(task, n, aside):
     "Return the message for a teacher of which no branch can be continued."
     shown = aside[0]["text"].rpartition("→ ")[2] if aside else "none at all"
     return (
-        f"{task.name}: {n} questions and no first token from which a rationale can be "
-        f"continued (the first one offered: {shown}). Raise elicit.cot to look at more of them, or set "
+        f"{task.name}: {n} questions and no first token from which a rationale can be continued "
+        f"(the first one offered: {shown}). Raise elicit.cot to look at more of them, or set "
         "elicit.cot to 0: this teacher ends its text at once, or its tokenizer joins every "
         "beginning to the end of the prompt."
     )
@@ -129,7 +129,7 @@ def _reading(prompt, text):
 
 def answer_confidence(
     engine,  # anything with `first_tokens`
-    prompts: list[str],
+    prompts: list[str],  # of the texts
     texts: list[str],  # a continuation of each, with its `<ans>…</ans>`
     # (n,) Δ, 0–1; nan without an answer, or where the model would write another one
 ) -> np.ndarray:
