@@ -27,7 +27,7 @@ import arte.run.stages.items
 import arte.run.stages.train
 from arte.core.answers import options
 from arte.engines.protocol import Completion, cut_at_stop
-from arte.engines.journal import Journaled
+from arte.engines.journaled import Journaled
 from arte.models.folders import resolve_model
 from arte.core.recipes import load_recipe
 from arte.run.parts import PARTS

@@ -13,7 +13,7 @@ import pandas as pd
 
 from arte.beyond.likelihood import answer_likelihoods
 from arte.engines.transformers import TransformersEngine
-from arte.engines.journal import Journaled
+from arte.engines.journaled import Journaled
 from arte.models.load import ModelOptions
 from arte.core.recipes import load_recipe
 from arte.run.rundir import RunDir

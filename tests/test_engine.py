@@ -9,7 +9,7 @@ import pytest
 from arte.engines.protocol import Sampling, encode
 from arte.engines.transformers import TransformersEngine
 from arte.engines.vllm import VllmEngine
-from arte.engines.batching import family_batches
+from arte.models.batching import family_batches
 from arte.core.settings.machine import EngineSettings
 from arte.engines.open import ENGINES, open_model
 from arte.models.folders import NANO, package_files, resolve_model

@@ -11,12 +11,15 @@ from collections import Counter
 import pytest
 
 from arte.engines.protocol import Completion, FunctionEngine, Sampling
-from arte.engines.journal import Journal, Journaled, copy_journal, entry_key, rescue
+from arte.engines.journal import Journal, entry_key
+from arte.engines.journaled import Journaled
+from arte.engines.rescue import copy_journal, rescue
 
 RUN = """
 import sys, time
 from arte.engines.protocol import FunctionEngine, Sampling
-from arte.engines.journal import Journal, Journaled
+from arte.engines.journal import Journal
+from arte.engines.journaled import Journaled
 folder = sys.argv[1]
 def fn(prompt, sampling, draw):
     with open(folder + "/worked", "a") as f: f.write(f"{prompt} {draw}\\n")

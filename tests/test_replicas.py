@@ -18,11 +18,13 @@ from arte.engines.protocol import Sampling
 from arte.engines.transformers import TransformersEngine
 from arte.engines.vllm import VllmEngine
 from arte.engines.open import EngineKind
-from arte.engines.journal import Journal, Journaled
+from arte.engines.journal import Journal
+from arte.engines.journaled import Journaled
 from arte.core.settings.machine import PerReplica
 from arte.core.fields import RecipeError
 from arte.models.load import ModelOptions
-from arte.engines.ray import Job, RayEngine
+from arte.engines.replica import Job
+from arte.engines.ray import RayEngine
 from arte.run.engine import live_engine
 from arte.run.rundir import RunDir
 from support.tiny import tiny_recipe
@@ -274,7 +276,8 @@ RUN = """
 import sys, time
 from functools import partial
 from arte.engines.protocol import Sampling
-from arte.engines.journal import Journal, Journaled
+from arte.engines.journal import Journal
+from arte.engines.journaled import Journaled
 from arte.core.settings.machine import PerReplica
 from arte.engines.ray import RayEngine
 from arte.engines.transformers import TransformersEngine

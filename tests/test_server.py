@@ -22,7 +22,8 @@ from tokenizers.decoders import ByteLevel
 
 from arte.engines.protocol import Sampling
 from arte.engines.vllm import VllmEngine
-from arte.engines.journal import Journal, Journaled
+from arte.engines.journal import Journal
+from arte.engines.journaled import Journaled
 from arte.models.folders import fingerprint, resolve_model
 from arte.models.load import ModelOptions, load_tokenizer
 from arte.data.generated.tasks import make_items

@@ -13,7 +13,7 @@ import sqlite3
 import sys
 from pathlib import Path
 
-from arte.engines.journal import copy_journal
+from arte.engines.rescue import copy_journal
 from arte.run.rundir import RunDir
 from arte.data.bbh import bbh_source, load_bbh, load_exemplars
 

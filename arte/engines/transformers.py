@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 from ..core.basics import derive_seed
-from .batching import batches, family_batches
+from ..models.batching import batches, family_batches
 from arte.engines.protocol import (
     Completion,
     Engine,

@@ -9,7 +9,7 @@ __all__ = ['open_engine', 'live_engine']
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from ..engines.journal import Journaled
+from ..engines.journaled import Journaled
 from ..engines.open import ENGINES, EngineKind, open_model
 from ..engines.protocol import Engine
 from ..models.load import ModelOptions, chat_text, load_tokenizer

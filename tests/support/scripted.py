@@ -3,7 +3,7 @@
 from hashlib import blake2b
 
 from arte.engines.protocol import FunctionEngine
-from arte.engines.journal import Journaled
+from arte.engines.journaled import Journaled
 from arte.data.generated.form import TECHNIQUES
 from arte.data.generated.tasks import make_items, solve, write_rationale
 from arte.core.tasks import get_task
