@@ -7,7 +7,7 @@ __all__ = ['tiny_tokenizer', 'save_tiny_model']
 
 # %% ../../nbs/models/tiny.ipynb #71e0a004
 from pathlib import Path
-from .load import quiet
+from .terminal import quiet
 
 # %% ../../nbs/models/tiny.ipynb #71e0a006
 _SPECIAL = dict(unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>")

@@ -16,7 +16,7 @@ from ..core.fields import RecipeError
 from ..core.settings.recipe import Recipe
 from ..core.tasks import Task, get_task
 from ..data.sources import Source
-from ..engines.journal import Journaled
+from ..engines.journaled import Journaled
 from ..engines.open import EngineKind
 from ..models.train import trackers
 from .engine import open_engine
