@@ -23,6 +23,7 @@ class PerReplica(Section, place="engine.per_replica"):
     pipeline_parallel: Count = 1  # vLLM: groups of such GPUs that have some of the layers each
 
     def check(self):
+        "Refuse GPUs that do not each have one part of the model."
         parts = self.tensor_parallel * self.pipeline_parallel
         if self.gpus in (0, parts):
             return
@@ -57,6 +58,7 @@ class EngineSettings(Section, place="engine"):
     per_replica: PerReplica = PerReplica()
 
     def check(self):
+        "Refuse an engine that lacks what it needs, or has what it does not use."
         if self.kind == "server" and not self.url:
             problem = "got nothing with kind: server, expected the server's address"
             self.refuse("url", problem, "Write for example: url: http://localhost:8000/v1")

@@ -64,6 +64,7 @@ class Data(Section, place="data"):
     n_test: Size = 0  # test items per task; 0 takes all there are, as Table 1 does
 
     def check(self):
+        "Refuse too few seeds, and a test set without an end."
         if self.n_seed < 3:
             problem = f"got {self.n_seed}, expected at least 3: a question prompt shows three"
             self.refuse("n_seed", problem, "Write: n_seed: 3")
@@ -97,6 +98,7 @@ class Elicit(Section, place="elicit"):
     cot: Size = 0
 
     def check(self):
+        "Refuse more techniques or branches than there are."
         if not 2 <= self.techniques <= 4:
             problem = (
                 f"got {self.techniques}, expected 2 to 4: one rationale alone has no rival, "
@@ -128,6 +130,7 @@ class Irt(Section, place="irt"):
     balance: bool = False
 
     def check(self):
+        "Refuse respondents without shots, and one chain alone."
         if not self.shots:
             problem = "got an empty list, expected at least one number of worked examples"
             self.refuse("shots", problem, "Write: [0, 1, 2, 3]")
@@ -156,6 +159,7 @@ class Prefer(Section, place="prefer"):
     error: Share = 0.2
 
     def check(self):
+        "Refuse elimination where it cannot work."
         if self.rule == "elimination" and self.signal == "likelihood":
             problem = (
                 "got elimination with signal: likelihood, but elimination counts right answers"

@@ -50,9 +50,9 @@ def _check_tasks(r):
             raise RecipeError("tasks", problem, fix)
 
 
-def _check_amounts(r):
-    "Refuse to choose more than there is to choose from."
-    drafts, prompts = r.elicit.questions, comb(r.data.n_seed, 3)
+def _check_items(r):
+    "Refuse to choose more seeds or validation items than there are."
+    prompts = comb(r.data.n_seed, 3)
     if r.elicit.prompts > prompts:
         problem = (
             f"got {r.elicit.prompts}, but {r.data.n_seed} seeds make {prompts} different prompts "
@@ -67,6 +67,11 @@ def _check_amounts(r):
         raise RecipeError(
             "irt.k", problem, f"Write k: {min(40, r.data.n_val)}, or raise data.n_val."
         )
+
+
+def _check_drafts(r):
+    "Refuse to choose more drafts than are drafted."
+    drafts = r.elicit.questions
     if r.prefer.agreement_questions > drafts:
         problem = (
             f"got {r.prefer.agreement_questions}, but only elicit.questions = {drafts} are drafted"
@@ -160,8 +165,10 @@ class Recipe(Section):
     engine: EngineSettings = EngineSettings()  # which library generates
 
     def check(self):
+        "Refuse values that are fine alone and impossible together."
         _check_tasks(self)
-        _check_amounts(self)
+        _check_items(self)
+        _check_drafts(self)
         _check_lengths(self)
         _check_chat(self)
         _check_server(self)

@@ -58,6 +58,7 @@ class Distill(Section, place="distill"):
     max_length: Count = 1024  # longest prompt plus answer, in tokens; the paper gives none
 
     def check(self):
+        "Refuse to train no student."
         if not self.arms:
             problem = "got an empty list, expected at least one arm"
             self.refuse("arms", problem, "Write for example: [original, arte]")
@@ -72,6 +73,7 @@ class Eval(Section, place="eval"):
     benchmarks: tuple[Name, ...] = ()  # Table 3: all five; see `arte.data.benchmarks`
 
     def check(self):
+        "Refuse to evaluate nothing."
         if not self.shots:
             problem = "got an empty list, expected at least one number of worked examples"
             self.refuse("shots", problem, "Write: [0, 3]")
