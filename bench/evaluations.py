@@ -12,7 +12,9 @@ from arte.core.basics import derive_seed
 from arte.core.stats import wilson
 from arte.core.tasks import items_table
 from arte.data.bbh import load_bbh
-from arte.prefer import balanced_order, eliminate, expected_scores, same_pick
+from arte.irt import balanced_order
+from arte.beyond.elimination import eliminate, expected_scores
+from arte.prefer import same_pick
 from results import ROOT, save
 
 SIZES = (

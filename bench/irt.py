@@ -22,7 +22,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from arte.irt import check_fit, fit_2pl, recovery, simulate
+from arte.irt_check import check_fit, recovery
+from arte.irt_fit import fit_2pl, simulate
 from results import ROOT, cached, mean_se, paired, save
 
 OTHERS, CACHE = ROOT / "bench" / ".venv-irt", ROOT / "runs" / "bench-irt"

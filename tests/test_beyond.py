@@ -213,7 +213,7 @@ def test_missing_columns():
     columns = ["draft", "question_id", "technique", "item", "task"]
     with pytest.raises(ValueError, match=r"likelihood lacks the columns \['logprob'\]"):
         likelihood_scores(pd.DataFrame(columns=columns))
-    with pytest.raises(ValueError, match=r"the second lacks the columns \['s'\]"):
+    with pytest.raises(ValueError, match=r"the second table of scores lacks the columns \['s'\]"):
         rank_agreement(scores, scores.drop(columns="s"))
     with pytest.raises(ValueError, match="not all tested"):
         likelihood_scores(answer_likelihoods(student(lambda p: -1.0), DRAFTS, ITEMS, TASKS)[1:])
@@ -221,7 +221,7 @@ def test_missing_columns():
 
 def test_other_drafts_have_nothing_in_common():
     scores = likelihood_scores(answer_likelihoods(student(lambda p: -1.0), DRAFTS, ITEMS, TASKS))
-    with pytest.raises(ValueError, match="mind that their ids are equal"):
+    with pytest.raises(ValueError, match="so that their ids are equal"):
         rank_agreement(scores, scores.assign(id="x" + scores.id))
 
 

@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 
 from arte.core.settings.recipe import Recipe
-from arte.prefer import balanced_order
+from arte.irt import balanced_order
 from support.tiny import TASKS
 from support.world import SCHOOL, UNSEEN, World, tables
 

@@ -4,19 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
-from arte.irt import (
-    check_fit,
-    fit_2pl,
-    item_rest,
-    load_fit,
-    recovery,
-    response_matrix,
-    save_fit,
-    shuffle_matrix,
-    simulate,
-    structure_test,
-    top_k,
-)
+from arte.irt_check import check_fit, item_rest, recovery, shuffle_matrix, structure_test
+from arte.irt_fit import fit_2pl, simulate
+from arte.irt import load_fit, response_matrix, save_fit, top_k
 
 
 @given(

@@ -25,7 +25,7 @@ ROOMS = (
     ("models",),
     ("engines",),
     ("elicit",),
-    ("irt",),
+    ("irt", "irt_fit", "irt_check"),
     ("prefer",),
     ("pairs",),
     ("align",),

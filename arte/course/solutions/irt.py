@@ -10,7 +10,8 @@ from functools import cache
 import numpy as np
 import pandas as pd
 from ..keys import Key, exercise
-from ...irt import fit_2pl, information, item_rest, recovery, simulate
+from ...irt_fit import fit_2pl, information, simulate
+from ...irt_check import item_rest, recovery
 
 # %% ../../../nbs/course/solutions/01.ipynb #dcace6f8
 @exercise(

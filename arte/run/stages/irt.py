@@ -9,9 +9,9 @@ __all__ = ['IRT', 'respondents', 'run_irt', 'all_responses', 'most_discriminativ
 import pandas as pd
 from ...core.basics import derive_seed
 from ...core.prompts import student_prompt
-from ...irt import response_matrix, save_fit, top_k, trusted_fit
+from ...irt import balanced_prefset, collect_responses, response_matrix, save_fit, top_k
+from ...irt_check import trusted_fit
 from ...models.folders import resolve_model
-from ...prefer import balanced_prefset, collect_responses
 from ..plan.jobs import Estimate, Job
 from ..rundir import RunDir
 from ..stage import Counts, Parts, Stage, opened, save_tables, split, tasks_of

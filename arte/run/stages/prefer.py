@@ -10,7 +10,8 @@ __all__ = ['PREFER', 'PAIRS', 'run_prefer', 'measured_by_task', 'answers_for_agr
 from collections.abc import Iterator
 import pandas as pd
 from ...pairs import question_pairs, rationale_pairs
-from ...prefer import Signal, answer_by_elimination, answer_one_shot
+from ...prefer import Signal, answer_one_shot
+from ...beyond.elimination import answer_by_elimination
 from ..plan.jobs import Estimate, Job
 from ..rundir import RunDir
 from arte.run.stage import (
