@@ -18,14 +18,16 @@ _TEXT = (
 
 
 def tiny_tokenizer():  # a transformers tokenizer
-    "Train a byte-level tokenizer of 400 tokens on one sentence."
+    "Train a byte-level tokenizer of 317 tokens on one sentence."
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     special, letters = list(_SPECIAL.values()), pre_tokenizers.ByteLevel.alphabet()
     words = Tokenizer(models.BPE(unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=letters)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=letters, show_progress=False
+    )
     words.train_from_iterator([_TEXT] * 4, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=words, **_SPECIAL)
 
