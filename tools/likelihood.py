@@ -1,9 +1,10 @@
-"""Score the drafts of a finished run by the second signal, too (`prefer.signal: likelihood`), so that both can be compared on the same drafts,
-and its pairs by the teacher before and after alignment.
+"""Score a finished run's drafts by the second signal too, and its pairs before and after alignment.
 
     python tools/likelihood.py runs/nano
 
-The run keeps its own scores; it gets the tables `likelihood` and `margins`, and the time the first took is noted among its stages.
+With both scores of the same drafts, the signals of `prefer.signal` can be compared. The run keeps
+its own scores; it gets the tables `likelihood` and `margins`, and the time the first took is noted
+among its stages.
 """
 
 import sys
@@ -16,38 +17,39 @@ from arte.run.rundir import RunDir
 from arte.run.stage import Counts, opened, split, tasks_of
 
 
-def main(folder):
-    with RunDir(folder, RunDir(folder).recipe) as run:
-        prefset, val = run.table("prefset"), split(run.table("items"), "val")
-        counts, start = Counts(), time.time()
-        with opened(run, "student", counts, PARTS) as student:
-            table = answer_likelihoods(
-                student,
-                run.table("drafts"),
-                val[val.item.isin(prefset[prefset.chosen].item)],
-                tasks_of(run.recipe),
-            )
-        run.save("likelihood", table)
-        run.done(
-            "likelihood",
-            time.time() - start,
-            counts | dict(answers=len(table), scored=int(table.tokens.sum())),
-        )
-        run.save(
-            "margins",
-            pair_margins(
-                run.table("pairs"),
-                ratios(run, "teacher"),
-                ratios(run, "aligned"),
-                run.recipe.align.beta,
-            ),
-        )
-    print(f"{len(table)} answers scored in {time.time() - start:.0f} s")
+def score_drafts(run):
+    "Save the likelihood of the gold answers after each draft."
+    prefset, val = run.table("prefset"), split(run.table("items"), "val")
+    chosen = val[val.item.isin(prefset[prefset.chosen].item)]
+    counts, start = Counts(), time.time()
+    with opened(run, "student", counts, PARTS) as student:
+        drafts = run.table("drafts")
+        table = answer_likelihoods(student, drafts, chosen, tasks_of(run.recipe))
+    run.save("likelihood", table)
+    seconds = time.time() - start
+    scored = int(table.tokens.sum())
+    run.done("likelihood", seconds, counts | dict(answers=len(table), scored=scored))
+    print(f"{len(table)} answers scored in {seconds:.0f} s")
 
 
 def ratios(run, role):
+    "Return the log-ratios of the run's pairs under one of its teachers."
     with opened(run, role, Counts(), PARTS) as teacher:
         return log_ratios(teacher, run.table("pairs"))
+
+
+def score_pairs(run):
+    "Save the margin of each pair."
+    before, after = ratios(run, "teacher"), ratios(run, "aligned")
+    margins = pair_margins(run.table("pairs"), before, after, run.recipe.align.beta)
+    run.save("margins", margins)
+
+
+def main(folder):
+    "Score the drafts and pairs of the run in a folder."
+    with RunDir(folder, RunDir(folder).recipe) as run:
+        score_drafts(run)
+        score_pairs(run)
 
 
 if __name__ == "__main__":
