@@ -1,4 +1,4 @@
-"Two processes on the processor train as one does: the same losses, and weights that are saved whole."
+"Two processes on the processor train as one does: the same losses, weights that are saved whole."
 
 import pandas as pd
 import pytest
@@ -6,6 +6,7 @@ import pytest
 from arte.align import align
 from arte.models.launch import launch, launch_config
 from arte.models.load import load_model
+from arte.models.train import trainer_arguments
 from arte.core.settings.training import Align, Distill
 from arte.distill import distill
 
@@ -100,18 +101,11 @@ def test_align(tiny_model, tmp_path):
     check_same_change(tiny_model, tmp_path / "one", tmp_path / "two")
 
 
-def test_batch_that_cannot_be_shared_out(tiny_model, tmp_path, capfd):
-    examples = pd.DataFrame([dict(arm="arte", prompt="Question:", completion=" one")] * 3)
-    with pytest.raises(ChildProcessError, match="distill in several processes"):
-        launch(
-            two(tmp_path, "MULTI_GPU"),
-            distill,
-            tiny_model,
-            examples,
-            "arte",
-            tmp_path / "out",
-            Distill(batch=3, max_length=256),
-        )
+def test_batch_that_cannot_be_shared_out(tmp_path, capfd):
+    "Each of two processes refuses it; they only make the settings, and load no model."
+    odd, config = Distill(batch=3, max_length=256), two(tmp_path, "MULTI_GPU")
+    with pytest.raises(ChildProcessError, match="trainer_arguments in several processes"):
+        launch(config, trainer_arguments, odd, [10, 12, 14])
     assert "a multiple of 2" in capfd.readouterr().err
 
 
