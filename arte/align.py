@@ -222,8 +222,9 @@ def log_ratios(
     pairs: pd.DataFrame,  # table `pairs`
 ) -> np.ndarray:  # (n_pairs,) nats, without the end of the text
     "Return log π(y_w | x) − log π(y_l | x) of each pair."
-    prompts, answers = [*pairs.prompt, *pairs.prompt], [*pairs.chosen, *pairs.rejected]
-    sums = [tokens.sum() for tokens in engine.logprobs(prompts, answers)]
+    answers = [*pairs.chosen, *pairs.rejected]
+    tokens = engine.logprobs([*pairs.prompt, *pairs.prompt], answers)
+    sums = [each.sum() for each in tokens]
     chosen, rejected = np.array(sums).reshape(2, -1)
     return chosen - rejected
 

@@ -52,7 +52,7 @@ def best_drafts(
             f"{len(missing)} of {len(drafts)} drafts have no score, for example {min(missing)!r}: "
             "score them with arte.prefer first, or leave them out"
         )
-    ties = [derive_seed(seed, "original_arm", d) for d in drafts.draft]
+    ties = drafts.draft.map(lambda draft: derive_seed(seed, "original_arm", draft))
     rows = drafts.assign(s=drafts.draft.map(s), tie=ties)
     best = rows.sort_values(["s", "tie"], ascending=False).drop_duplicates("question_id")
     return best.drop(columns="tie").sort_index().reset_index(drop=True)
@@ -63,7 +63,7 @@ def random_drafts(
     seed: int = 0,  # the recipe's seed
 ) -> pd.DataFrame:  # one row of `drafts` per question
     "Return each draft question with one of its drafts at random (App. C, *Randomly Selected*)."
-    order = pd.Series([derive_seed(seed, "random_arm", d) for d in drafts.draft], drafts.index)
+    order = drafts.draft.map(lambda draft: derive_seed(seed, "random_arm", draft))
     first = order.groupby(drafts.question_id).idxmin()
     return drafts.loc[sorted(first)].reset_index(drop=True)
 
@@ -76,8 +76,9 @@ def consistent_drafts(
     s = scores[scores.level == "rationale"].set_index("id").s
     scored = drafts.assign(s=drafts.draft.map(s))
     mean = scored.groupby(["task", "technique"], sort=False).s.mean()
-    best = mean.groupby(level="task").idxmax().map(lambda key: key[1])
-    return drafts[drafts.technique == drafts.task.map(best)].reset_index(drop=True)
+    best = mean.groupby(level="task").idxmax().str[1]  # the index is (task, technique)
+    chosen = drafts.technique == drafts.task.map(best)
+    return drafts[chosen].reset_index(drop=True)
 
 # %% ../nbs/05_tailor.ipynb #fe560c37
 def make_examples(
@@ -86,7 +87,9 @@ def make_examples(
     tasks: dict,  # task's name → `Task`
 ) -> pd.DataFrame:  # table `examples`: example, arm, task, prompt, completion, question_id
     "Return the training examples of one arm: zero-shot prompt and rationale."
-    prompts = [student_prompt(tasks[t], [], q) for t, q in zip(rows.task, rows.question)]
+    prompts = []
+    for name, question in zip(rows.task, rows.question):
+        prompts.append(student_prompt(tasks[name], [], question))
     table = dict(
         example=arm + "-" + rows.question_id,
         arm=arm,
@@ -117,11 +120,10 @@ class Material:
         questions: pd.DataFrame,  # question_id, task, question, target, of several tasks
     ) -> pd.DataFrame:  # question_id, task, question, target, rationale, answer, tokens
         "Return the teacher's naive rationales, one for each question."
-        by_task = questions.groupby("task", sort=False)
-        written = [
-            naive_rationales(self.teacher, self.tasks[name], rows, self.max_tokens)
-            for name, rows in by_task
-        ]
+        written = []
+        for name, rows in questions.groupby("task", sort=False):
+            task = self.tasks[name]
+            written.append(naive_rationales(self.teacher, task, rows, self.max_tokens))
         return pd.concat(written, ignore_index=True)
 
 
@@ -257,7 +259,7 @@ def equalise(
             f"no example at all for {', '.join(empty)}: draw more questions (tailor.budget) "
             "or leave the task out"
         )
-    order = [derive_seed(seed, "equalise", str(q)) for q in examples.question_id]
+    order = examples.question_id.map(lambda q: derive_seed(seed, "equalise", str(q)))
     ranked = examples.assign(order=order).sort_values(["arm", "task", "order"])
     place = ranked.groupby(["arm", "task"]).cumcount()
     smallest = ranked.task.map(counts.min(axis=1))
@@ -275,10 +277,9 @@ def example_counts(
     examples: pd.DataFrame,  # table `examples`
 ) -> pd.DataFrame:  # per arm and task: n, reach (share of readable examples, 0–1), words (mean)
     "Return the size, the share of readable examples and the mean length of each arm."
-    rows = examples.assign(
-        reach=readable(examples.completion),
-        words=examples.completion.str.split().str.len(),
-    )
+    words = examples.completion.str.split().str.len()
+    rows = examples.assign(reach=readable(examples.completion), words=words)
     by_arm = rows.groupby(["arm", "task"])
-    counts = by_arm.agg(n=("reach", "size"), reach=("reach", "mean"), words=("words", "mean"))
-    return counts.reset_index()
+    means = by_arm[["reach", "words"]].mean()
+    means.insert(0, "n", by_arm.size())
+    return means.reset_index()

@@ -58,7 +58,8 @@ def cot_rationales(
     if len(questions) and not good:
         raise ValueError(_nothing_joins(task, len(questions), aside))
     sampling = Sampling(0.0, max_tokens - 1, STOP)
-    done = engine.generate([b.prompt + b.token.text for b in good], sampling)
+    beginnings = [b.prompt + b.token.text for b in good]
+    done = engine.generate(beginnings, sampling)
     drafts = [_cot_draft(task, b, c[0].text) for b, c in zip(good, done)]
     return pd.DataFrame(drafts, columns=_DRAFT), pd.DataFrame(aside, columns=_ASIDE)
 
@@ -69,15 +70,12 @@ _ASIDE = ["stage", "task", "reason", "text"]
 
 def _cot_draft(task, branch, continuation):
     "Return the row of `drafts` of a finished branch."
-    q, text = branch.question, cut_answer(branch.token.text + continuation).strip()
+    q = branch.question
+    text = cut_answer(branch.token.text + continuation).strip()
+    graded = grade(text, q.target, task.kind, q.question)
     origin = dict(question_id=q.question_id, question=q.question, target=q.target)
-    return origin | dict(
-        draft=draft_id(q.question_id, branch.name, text),
-        task=task.name,
-        technique=branch.name,
-        rationale=text,
-        answer=grade(text, q.target, task.kind, q.question).parsed,
-    )
+    names = dict(draft=draft_id(q.question_id, branch.name, text), technique=branch.name)
+    return origin | names | dict(task=task.name, rationale=text, answer=graded.parsed)
 
 
 def _skipped(task, branch):
@@ -115,8 +113,10 @@ class _Reading:
             self.leads.append(np.nan)
             self.left = 0
             return
-        self.leads.append(math.exp(likeliest.logprob) - math.exp(second.logprob))
-        self.head, self.rest = self.head + text, self.rest[len(text) :]
+        lead = math.exp(likeliest.logprob) - math.exp(second.logprob)
+        self.leads.append(lead)
+        self.head += text
+        self.rest = self.rest.removeprefix(text)
         self.left -= len(text)
 
 
@@ -124,7 +124,8 @@ def _reading(prompt, text):
     "Begin to read the last answer of a text; without one there is nothing left to read."
     head, tag, tail = text.rpartition("<ans>")
     answer, end, _ = tail.partition("</ans>")
-    return _Reading(prompt + head + tag, answer + end, left=len(answer) if tag and end else 0)
+    left = len(answer) if tag and end else 0
+    return _Reading(prompt + head + tag, answer + end, left)
 
 
 def answer_confidence(

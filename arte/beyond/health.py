@@ -48,7 +48,8 @@ def cover_of_tests(
             for number, start in places.get(run, ()):
                 shared[number].update(range(start, start + len(run)))
         for number, tokens in shared.items():
-            cover[i] = max(cover[i], len(tokens) / max(1, len(items[number])))
+            size = max(1, len(items[number]))
+            cover[i] = max(cover[i], len(tokens) / size)
     return cover
 
 
@@ -60,9 +61,11 @@ def overlaps(
 ) -> pd.DataFrame:
     "Return which questions occur in the test, as a whole or in part."
     texts = pd.Series(questions, dtype=object)
-    by13, by8 = cover_of_tests(questions, tests), cover_of_tests(questions, tests, 8)
+    by13 = cover_of_tests(questions, tests)
+    by8 = cover_of_tests(questions, tests, 8)
     keys = {question_key(t) for t in tests}
-    found = dict(exact=texts.isin(set(tests)), same=texts.map(question_key).isin(keys))
+    same = texts.map(question_key).isin(keys)
+    found = dict(exact=texts.isin(set(tests)), same=same)
     return pd.DataFrame(
         found | dict(covered=by13 > 0.5, gram13=by13 > 0, gram8=by8 > 0), dtype=bool
     )
@@ -106,7 +109,8 @@ def _grades(rows, tasks):
     _need(rows, ["task", "question", "target", "rationale"])
     grades = []
     for row in rows.itertuples():
-        grades.append(grade(row.rationale, row.target, tasks[row.task].kind, row.question))
+        kind = tasks[row.task].kind
+        grades.append(grade(row.rationale, row.target, kind, row.question))
     return grades
 
 
@@ -176,7 +180,8 @@ def health(
     for (arm, task), group in rows.groupby(["arm", "task"], sort=False):
         odd = _flags(group, found.loc[group.index], tasks, max_rouge)
         shares = odd[FAULTS].mean().to_dict()
-        table.append(dict(arm=arm, task=task, n=len(group), words=odd.words.median()) | shares)
+        row = dict(arm=arm, task=task, n=len(group), words=odd.words.median())
+        table.append(row | shares)
     return pd.DataFrame(table, columns=["arm", "task", "n", *FAULTS, "words"])
 
 # %% ../../nbs/beyond/health.ipynb #490e2057
@@ -207,8 +212,9 @@ def drop_overlaps(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # kept; aside, with `reason`
     "Set aside questions that are a test item, or contain more than half of one."
     _need(rows, ["question"])
+    cover = cover_of_tests(list(rows.question), tests)
     keys, reasons = {question_key(t) for t in tests}, []
-    for question, share in zip(rows.question, cover_of_tests(list(rows.question), tests)):
+    for question, share in zip(rows.question, cover):
         reason = f"holds {share:.0%} of a test item" if share > most else None
         reasons.append("is a test item" if question_key(question) in keys else reason)
     return _sort_out(rows, reasons)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 import pandas as pd
 from ..core.settings.recipe import Recipe
-from .pages.accuracy import TEST_DATA, recorded_test_data, shots_name
+from .pages.accuracy import TEST_DATA, recorded_test_data
+from ..eval import shots_name
 from .pages.blocks import points
 from .pages.page import page_html, read_if_whole, write_page
 from .rundir import RunDir

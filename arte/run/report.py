@@ -12,7 +12,8 @@ from pathlib import Path
 import pandas as pd
 from ..align import alignment_gain
 from ..eval import comparisons
-from .pages.accuracy import TEST_DATA, recorded_test_data, shots_name
+from .pages.accuracy import TEST_DATA, recorded_test_data
+from ..eval import shots_name
 from .pages.blocks import Table, flat_rows, percent, points
 from arte.run.pages.page import (
     Section,

@@ -13,7 +13,8 @@ import html
 from dataclasses import asdict
 import pandas as pd
 from ...eval import compare_arms, comparisons, in_order, over_seeds
-from ..pages.accuracy import arm_titles, overall, paired_cells, shots_name
+from ..pages.accuracy import arm_titles, overall, paired_cells
+from ...eval import shots_name
 from ..pages.blocks import Table, flat_rows, html_figure, percent, points, row_texts
 from ...tailor import Arm, arms_named
 
