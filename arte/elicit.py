@@ -13,7 +13,15 @@ from hashlib import sha1
 from itertools import combinations, product
 from random import Random
 import pandas as pd
-from .core.answers import STOP, answer_kind, cut_answer, grade, normalise, options
+from arte.core.answers import (
+    STOP,
+    answer_kind,
+    cut_answer,
+    grade,
+    normalise,
+    options,
+    read_answer,
+)
 from .core.tags import Leftover, parse_questions
 from .core.basics import derive_seed
 from .core.prompts import naive_prompt, question_prompt, technique_prompt
@@ -56,7 +64,7 @@ def usable_target(
     if not answer_kind(kind).lettered:
         return normalise(target, kind)
     # an option's words count as its letter
-    letter = grade(f"<ans>{target}</ans>", "(A)", kind, question).parsed
+    letter = read_answer(f"<ans>{target}</ans>", kind, question)
     return letter if letter in options(question) else None
 
 # %% ../nbs/00_elicit.ipynb #137ca1cf

@@ -15,39 +15,31 @@ from .core.prompts import naive_prompt
 from .core.basics import derive_seed
 
 # %% ../nbs/03_pairs.ipynb #551e68af
-COLUMNS = [
-    "pair",
-    "kind",
-    "task",
-    "prompt",
-    "chosen",
-    "rejected",
-    "s_chosen",
-    "s_rejected",
-    "chosen_id",
-    "rejected_id",
-]
+COLUMNS = ["pair", "kind", "task", "prompt", "chosen", "rejected"]
+COLUMNS += ["s_chosen", "s_rejected", "chosen_id", "rejected_id"]
+_DROPPED = ["kind", "task", "id", "reason"]
 
 
 def best_and_worst(
     s: np.ndarray,  # (n,) scores
     rng: np.random.Generator,  # breaks the ties
 ) -> tuple[int, int]:  # position of a highest and of a lowest score
-    "Positions of the best and the worst; equal ones are drawn from at random."
+    "Return the positions of the best and the worst; ties are broken at random."
     order = rng.permutation(len(s))
-    return int(order[np.argmax(s[order])]), int(order[np.argmin(s[order])])
+    best, worst = np.argmax(s[order]), np.argmin(s[order])
+    return int(order[best]), int(order[worst])
 
 # %% ../nbs/03_pairs.ipynb #116da396
 def drop_reason(
     chosen: str,  # text of the better one
     rejected: str,  # text of the worse one
     margin: float,  # ŝ of the better minus ŝ of the worse, 0–1
-    min_margin: float = 0.0,  # recipe.pairs.min_margin; the paper knows none
+    min_margin: float = 0.0,  # recipe.pairs.min_margin; the paper has none
 ) -> str | None:  # None: the pair can be used
-    "Why a comparison teaches nothing."
+    "Return why a comparison teaches nothing."
     if margin <= 1e-9:
         return "tied"
-    if " ".join(chosen.split()) == " ".join(rejected.split()):
+    if chosen.split() == rejected.split():
         return "identical texts"
     return f"margin below {min_margin:g}" if margin < min_margin - 1e-9 else None
 
@@ -59,9 +51,10 @@ def make_pair(
     chosen: tuple,  # text y_w, exactly as it follows the prompt; score; id
     rejected: tuple,  # the same of y_l
 ) -> dict:  # a row of `pairs`
-    "A row of the pairs table, named by its text."
+    "Make a row of the pairs table, named by its text."
     (y_w, s_w, id_w), (y_l, s_l, id_l) = chosen, rejected
-    name = f"{kind[0]}-{sha1(chr(0).join([prompt, y_w, y_l]).encode()).hexdigest()[:10]}"
+    whole = "\0".join([prompt, y_w, y_l])
+    name = f"{kind[0]}-{sha1(whole.encode()).hexdigest()[:10]}"
     return dict(zip(COLUMNS, (name, kind, task, prompt, y_w, y_l, s_w, s_l, id_w, id_l)))
 
 # %% ../nbs/03_pairs.ipynb #3ae3209d
@@ -72,55 +65,54 @@ def rationale_pairs(
     min_margin: float = 0.0,  # smallest ŝ_w − ŝ_l, 0–1
     seed: int = 0,  # breaks ties
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # pairs; dropped: kind, task, id, reason
-    "Best against worst rationale of each question, under the naive prompt (Appendix G)."
+    "Pair the best with the worst rationale of each question, under the naive prompt (App. G)."
     s = scores[scores.level == "rationale"].set_index("id").s
+    scored = drafts[drafts.draft.isin(s.index)]
     pairs, dropped = [], []
-    for q, rows in drafts[drafts.draft.isin(s.index)].groupby("question_id", sort=False):
-        rng = np.random.default_rng(derive_seed(seed, "rationale pair", q))
-        w, l = (rows.iloc[i] for i in best_and_worst(s[rows.draft].to_numpy(), rng))
-        why = drop_reason(w.rationale, l.rationale, s[w.draft] - s[l.draft], min_margin)
-        if why:
-            dropped.append(dict(kind="rationale", task=w.task, id=q, reason=why))
+    for question, rows in scored.groupby("question_id", sort=False):
+        rng = np.random.default_rng(derive_seed(seed, "rationale pair", question))
+        best, worst = best_and_worst(s[rows.draft].to_numpy(), rng)
+        w, l = rows.iloc[best], rows.iloc[worst]
+        reason = drop_reason(w.rationale, l.rationale, s[w.draft] - s[l.draft], min_margin)
+        if reason:
+            dropped.append(dict(kind="rationale", task=w.task, id=question, reason=reason))
         else:
-            pairs.append(
-                make_pair(
-                    "rationale",
-                    w.task,
-                    naive_prompt(tasks[w.task], w.question),
-                    *((" " + d.rationale, s[d.draft], d.draft) for d in (w, l)),
-                )
-            )
-    dropped = pd.DataFrame(dropped, columns=["kind", "task", "id", "reason"])
+            pairs.append(_rationale_pair(tasks[w.task], w, l, s))
+    dropped = pd.DataFrame(dropped, columns=_DROPPED)
     if not pairs:
         raise ValueError(no_pairs_message(dropped, scores, min_margin))
     return pd.DataFrame(pairs, columns=COLUMNS), dropped
 
 
+def _rationale_pair(task, w, l, s):
+    prompt = naive_prompt(task, w.question)
+    chosen, rejected = ((" " + d.rationale, s[d.draft], d.draft) for d in (w, l))
+    return make_pair("rationale", w.task, prompt, chosen, rejected)
+
+
 def no_pairs_message(
     dropped: pd.DataFrame,  # what was dropped and why
     scores: pd.DataFrame,  # from `preference_scores`
-    min_margin: float,  # the margin that was asked for
+    min_margin: float,  # the smallest margin allowed
 ) -> str:  # an error message with advice
-    "What to do when no question has a better and a worse rationale."
+    "Say what to do if no question has a better and a worse rationale."
     s = scores[scores.level == "rationale"]
-    counts = (
-        ", ".join(f"{n} × {r}" for r, n in dropped.reason.value_counts().items())
-        or "no scored drafts"
-    )
-    failed = (
-        f", and {s.failures.sum() / s.n.sum():.0%} of the answers did not parse"
-        if "failures" in s
-        else ""
-    )
+    reasons = dropped.reason.value_counts().items()
+    counts = ", ".join(f"{n} × {reason}" for reason, n in reasons) or "no scored drafts"
+    unreadable = ""
+    if "failures" in s:
+        share = s.failures.sum() / s.n.sum()
+        unreadable = f", and {share:.0%} of the answers were unreadable"
     advice = (
-        "Lower pairs.min_margin."
-        if dropped.reason.str.startswith("margin").any()
-        else "If the scores are all near 0, the student never reaches an answer: raise prefer.max_tokens or take a larger "
-        "student. Otherwise raise irt.k: a small preference set cannot tell rationales apart."
+        "If the scores are all near 0, the student never reaches an answer: raise "
+        "prefer.max_tokens or take a larger student. Otherwise raise irt.k: a small preference "
+        "set cannot tell rationales apart."
     )
+    if dropped.reason.str.startswith("margin").any():
+        advice = "Lower pairs.min_margin."
     return (
-        f"no pair is left of {len(dropped)} questions ({counts}). The scores lie between {s.s.min():.0%} and "
-        f"{s.s.max():.0%}{failed}. {advice}"
+        f"no pair is left of {len(dropped)} questions ({counts}). The scores lie between "
+        f"{s.s.min():.0%} and {s.s.max():.0%}{unreadable}. {advice}"
     )
 
 # %% ../nbs/03_pairs.ipynb #ac58b807
@@ -131,7 +123,11 @@ def match(
 ) -> list:  # at most n pairs (better, worse), no two alike
     "Pair each of `top` with one of `bottom`; then again with the next one, until there are n."
     size = len(top)
-    return [(top[i % size], bottom[(i + i // size) % size]) for i in range(min(n, size * size))]
+    pairs = []
+    for i in range(min(n, size * size)):
+        shifted = i + i // size
+        pairs.append((top[i % size], bottom[shifted % size]))
+    return pairs
 
 
 def candidates(
@@ -140,86 +136,76 @@ def candidates(
     n: int,  # pairs wanted from this prompt
     rng: np.random.Generator,  # breaks ties and draws from the quartiles
 ) -> list[tuple[int, int]]:  # (position of the better, position of the worse)
-    "Positions of the questions to compare."
+    "Choose the positions of the questions to compare."
     order = rng.permutation(len(s))
-    order = order[
-        np.argsort(s[order], kind="stable")
-    ].tolist()  # lowest first, ties in random order
+    order = order[np.argsort(s[order], kind="stable")].tolist()  # lowest first, ties at random
     if how == "extremes":
         size = min(n, len(s) // 2)
         return list(zip(order[::-1][:size], order[:size]))
     if how != "quartiles":
         raise ValueError(f"pairs.questions must be 'quartiles' or 'extremes', not {how!r}.")
-    size = max(1, len(s) // 4) if len(s) > 1 else 0
-    top, bottom = (rng.permutation(x).tolist() for x in (order[len(s) - size :], order[:size]))
-    return match(top, bottom, n) if size else []
+    if len(s) < 2:
+        return []
+    size = max(1, len(s) // 4)
+    top = rng.permutation(order[len(s) - size :]).tolist()
+    bottom = rng.permutation(order[:size]).tolist()
+    return match(top, bottom, n)
 
 # %% ../nbs/03_pairs.ipynb #ea1c49eb
-NEXT = 4  # number of a new question: the prompt shows numbers 1 to 3, and Table 11 asks for unique ones
+NEXT = 4  # number of a new question: the prompt shows 1 to 3, and Table 11 wants unique numbers
 
 
 def question_pairs(
-    questions: pd.DataFrame,  # question_id, task, prompt_id, prompt (asks for one question), question, target
+    # question_id, task, prompt_id, prompt (asks for one question), question, target
+    questions: pd.DataFrame,
     scores: pd.DataFrame,  # from `preference_scores`
     how: str = "quartiles",  # §3.3 and Appendix G; "extremes" is §4.1's reading
     n: int = 50,  # pairs a task, §4.1
     min_margin: float = 0.0,  # smallest ŝ_w − ŝ_l, 0–1
     seed: int = 0,  # draws and tie-breaks
-) -> tuple[
-    pd.DataFrame, pd.DataFrame
-]:  # pairs; dropped: kind, task, id (a prompt's or a pair's), reason
-    "Better against worse questions of the same generation prompt (Appendix G)."
-    rows = questions.merge(
-        scores[scores.level == "question"][["id", "s"]], left_on="question_id", right_on="id"
-    )
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # pairs; dropped, whose id is a prompt's or a pair's
+    "Pair better with worse questions of the same generation prompt (Appendix G)."
+    s = scores[scores.level == "question"][["id", "s"]]
+    rows = questions.merge(s, left_on="question_id", right_on="id")
     pairs, dropped = [], []
-    for task, of_task in rows.groupby("task", sort=False):
-        groups = list(of_task.groupby("prompt_id", sort=False))
-        for g, (name, group) in enumerate(groups):
-            wanted = n // len(groups) + (g < n % len(groups))
+    for _, of_task in rows.groupby("task", sort=False):
+        prompts = list(of_task.groupby("prompt_id", sort=False))
+        for i, (name, group) in enumerate(prompts):
+            wanted = n // len(prompts) + (i < n % len(prompts))
             rng = np.random.default_rng(derive_seed(seed, "question pairs", name))
             found = candidates(group.s.to_numpy(), how, wanted, rng)
-            dropped += [dict(kind="question", task=task, id=name, reason="too few questions")] * (
-                wanted - len(found)
-            )
-            for w, l in ((group.iloc[i], group.iloc[j]) for i, j in found):
-                why = drop_reason(w.question, l.question, w.s - l.s, min_margin)
-                if why:
-                    dropped.append(
-                        dict(
-                            kind="question",
-                            task=task,
-                            id=f"{w.question_id} {l.question_id}",
-                            reason=why,
-                        )
-                    )
-                else:
-                    pairs.append(
-                        make_pair(
-                            "question",
-                            task,
-                            w.prompt,
-                            *(
-                                (tag_question(q.question, q.target, NEXT), q.s, q.question_id)
-                                for q in (w, l)
-                            ),
-                        )
-                    )
-    return pd.DataFrame(pairs, columns=COLUMNS), pd.DataFrame(
-        dropped, columns=["kind", "task", "id", "reason"]
-    )
+            missing = dict(kind="question", task=group.task.iloc[0], id=name)
+            missing["reason"] = "too few questions"
+            dropped += [missing] * (wanted - len(found))
+            _compare(group, found, min_margin, pairs, dropped)
+    return pd.DataFrame(pairs, columns=COLUMNS), pd.DataFrame(dropped, columns=_DROPPED)
+
+
+def _compare(group, found, min_margin, pairs, dropped):
+    "Add each comparison to `pairs` or to `dropped`."
+    for better, worse in found:
+        w, l = group.iloc[better], group.iloc[worse]
+        reason = drop_reason(w.question, l.question, w.s - l.s, min_margin)
+        if reason:
+            name = f"{w.question_id} {l.question_id}"
+            dropped.append(dict(kind="question", task=w.task, id=name, reason=reason))
+        else:
+            pairs.append(make_pair("question", w.task, w.prompt, _tagged(w), _tagged(l)))
+
+
+def _tagged(q):
+    return tag_question(q.question, q.target, NEXT), q.s, q.question_id
 
 # %% ../nbs/03_pairs.ipynb #26d17409
 def pair_counts(
     pairs: pd.DataFrame,  # from `rationale_pairs` and `question_pairs`, concatenated
     dropped: pd.DataFrame,  # the same
 ) -> pd.DataFrame:  # a row per kind and task: pairs, margin (mean), and the counts of each reason
-    "Pairs and dropped comparisons of each kind and task."
+    "Count pairs and dropped comparisons of each kind and task."
     by = ["kind", "task"]
     margin = pairs.assign(margin=pairs.s_chosen - pairs.s_rejected).groupby(by).margin
     table = pd.DataFrame(dict(pairs=margin.size(), margin=margin.mean()))
-    table = table.join(
-        dropped.groupby(by).reason.value_counts().unstack(), how="outer"
-    ).reset_index()
+    reasons = dropped.groupby(by).reason.value_counts().unstack()
+    table = table.join(reasons, how="outer").reset_index()
     counts = table.columns.difference([*by, "margin"], sort=False)
     return table.assign(**table[counts].fillna(0).astype(int))

@@ -1,4 +1,4 @@
-"""Response matrices and fits that a notebook cannot show: odd shapes, floors and ceilings, repeated runs, files"""
+"""Response matrices and fits: odd shapes, floors and ceilings, repeated runs, files"""
 
 import numpy as np
 import pandas as pd
@@ -71,7 +71,8 @@ def test_missing_answers_change_nothing_but_certainty():
 
 
 @pytest.fixture(scope="module")
-def hard():  # few right answers, gaps, dull items, one model in four near-equal settings: what a small student gives
+def hard():
+    "A small student's matrix: few right answers, gaps, dull items, a model in four equal settings."
     m, truth = simulate(16, 12, seed=7)
     m.iloc[:, :4] *= np.random.default_rng(1).random((16, 4)) < 0.3
     m.iloc[4:8] = m.iloc[4].values
@@ -121,7 +122,8 @@ def test_more_respondents_recover_more():
     assert np.mean(many) > 0.9 > np.mean(few)
 
 
-def test_chains_agree_on_habits():  # some always say True, some always False: almost separable answers, as small models give them
+def test_chains_agree_on_habits():
+    "Some always say True, some always False: almost separable answers, as small models give them."
     rng = np.random.default_rng(0)
     says_true = np.r_[np.full(9, 0.98), np.full(7, 0.02)]
     answers = rng.random((16, 24)) < says_true[:, None]

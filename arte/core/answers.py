@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STOP', 'KINDS', 'extract_answer', 'cut_answer', 'AnswerKind', 'read_label', 'closed_kind', 'read_option',
            'read_integer', 'read_number', 'read_brackets', 'read_words', 'read_text', 'answer_kind', 'normalise',
-           'options', 'Grade', 'grade']
+           'options', 'read_answer', 'Grade', 'grade']
 
 # %% ../../nbs/core/answers.ipynb #843104ea
 import re
@@ -247,6 +247,21 @@ def _letter_of(words, question):
     return same[0] if said and len(same) == 1 else None
 
 
+def read_answer(
+    text: str,  # generated text, with its `<ans>` tag
+    kind: str | AnswerKind,  # the task's answer kind
+    question: str = "",  # for its list of options
+) -> str | None:  # in normal form; None if no tag is complete or the answer is not of this kind
+    "Read the answer that a text gives."
+    kind, answer = answer_kind(kind), extract_answer(text)
+    if answer is None:
+        return None
+    parsed = normalise(answer, kind)
+    if parsed is None and kind.lettered:
+        return _letter_of(answer, question)
+    return parsed
+
+
 @dataclass(frozen=True)
 class Grade:
     "The grade of one generated answer."
@@ -267,10 +282,5 @@ def grade(
     if target is None:
         kind = answer_kind("text")
         target = normalise(gold, kind)
-    answer = extract_answer(text)
-    if answer is None:
-        return Grade(None, False)
-    parsed = normalise(answer, kind)
-    if parsed is None and kind.lettered:
-        parsed = _letter_of(answer, question)
+    parsed = read_answer(text, kind, question)
     return Grade(parsed, parsed is not None and parsed == target)
