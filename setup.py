@@ -55,7 +55,13 @@ setup(
     keywords=cfg["keywords"].split(),
     packages=find_packages(include=["arte", "arte.*"]),
     package_data={
-        cfg["lib_path"]: ["py.typed", "core/*.yaml", "recipes/*.yaml", "recipes/accelerate/*.yaml"]
+        cfg["lib_path"]: [
+            "py.typed",
+            "core/*.yaml",
+            "data/*.yaml",
+            "recipes/*.yaml",
+            "recipes/accelerate/*.yaml",
+        ]
     },
     python_requires=">=" + cfg["min_python"],
     install_requires=words("requirements"),

@@ -11,12 +11,14 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from arte.data import instructions
 from arte.data.instructions import (
-    BASELINES,
-    MissingBaseline,
+    INSTRUCTION_SETS,
+    MissingInstructions,
     _number,
-    baseline_source,
-    load_baseline,
+    get_instruction_set,
+    instruction_source,
+    load_instructions,
     uniform_sample,
 )
 
@@ -71,14 +73,14 @@ def put(folder, rows, form):
 
 
 def test_names():
-    assert list(BASELINES) == list(FORMS)
+    assert [o.name for o in INSTRUCTION_SETS] == list(FORMS)
 
 
 @each
 @pytest.mark.parametrize("form", ["jsonl", "json", "parquet"])
 def test_files(tmp_path, name, form):
     put(tmp_path, [FORMS[name](i) for i in range(20)], form)
-    table, left_out = load_baseline(name, 5, seed=1, source=tmp_path)
+    table, left_out = load_instructions(name, 5, seed=1, source=tmp_path)
     assert (
         list(table) == ["example", "arm", "task", "prompt", "completion", "question_id"]
         and len(table) == 5
@@ -88,8 +90,8 @@ def test_files(tmp_path, name, form):
     for r in table.itertuples():
         (i,) = [i for i in range(20) if f"fruit {i}." in r.prompt]
         assert r.prompt == f"Question: Name fruit {i}.\nAnswer:" and r.completion == f" Fig {i}."
-    assert load_baseline(name, 20, seed=1, source=tmp_path)[0].head(5).equals(table)
-    assert not load_baseline(name, 5, seed=2, source=tmp_path)[0].equals(table)
+    assert load_instructions(name, 20, seed=1, source=tmp_path)[0].head(5).equals(table)
+    assert not load_instructions(name, 5, seed=2, source=tmp_path)[0].equals(table)
 
 
 @each
@@ -103,10 +105,10 @@ def test_hub_and_folder_give_the_same(no_hub, tmp_path, name):
     hub(no_hub, load)
     put(tmp_path / "a", rows[:12], "jsonl")
     put(tmp_path / "b", rows[10:], "parquet")  # two rows are in both
-    assert load_baseline(name, 8, source="hub")[0].equals(
-        load_baseline(name, 8, source=tmp_path)[0]
+    assert load_instructions(name, 8, source="hub")[0].equals(
+        load_instructions(name, 8, source=tmp_path)[0]
     )
-    assert asked == [((BASELINES[name].hub,), dict(split="train", streaming=True))]
+    assert asked == [((get_instruction_set(name).hub,), dict(split="train", streaming=True))]
 
 
 @each
@@ -115,9 +117,10 @@ def test_the_real_library(tmp_path, monkeypatch, name):
     rows = [FORMS[name](i) for i in range(30)]
     put(tmp_path / "hub", rows, "json" if name == "WizardLM" else "parquet")
     put(tmp_path / "here", rows, "jsonl")
-    monkeypatch.setitem(BASELINES, name, replace(BASELINES[name], hub=str(tmp_path / "hub")))
-    assert load_baseline(name, 8, source="hub")[0].equals(
-        load_baseline(name, 8, source=tmp_path / "here")[0]
+    there = replace(get_instruction_set(name), hub=str(tmp_path / "hub"))
+    monkeypatch.setattr(instructions, "INSTRUCTION_SETS", (there,))
+    assert load_instructions(name, 8, source="hub")[0].equals(
+        load_instructions(name, 8, source=tmp_path / "here")[0]
     )
 
 
@@ -125,9 +128,9 @@ def test_the_real_library(tmp_path, monkeypatch, name):
 def test_too_few(tmp_path, name):
     put(tmp_path, [FORMS[name](i) for i in (0, 1, 1)], "jsonl")
     with pytest.raises(
-        ValueError, match=f"{name}: 3 examples asked for, 2 distinct ones are there"
+        ValueError, match=f"{name}: 3 examples asked for, but there are only 2 distinct"
     ):
-        load_baseline(name, 3, source=tmp_path)
+        load_instructions(name, 3, source=tmp_path)
 
 
 NEEDED = [
@@ -151,7 +154,7 @@ def test_a_column_is_gone(tmp_path, name, column):
         ValueError,
         match=rf"{name} from .*rows.jsonl, row 2: expected the column '{column}', .*got only .*'renamed'",
     ):
-        load_baseline(name, 1, source=tmp_path)
+        load_instructions(name, 1, source=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +200,7 @@ def test_a_column_is_gone(tmp_path, name, column):
 def test_a_row_is_something_else(tmp_path, name, row, problem):
     put(tmp_path, [row], "jsonl")
     with pytest.raises(ValueError, match=re.escape(problem)):
-        load_baseline(name, 1, source=tmp_path)
+        load_instructions(name, 1, source=tmp_path)
 
 
 def test_unusable_rows_are_counted(tmp_path):
@@ -217,13 +220,13 @@ def test_unusable_rows_are_counted(tmp_path):
         ],
         "jsonl",
     )
-    table, left_out = load_baseline("Tulu-v2", 1, source=tmp_path)
+    table, left_out = load_instructions("Tulu-v2", 1, source=tmp_path)
     assert table.completion.tolist() == [" Fig 0."] and left_out == {
         "no first question with an answer": 2,
         "an empty answer": 1,
     }
-    with pytest.raises(ValueError, match="1 distinct ones are there .3 rows could not be used"):
-        load_baseline("Tulu-v2", 2, source=tmp_path)
+    with pytest.raises(ValueError, match="only 1 distinct ones .3 rows could not be used"):
+        load_instructions("Tulu-v2", 2, source=tmp_path)
 
 
 def test_system_and_input(tmp_path):
@@ -232,13 +235,13 @@ def test_system_and_input(tmp_path):
         [orca(1) | dict(system_prompt="Be brief.\n"), orca(2) | dict(system_prompt=None)],
         "jsonl",
     )
-    assert sorted(load_baseline("OpenOrca", 2, source=tmp_path / "o")[0].prompt) == [
+    assert sorted(load_instructions("OpenOrca", 2, source=tmp_path / "o")[0].prompt) == [
         "Be brief.\nQuestion: Name fruit 1.\nAnswer:",
         "Question: Name fruit 2.\nAnswer:",
     ]
     put(tmp_path / "g", [alpaca(1) | dict(input="a red one")], "json")
     assert (
-        load_baseline("GPT-4-LLM", 1, source=tmp_path / "g")[0].prompt[0]
+        load_instructions("GPT-4-LLM", 1, source=tmp_path / "g")[0].prompt[0]
         == "Question: Name fruit 1.\na red one\nAnswer:"
     )
 
@@ -255,17 +258,17 @@ def test_a_file_that_is_cut_short(tmp_path, form, problem):
     file = put(tmp_path, [orca(i) for i in range(20)], form)
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(ValueError, match=f"rows.{form}.*{problem}"):
-        load_baseline("OpenOrca", 3, source=tmp_path)
+        load_instructions("OpenOrca", 3, source=tmp_path)
 
 
 def test_json_that_is_no_list(tmp_path):
     (tmp_path / "rows.json").write_text('{"data": []}')
     with pytest.raises(ValueError, match="rows.json: expected a list of rows, got a dict"):
-        load_baseline("OpenOrca", 3, source=tmp_path)
+        load_instructions("OpenOrca", 3, source=tmp_path)
 
 
 def help_for(name):
-    b = BASELINES[name]
+    b = get_instruction_set(name)
     parts = [
         f"Its data is {b.hub} on the Hugging Face hub",
         f"hf download {b.hub} --repo-type dataset",
@@ -278,26 +281,26 @@ def help_for(name):
 @each
 def test_missing(no_hub, tmp_path, name):
     with pytest.raises(
-        MissingBaseline,
+        MissingInstructions,
         match="ARTE_BASELINES is not set, and the hub cannot be reached.*" + help_for(name),
     ):
-        baseline_source(name)
-    with pytest.raises(MissingBaseline):
-        load_baseline(name, 1)
+        instruction_source(name)
+    with pytest.raises(MissingInstructions):
+        load_instructions(name, 1)
     no_hub.setenv("ARTE_BASELINES", str(tmp_path))
     with pytest.raises(
-        MissingBaseline,
+        MissingInstructions,
         match="holds no .jsonl, .json or .parquet file in its folder.*" + help_for(name),
     ):
-        baseline_source(name)
+        instruction_source(name)
     (tmp_path / name / ".cache").mkdir(parents=True)
     (tmp_path / name / ".cache/left.json").write_text("[]")  # what a download leaves behind
-    with pytest.raises(MissingBaseline):
-        baseline_source(name)
+    with pytest.raises(MissingInstructions):
+        instruction_source(name)
     put(tmp_path / name / "data", [FORMS[name](0)], "jsonl")
-    assert baseline_source(name) == tmp_path / name and len(load_baseline(name, 1)[0]) == 1
-    with pytest.raises(MissingBaseline):
-        load_baseline(name, 1, source=tmp_path / "elsewhere")
+    assert instruction_source(name) == tmp_path / name and len(load_instructions(name, 1)[0]) == 1
+    with pytest.raises(MissingInstructions):
+        load_instructions(name, 1, source=tmp_path / "elsewhere")
 
 
 def test_the_hub_fails_halfway(no_hub):
@@ -307,10 +310,10 @@ def test_the_hub_fails_halfway(no_hub):
 
     hub(no_hub, load)
     with pytest.raises(
-        MissingBaseline,
+        MissingInstructions,
         match="could not be read from the hub .OSError: connection reset.*ARTE_BASELINES",
     ):
-        load_baseline("OpenOrca", 1, source="hub")
+        load_instructions("OpenOrca", 1, source="hub")
 
 
 text = st.text(max_size=4)

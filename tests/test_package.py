@@ -82,6 +82,7 @@ def test_everything_that_belongs_there_and_nothing_else(wheel):
     assert {
         "arte/py.typed",
         "arte/core/tasks.yaml",
+        "arte/data/benchmarks.yaml",
         "arte/recipes/nano.yaml",
         "arte/recipes/accelerate/fsdp-8.yaml",
     } <= names

@@ -47,5 +47,5 @@ PARTS = Parts(
     signals=SIGNALS,
     sources=SOURCES,
     engines=ENGINES,
-    benchmarks=tuple(BENCHMARKS),
+    benchmarks=BENCHMARKS,
 )

@@ -172,10 +172,11 @@ def filler_task(
     name: str,  # a benchmark, or a BBH task
 ) -> tuple[Task, list[Item], list[Exemplar]]:
     "Return a task whose data is out of reach, with fillers."
-    from arte.data.benchmarks import BENCHMARKS
+    from arte.data.benchmarks import get_benchmark, is_benchmark
 
-    if name in BENCHMARKS:
-        task, n = BENCHMARKS[name].task, BENCHMARKS[name].n
+    if is_benchmark(name):
+        benchmark = get_benchmark(name)
+        task, n = benchmark.task, benchmark.n
     else:
         task, n = get_task(name), BBH_ITEMS
     sizes = dict(seed=recipe.data.n_seed, test=recipe.data.n_test or n)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pandas as pd
 from ...core.settings.recipe import Recipe
 from ...core.tasks import get_task, split_items, table_items
-from ...data.benchmarks import BENCHMARKS, benchmark_exemplars, load_benchmark
+from ...data.benchmarks import benchmark_exemplars, is_benchmark, load_benchmark
 from ...data.sources import SOURCES, Source, get_source
 from ...elicit import naive_rationales
 from ...models.folders import resolve_model
@@ -42,7 +42,7 @@ def unseen_task(
     sources: tuple[Source, ...] = SOURCES,  # to choose from
 ) -> tuple:  # (`Task`, items of the splits "seed" and "test", three `Exemplar`s)
     "Return what an unseen task consists of."
-    if name not in BENCHMARKS:
+    if not is_benchmark(name):
         source = test_source(recipe, sources)
         splits = draw_task(name, recipe, source, sources)
         shown = get_source(source, sources).exemplars(name, recipe.seed)

@@ -7,7 +7,7 @@ __all__ = ['ITEMS', 'SCHOOL', 'run_items', 'run_school', 'school_needs']
 
 # %% ../../../nbs/run/stages/items.ipynb #38c55f2c
 from ...core.settings.recipe import Recipe
-from ...data.instructions import baseline_source
+from ...data.instructions import instruction_source
 from ...models.folders import resolve_model
 from ..plan.jobs import Estimate, Job, steps
 from ..rundir import RunDir
@@ -20,7 +20,7 @@ def run_items(run: RunDir, parts: Parts) -> Counts:
     recipe = run.recipe
     for name in recipe.distill.arms:
         if by_name(name, parts.arms).writer == "others":
-            baseline_source(name)
+            instruction_source(name)
     items = draw_items(recipe, parts.sources)
     run.save("items", items)
     run.register("student", resolve_model(recipe.student.model))
