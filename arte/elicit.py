@@ -13,15 +13,7 @@ from hashlib import sha1
 from itertools import combinations, product
 from random import Random
 import pandas as pd
-from arte.core.answers import (
-    STOP,
-    answer_kind,
-    cut_answer,
-    grade,
-    normalise,
-    options,
-    read_answer,
-)
+from .core.answers import STOP, answer_kind, cut_answer, grade, normalise, options, read_answer
 from .core.tags import Leftover, parse_questions
 from .core.basics import derive_seed
 from .core.prompts import naive_prompt, question_prompt, technique_prompt

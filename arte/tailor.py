@@ -15,7 +15,7 @@ from .core.answers import extract_answer
 from .core.prompts import student_prompt
 from .core.basics import derive_seed, nearest
 from .core.show import GREY
-from .data.instructions import load_baseline
+from .data.instructions import load_instructions
 from .elicit import draw_questions, naive_rationales
 from .engines.protocol import Engine
 
@@ -149,7 +149,7 @@ def instruction_set(
     "Return the function that draws as many examples of an instruction set as the other arms have."
 
     def examples(material):
-        table, unusable = load_baseline(name, material.n, material.seed)
+        table, unusable = load_instructions(name, material.n, material.seed)
         material.counts[f"unusable rows of {name}"] = sum(unusable.values())
         return table
 
