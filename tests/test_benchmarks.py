@@ -12,7 +12,11 @@ import pytest
 from arte.data import places
 from arte.core.answers import grade, normalise, options
 from arte.data.benchmarks import (
-    BENCHMARKS, benchmark_exemplars, benchmark_source, get_benchmark, load_benchmark,
+    BENCHMARKS,
+    benchmark_exemplars,
+    benchmark_source,
+    get_benchmark,
+    load_benchmark,
 )
 from arte.core.tasks import item_id
 
