@@ -1,9 +1,12 @@
-"""What the paper's 1.08 million evaluations cost besides the models: the recipe `paper` with models that only draw from what was recorded.
+"""Measure what the paper's 1.08 million evaluations cost besides the models.
 
-    python bench/bookkeeping.py            # all questions, then a tenth of them; what was measured is kept in runs/bench-bookkeeping
+The recipe `paper` runs with models that only draw from what was recorded.
+
+    python bench/bookkeeping.py            # all questions, then a tenth of them
     python bench/bookkeeping.py .1 OUT     # one of them, in this process
 
-Everything else is real: BBH's and BIG-bench's items, prompts, parsing, grading, the journal, NUTS, tables, pairs, training sets, the report.
+What was measured is kept in runs/bench-bookkeeping. Everything else is real: BBH's and BIG-bench's
+items, prompts, parsing, grading, the journal, NUTS, tables, pairs, training sets, the report.
 """
 
 import json
@@ -32,14 +35,16 @@ from arte.models.folders import resolve_model
 from arte.core.recipes import load_recipe
 from arte.run.parts import PARTS
 from arte.run.rundir import open_replay
-from arte.core.tasks import get_task
+from arte.core.tags import tag_question
 from results import cached, save
 
 SHARES = (1.0, 0.1)
-EVALUATIONS = (
-    27 * 250 * 4 * 40
-)  # §4.1: tasks × questions × rationales × items of the preference set
-WORDS = "stone river copper lamp window garden seven market yellow engine paper bridge summer letter music coffee planet orange silver carpet".split()
+# §4.1: tasks × questions × rationales × items of the preference set
+EVALUATIONS = 27 * 250 * 4 * 40
+WORDS = (
+    "stone river copper lamp window garden seven market yellow engine paper bridge summer letter "
+    "music coffee planet orange silver carpet"
+).split()
 
 
 def chance(*what):
@@ -63,15 +68,14 @@ def recorded(role):
 
 
 class Drawn:
-    "An engine whose answers are drawn from the recorded ones; a student's is right as a two-parameter logistic model has it."
+    """Answer with recorded texts.
 
-    def __init__(self, role, tasks, gold):
-        self.role, self.tasks, self.gold, self.fingerprint = (
-            role,
-            [get_task(t) for t in tasks],
-            gold,
-            f"drawn-{role}",
-        )
+    A student's answer is right with the probability of a two-parameter logistic model.
+    """
+
+    def __init__(self, role, gold):
+        self.role, self.gold = role, gold
+        self.fingerprint = f"drawn-{role}"
 
     def generate(self, prompts, sampling):
         return [[self._one(p, sampling, d) for d in range(sampling.n)] for p in prompts]
@@ -91,47 +95,35 @@ class Drawn:
         rng = Random(f"{prompt}{sampling.seed}{draw}")
         shown = [part.split("</input><target>") for part in prompt.split("<input>")[2:]]
 
-        def new():
+        def words(n):
+            return " ".join(f"{rng.choice(WORDS)}{rng.randrange(1000)}" for _ in range(n))
+
+        def new(number):
             question, target = rng.choice(shown)
-            words = lambda n: " ".join(
-                f"{rng.choice(WORDS)}{rng.randrange(1000)}" for _ in range(n)
-            )
             listed = "".join(f"\n{letter} {words(2)}" for letter in options(question))
-            return words(25) + (f"\nOptions:{listed}" if listed else ""), target.split("</target>")[
-                0
-            ]
+            text = words(25) + (f"\nOptions:{listed}" if listed else "")
+            return tag_question(text, target.split("</target>")[0], number)
 
         n = 5 if "5 more questions" in prompt else 1
-        return "".join(
-            f"<question_{x}><input>{q}</input><target>{t}</target></question_{x}>"
-            for x, (q, t) in enumerate((new() for _ in range(n)), 4)
-        )
+        return "".join(new(4 + i) for i in range(n))
 
     def _answer(self, prompt):
-        question = prompt.rsplit("\nQuestion: ", 1)[1].split("\nAnswer:")[
-            0
-        ]  # a question may begin with "Question: " itself
-        text, tokens, read = pick(
-            recorded("teacher" if self.role in ("teacher", "aligned") else "student"), prompt
-        )
+        # a question may begin with "Question: " itself
+        question = prompt.rsplit("\nQuestion: ", 1)[1].split("\nAnswer:")[0]
+        writer = "teacher" if self.role in ("teacher", "aligned") else "student"
+        text, tokens, read = pick(recorded(writer), prompt)
+        if question in self.gold and self._right(prompt, question):
+            text = f"{text.partition('<ans>')[0]}<ans>{self.gold[question]}</ans>"
+        return text, tokens, read
+
+    def _right(self, prompt, question):
+        "Draw whether an answer is right."
         example = prompt[: -len(question) - 60]
-        ability = (
-            chance(self.role) * 2 - 1 + chance(example[-200:])
-            if "<ans>" in example[200:]
-            else chance(self.role) - 1
-        )
-        right = chance(prompt) < 1 / (
-            1 + exp(-3 * chance("a", question) * (ability + 1 - 2 * chance("b", question)))
-        )
-        return (
-            (
-                f"{text.partition('<ans>')[0]}<ans>{self.gold[question]}</ans>"
-                if right and question in self.gold
-                else text
-            ),
-            tokens,
-            read,
-        )
+        ability = chance(self.role) - 1
+        if "<ans>" in example[200:]:
+            ability = chance(self.role) * 2 - 1 + chance(example[-200:])
+        a, b = 3 * chance("a", question), 2 * chance("b", question) - 1
+        return chance(prompt) < 1 / (1 + exp(-a * (ability - b)))
 
 
 def without_models(folder):
@@ -163,9 +155,7 @@ def without_models(folder):
     def engine(run, role, engines):
         if not golds:
             golds.update(zip((items := run.table("items")).question, items.answer))
-        return Journaled(
-            run.journal, f"drawn-{role}", lambda: Drawn(role, run.recipe.tasks, golds), label=role
-        )
+        return Journaled(run.journal, f"drawn-{role}", lambda: Drawn(role, golds), label=role)
 
     arte.run.stage.open_engine = engine
 

@@ -1,8 +1,9 @@
-"""Fewer evaluations: how often a rule finds the best and the worst rationale that all validation items find, and what it spends. A minute.
+"""Count how often a rule that spends less finds the best and the worst rationale. A minute.
 
     python bench/evaluations.py
 
-Read from `bench/matrix/`: 200 drafts of two tasks, each before 100 BBH items, answered by two students (recorded by `bench/matrix.py`).
+The best and the worst are those by all validation items. Read from `bench/matrix/`: 200 drafts of
+two tasks, each before 100 BBH items, answered by two students (recorded by `bench/matrix.py`).
 """
 
 import numpy as np
@@ -17,18 +18,8 @@ from arte.beyond.elimination import eliminate, expected_scores
 from arte.prefer import same_pick
 from results import ROOT, save
 
-SIZES = (
-    4,
-    6,
-    8,
-    10,
-    15,
-    20,
-    30,
-    40,
-    60,
-    80,
-)  # items a draft, for the rules that ask every draft the same
+# items a draft, for the rules that ask every draft the same
+SIZES = tuple(map(int, "4 6 8 10 15 20 30 40 60 80".split()))
 ERRORS = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05)  # for elimination
 PICKS = 100  # random sets of items
 PAPER, QUARTER = 40, 10  # §4.1: the 40 most discriminative items of 100
@@ -82,22 +73,16 @@ class Matrix:
 
     def picks(self, s):
         "Per question: how surely the scores pick the same best and the same worst as all items do."
-        return np.array(
-            [
-                [
-                    same_pick(
-                        sign * s[self.questions == q], sign * self.whole[self.questions == q]
-                    )[0]
-                    for sign in (1, -1)
-                ]
-                for q in range(self.questions.max() + 1)
-            ]
-        )
+        picks = []
+        for q in range(self.questions.max() + 1):
+            one, whole = s[self.questions == q], self.whole[self.questions == q]
+            picks.append([same_pick(one, whole)[0], same_pick(-one, -whole)[0]])
+        return np.array(picks)
 
     def order_kept(self, s):
         "Spearman's rank correlation of the questions' scores with those over all items."
-        mean = lambda x: pd.Series(x).groupby(self.questions).mean().rank()
-        return mean(s).corr(mean(self.whole))
+        means = pd.DataFrame(dict(s=s, whole=self.whole)).groupby(self.questions).mean()
+        return means.s.corr(means.whole, method="spearman")
 
 
 def rules(m):
@@ -164,7 +149,7 @@ def summary(rows, by):
 
 
 def against_paper(rows, rule, setting, n_boot=10_000):
-    "Best and worst together: what a rule is ahead of the paper's, with a bootstrap interval over questions."
+    "How far a rule is ahead of the paper's, best and worst together; bootstrap over questions."
     both = rows.assign(both=(rows.best + rows.worst) / 2).set_index(["student", "task", "question"])
     a, b = (
         both[(both.rule == r) & (both.setting == s)].both
@@ -180,8 +165,11 @@ def against_paper(rows, rule, setting, n_boot=10_000):
 
 def leaning(matrices):
     "How much of the preference set has the same gold answer."
+
+    def most(items):
+        return items.answer.value_counts(normalize=True).iloc[0]
+
     for m in matrices:
-        most = lambda items: items.answer.value_counts(normalize=True).iloc[0]
         yield dict(
             task=m.drafts.task[0],
             of_all=most(m.items),

@@ -1,10 +1,12 @@
-"""Item response theory: our three fits beside py-irt, girth and mirt, on simulated matrices. Half an hour on two cores; killed, it goes on where it was.
+"""Compare our three fits of item response theory with py-irt, girth and mirt on simulated matrices.
 
-    python bench/irt.py               # 20 matrices of 20 × 100, and 20 of 100 × 100
+    python bench/irt.py               # 20 matrices of 20 × 100, and 20 of 100 × 100: half an hour
     python bench/irt.py --matrices 2  # a look
 
-The other packages live in an environment of their own, `bench/.venv-irt`, made at the first start (1.3 GB with torch's CPU build; Python 3.11, for py-irt).
-R's mirt is not among them: neither Debian's packages nor PyPI have it. The `mirt` here is PyPI's, a package of another author in Python and Rust.
+A killed benchmark continues where it was. The other packages live in an environment of their own,
+`bench/.venv-irt`, made at the first start (1.3 GB with torch's CPU build; Python 3.11, for py-irt).
+R's mirt is missing: neither Debian's packages nor PyPI have it. The `mirt` here is PyPI's, a
+package of another author in Python and Rust.
 """
 
 import argparse
@@ -15,9 +17,8 @@ import subprocess
 import sys
 import time
 
-os.environ["OMP_NUM_THREADS"] = (
-    "1"  # for all of them: on matrices this small, more threads are slower
-)
+# For all of them: on matrices this small, more threads are slower.
+os.environ["OMP_NUM_THREADS"] = "1"
 from dataclasses import replace
 import numpy as np
 import pandas as pd
@@ -51,9 +52,8 @@ class Worker:
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
         if not answer:
-            raise RuntimeError(
-                f"{method} stopped with exit code {self.process.wait()}; what it said is in {CACHE / 'others.log'}"
-            )
+            code, log = self.process.wait(), CACHE / "others.log"
+            raise RuntimeError(f"{method} stopped with exit code {code}; its messages are in {log}")
         return json.loads(answer)
 
     def _start(self):
@@ -78,29 +78,24 @@ def install():
         raise SystemExit(
             "py-irt asks for a Python before 3.12. Run this benchmark with Python 3.11."
         )
-    run = lambda *command: subprocess.run([str(c) for c in command], check=True)
     print(f"making {OTHERS.relative_to(ROOT)} (a few minutes, once)", flush=True)
     requirements = ROOT / "constraints" / "bench-irt.txt"
-    run(sys.executable, "-m", "venv", "--clear", OTHERS)
-    run(
-        OTHERS / "bin" / "pip",
-        "install",
-        "-q",
-        next(o for o in requirements.read_text().splitlines() if o.startswith("torch==")),
-    )
-    run(OTHERS / "bin" / "pip", "install", "-q", "-r", requirements)
+    torch = next(o for o in requirements.read_text().splitlines() if o.startswith("torch=="))
+    pip = [OTHERS / "bin" / "pip", "install", "-q"]
+    subprocess.run([sys.executable, "-m", "venv", "--clear", OTHERS], check=True)
+    subprocess.run([*pip, torch], check=True)
+    subprocess.run([*pip, "-r", requirements], check=True)
     (OTHERS / "installed").touch()
+
+
+def used():
+    "Seconds of the processor so far, of this process and its children."
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(u.ru_utime + u.ru_stime for u in usages)
 
 
 def fit_ours(method, matrix, seed):
     "As `Worker.fit`, and whether `check_fit` trusts it."
-    used = lambda: sum(
-        r.ru_utime + r.ru_stime
-        for r in (
-            resource.getrusage(resource.RUSAGE_SELF),
-            resource.getrusage(resource.RUSAGE_CHILDREN),
-        )
-    )
     start, cpu = time.perf_counter(), used()
     fit = fit_2pl(matrix, method, seed)
     found = dict(a=fit.a.tolist(), seconds=time.perf_counter() - start, cpu=used() - cpu)
@@ -114,9 +109,8 @@ def fit_ours(method, matrix, seed):
 def matrix_rows(shape, seed, worker):
     "One matrix and every method on it, one after the other."
     whole, truth = simulate(*shape, seed=seed)
-    matrix = whole.loc[
-        :, whole.nunique() == 2
-    ]  # items that all answered alike say nothing about their discrimination
+    # items that all answered alike say nothing about their discrimination
+    matrix = whole.loc[:, whole.nunique() == 2]
     truth = replace(truth, a=truth.a[whole.nunique() == 2])
     for method in OURS + THEIRS:
         name = f"irt/{shape[0]}x{shape[1]}-{seed:02d}-{method.replace(' ', '-')}"
@@ -134,7 +128,10 @@ def matrix_rows(shape, seed, worker):
 
 
 def summary(fits):
-    "A row per shape and method: means with standard errors, and what NUTS has more, matrix by matrix, with 95 % intervals."
+    """A row per shape and method: means with standard errors.
+
+    Also what NUTS has more, matrix by matrix, with 95 % intervals.
+    """
     for (shape, method), g in fits.groupby(["respondents", "method"], sort=False):
         nuts = fits[(fits.respondents == shape) & (fits.method == "nuts")]
         row = dict(respondents=shape, items=g["items"].iloc[0], method=method, n=len(g))
@@ -154,9 +151,8 @@ def summary(fits):
 
 def main(n):
     worker, rows = Worker(), []
-    fit_2pl(
-        simulate(12, 10)[0], "nuts", draws=20, tune=20
-    )  # imports and PyTensor's first compilation are not timed
+    # imports and PyTensor's first compilation are not timed
+    fit_2pl(simulate(12, 10)[0], "nuts", draws=20, tune=20)
     for seed in range(n):
         for shape in SHAPES:
             rows += matrix_rows(shape, seed, worker)

@@ -1,7 +1,9 @@
-"""The other packages' two-parameter logistic models, with their own defaults; runs in `bench/.venv-irt`, asked by `bench/irt.py`.
+"""Fit the other packages' two-parameter logistic models, with their own defaults.
 
-A line on standard input is a request, `{"method": "girth", "matrix": "x.npz"}`; a line on standard output is the answer, `{"a": [...], "seconds": 1.2, "cpu": 1.1}`.
-The matrix is `responses`, (respondents, items) of 0 and 1 without items that all answered alike. Imports and a first small fit are not timed.
+Runs in `bench/.venv-irt`, asked by `bench/irt.py`. A line on standard input is a request,
+`{"method": "girth", "matrix": "x.npz"}`; a line on standard output is the answer,
+`{"a": [...], "seconds": 1.2, "cpu": 1.1}`. The matrix is `responses`, (respondents, items) of 0 and
+1 without items that all answered alike. Imports and a first small fit are not timed.
 """
 
 import contextlib
@@ -12,7 +14,11 @@ import numpy as np
 
 
 def py_irt(Y, priors=None):
-    "py-irt's command line `py-irt train 2pl`: 2,000 steps of variational inference, Adam 0.1, vague priors; the best parameters it saw (`best_parameters.json`)."
+    """As py-irt's command line `py-irt train 2pl`.
+
+    2,000 steps of variational inference, Adam 0.1, vague priors; the best parameters it saw
+    (`best_parameters.json`).
+    """
     import pandas as pd
     from py_irt.config import IrtConfig
     from py_irt.dataset import Dataset
@@ -51,7 +57,7 @@ def girth_eap(Y):
 
 
 def mirt(Y):
-    'mirt\'s `fit_mirt(model="2PL")`: EM with 21 quadrature points, 500 iterations at most, standard errors.'
+    "mirt's `fit_mirt`: EM with 21 quadrature points, at most 500 iterations, standard errors."
     from mirt import fit_mirt
 
     return _slopes(fit_mirt(Y.astype(int), model="2PL"))

@@ -1,4 +1,4 @@
-"""The journal's two layouts: rows as they come with an index of the keys (ours), or the rows themselves in the order of the keys.
+"""Compare two layouts of the journal: rows as they come with an index (ours), or ordered by key.
 
 python bench/journal.py
 """
@@ -16,7 +16,7 @@ N, CHUNK = 100_000, 512
 PROMPT = "the words of a prompt as long as those of the student with one example " * 20  # 1.4 kB
 LAYOUTS = {
     "as they come": journal._TABLES,
-    "in the order of the keys": journal._TABLES.replace(");", ") WITHOUT ROWID;"),
+    "in the order of the keys": tuple(f"{table} WITHOUT ROWID" for table in journal._TABLES),
 }
 
 
@@ -24,17 +24,17 @@ def entries(first):
     how = journal.sampling_key(Sampling(max_tokens=256))
     for i in range(first, min(N, first + CHUNK)):
         prompt = f"{PROMPT}{i}"
-        yield (
-            journal.entry_key("model", prompt, how, 0),
-            "model",
-            prompt,
-            how,
-            0,
-            "an answer " * 14,
-            40,
-            300,
-            "stop",
-            "VllmEngine",
+        yield journal.CompletionRow(
+            key=journal.entry_key("model", prompt, how, 0),
+            model="model",
+            prompt=prompt,
+            sampling=how,
+            draw=0,
+            text="an answer " * 14,
+            tokens=40,
+            prompt_tokens=300,
+            finish="stop",
+            engine="VllmEngine",
         )
 
 

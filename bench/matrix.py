@@ -1,12 +1,14 @@
-"""The full matrix: every draft × every validation item, for two students. Killed, it goes on where it was.
+"""Record the full matrix: every draft × every validation item, for two students.
 
-    python bench/matrix.py runs/matrix   # some two hours; then its tables, without texts, are in bench/matrix/
+    python bench/matrix.py runs/matrix   # two hours; its tables, without texts, go to bench/matrix/
 
-The students are the run's own, SmolLM2-135M, and the teacher before its school, Gemma-3-270M.
+A killed recording continues where it was. The students are the run's own, SmolLM2-135M, and the
+teacher before its school, Gemma-3-270M.
 """
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -45,12 +47,14 @@ def run_answers(run, parts):
 
 
 def run_likelihoods(run, parts):
-    "The gold answers' likelihoods; with transformers, which reads a draft's prompt once for all items (vLLM would read it each time)."
+    """The gold answers' likelihoods, with transformers.
+
+    It reads a draft's prompt once for all items; vLLM would read it each time.
+    """
     counts, tables = Counts(), []
     for role, name in STUDENTS.items():
-        make = lambda folder=run.model_folder(role): TransformersEngine(
-            folder, ModelOptions.of(run.recipe)
-        )
+        options = ModelOptions.of(run.recipe)
+        make = partial(TransformersEngine, run.model_folder(role), options)
         engine = Journaled(run.journal, run.models[role]["fingerprint"], make, label=name)
         tables.append(answer_likelihoods(engine, *asked(run)).assign(student=name))
         counts.add(engine)
@@ -60,7 +64,7 @@ def run_likelihoods(run, parts):
 
 
 def tables(run):
-    "What bench/evaluations.py reads: who answered what correctly, and how likely the gold answer was; no text."
+    "The tables of bench/evaluations.py: right answers and the gold answers' likelihoods; no text."
     key = ["student", "task", "question_id", "draft", "item"]
     both = run.table("matrix")[[*key, "correct", "parsed"]].merge(
         run.table("matrix-likelihood")[[*key, "logprob"]], on=key, validate="one_to_one"

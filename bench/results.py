@@ -1,4 +1,4 @@
-"""What the benchmarks share: a result is a table with the command, the date and the machine, as JSON in `bench/results/`."""
+"""Save a benchmark's result: a table with command, date and machine, in `bench/results/`."""
 
 import json
 import math
@@ -12,10 +12,8 @@ from arte.run.rundir import environment
 from arte.core.files import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
-START, LOAD = (
-    time.time(),
-    os.getloadavg()[0],
-)  # when this benchmark began, and how busy the machine was with other things
+# When this benchmark began, and how busy the machine was with other things.
+START, LOAD = time.time(), os.getloadavg()[0]
 
 
 def save(
@@ -44,8 +42,8 @@ def save(
 def cached(
     name: str,  # "irt/20x100-00-map": a file in runs/bench-…
     make,  # function without arguments; what it gives is JSON-able
-):  # what it gave, now or in an earlier run that was killed or extended; and the machine's load when it had been made
-    "A result that is made once."
+):  # what it gave, now or in an earlier run, with the machine's load at that time
+    "A result that is made once, also where the benchmark is killed or extended."
     file = ROOT / "runs" / f"bench-{name}.json"
     if not file.exists():
         write_whole(file, json.dumps(_plain(make() | dict(load=os.getloadavg()[0]))).encode())
@@ -93,13 +91,20 @@ def _command():
 
 def _json(result):
     "JSON with a line for each field, and for each row of a table."
-    line = lambda x: json.dumps(x, ensure_ascii=False)
-    rows = lambda v: isinstance(v, list) and v and isinstance(v[0], dict)
-    body = (
-        f" {line(k)}: " + ("[\n  " + ",\n  ".join(map(line, v)) + "\n ]" if rows(v) else line(v))
-        for k, v in result.items()
-    )
-    return "{\n" + ",\n".join(body) + "\n}\n"
+    fields = [f" {_line(name)}: {_value(value)}" for name, value in result.items()]
+    return "{\n" + ",\n".join(fields) + "\n}\n"
+
+
+def _line(x):
+    return json.dumps(x, ensure_ascii=False)
+
+
+def _value(x):
+    "A field's value: a table with a line a row, anything else in one line."
+    if not (isinstance(x, list) and x and isinstance(x[0], dict)):
+        return _line(x)
+    rows = ",\n  ".join(map(_line, x))
+    return f"[\n  {rows}\n ]"
 
 
 def _plain(x):

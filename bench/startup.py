@@ -1,4 +1,4 @@
-"""How long until something answers: `arte --help`, `import arte` and its modules, beside Python alone. Half a minute.
+"""Time how long `arte --help` and `import arte` take, beside Python alone. Half a minute.
 
 python bench/startup.py
 """
@@ -34,9 +34,13 @@ COMMANDS = {
 } | {f"import {m}": [sys.executable, "-c", f"import {m}"] for m in MODULES}
 
 
+def used():
+    "Seconds of the processor so far, of all children."
+    return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+
+
 def timed(command):
     "Seconds on the clock and of the processor, of one start."
-    used = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
     start, cpu = time.perf_counter(), used()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start, used() - cpu

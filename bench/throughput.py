@@ -1,10 +1,12 @@
-"""One-shot answers per second: what one would write first, lm-evaluation-harness, our transformers engine and vLLM, on the same prompts.
+"""Compare one-shot answers per second of four engines on the same prompts.
 
     python bench/throughput.py              # what was measured is kept in runs/bench-throughput
     python bench/throughput.py ENGINE DTYPE # one of them, in this process
 
-32 drafts of the recorded run, each before 40 items of BBH, SmolLM2-135M, at most 160 new tokens, greedy. Loading is not counted.
-"… to the end": our engine without the rule that stops a loop that has proven itself; what the rule changes and saves.
+The engines: what one would write first, lm-evaluation-harness, our transformers engine and vLLM.
+32 drafts of the recorded run, each before 40 items of BBH, SmolLM2-135M, at most 160 new tokens,
+greedy. Loading is not counted. "… to the end" is our engine without the rule that stops a loop that
+has proven itself: what the rule changes and saves.
 """
 
 import json
@@ -65,7 +67,7 @@ def counting(model):
 
 
 def counting_vllm(llm):
-    "The same of vLLM: prompt tokens that its cache did not have, new tokens but the last of each answer, and its steps."
+    "The same of vLLM: prompt tokens not in its cache, new tokens but each answer's last, steps."
     work, step, generate = Counter(), llm.llm_engine.step, llm.generate
 
     def counted_step():
@@ -74,15 +76,9 @@ def counting_vllm(llm):
 
     def counted_generate(*args, **kwargs):
         outs = generate(*args, **kwargs)
-        work.update(
-            through=sum(
-                len(o.prompt_token_ids)
-                - (o.num_cached_tokens or 0)
-                + len(o.outputs[0].token_ids)
-                - 1
-                for o in outs
-            )
-        )
+        for o in outs:
+            read = len(o.prompt_token_ids) - (o.num_cached_tokens or 0)
+            work.update(through=read + len(o.outputs[0].token_ids) - 1)
         return outs
 
     llm.llm_engine.step, llm.generate = counted_step, counted_generate
@@ -90,7 +86,7 @@ def counting_vllm(llm):
 
 
 def with_generate(folder, dtype):
-    "`model.generate` on batches of one draft's items; only the end-of-sequence token ends an answer."
+    "`model.generate` on batches of one draft's items; only end-of-sequence ends an answer."
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -210,21 +206,25 @@ def differences(a, b):
 
 
 def near_ties(a, b):
-    "How far apart the two tokens' log-probabilities were where texts of two engines part, in float32, for every prompt that was read differently."
+    """How far apart two tokens' log-probabilities were where the texts of two engines part.
+
+    In float32, for every prompt whose answers were read differently.
+    """
     import torch
     from arte.models.load import load_model, load_tokenizer
     from arte.models.folders import resolve_model
 
     folder, prompts = resolve_model("nano-student"), asked("float32")[0]
     tokenizer, model = load_tokenizer(folder), load_model(folder)
-    ids = lambda text: tokenizer(text, add_special_tokens=False).input_ids
-    for prompt, s, t in (
-        (prompts[i], a["texts"][i], b["texts"][i])
-        for i, (x, y) in enumerate(zip(a["parsed"], b["parsed"]))
-        if x != y
-    ):
-        s, t = ids(s), ids(t)
-        at = next((i for i, (x, y) in enumerate(zip(s, t)) if x != y), None)
+
+    def ids(text):
+        return tokenizer(text, add_special_tokens=False).input_ids
+
+    for i, prompt in enumerate(prompts):
+        if a["parsed"][i] == b["parsed"][i]:
+            continue
+        s, t = ids(a["texts"][i]), ids(b["texts"][i])
+        at = next((k for k, (x, y) in enumerate(zip(s, t)) if x != y), None)
         if at is None:
             yield None  # one text is the beginning of the other: it was ended earlier
         else:
@@ -234,7 +234,10 @@ def near_ties(a, b):
 
 
 def hardware():
-    "What the machine can do: memory bandwidth (bytes/s) of reading, and multiplications and additions per second in both formats."
+    """What the machine can do.
+
+    Memory bandwidth (bytes/s) of reading; multiplications and additions per second in both formats.
+    """
     import torch
 
     def best(f, n=5):

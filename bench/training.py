@@ -1,18 +1,24 @@
-"""Training speed: our alignment and fine-tuning beside TRL's trainers with their defaults, on the recorded run's pairs and examples. Ten minutes on two cores; the nano teacher's school, where it is not in the cache, some more.
+"""Compare the speed of our alignment and fine-tuning with TRL's trainers and their defaults.
 
-    python bench/training.py                       # two repeats; what was measured is kept in runs/bench-training
-    OMP_NUM_THREADS=1 python bench/training.py     # on a shared machine: seconds of the processor are then the better measure
+    python bench/training.py                       # two repeats
+    OMP_NUM_THREADS=1 python bench/training.py     # on a shared machine
 
-Both get the same loaded model, tokenizer, data, batch size, epochs, learning rate, schedule and longest sequence. Everything else is ours, or TRL's default:
+Ten minutes on two cores; the nano teacher's school, where it is not in the cache, some more. What
+was measured is kept in runs/bench-training. On a shared machine, seconds of the processor are the
+better measure.
 
-             ours                                              TRL 1.16
-    batches  sorted by length, cut into micro-batches          random
-    memory   no gradient checkpointing on a processor          gradient checkpointing
-    logits   of the completion only                            of every position (where there is no Triton)
-    DPO      reference computed once, frozen bfloat16 weights  reference in every step, float32 weights
+Both get the same loaded model, tokenizer, data of the recorded run, batch size, epochs, learning
+rate, schedule and longest sequence. Everything else is ours, or TRL's default:
 
-A token is one of prompt, answer or end-of-sequence token that is no padding, each time an optimizer step sees it; a pair has its prompt twice.
-Seconds count from the loaded model to the trained one: tokenizing, the reference, all steps; not loading or saving.
+             ours                                      TRL 1.16
+    batches  sorted by length, cut into micro-batches  random
+    memory   no gradient checkpointing on a CPU        gradient checkpointing
+    logits   of the completion only                    of every position (where there is no Triton)
+    DPO      reference computed once, frozen bfloat16  reference in every step, float32 weights
+
+A token is one of prompt, answer or end-of-sequence token that is no padding, each time an optimizer
+step sees it; a pair has its prompt twice. Seconds count from the loaded model to the trained one:
+tokenizing, the reference, all steps; not loading or saving.
 """
 
 import argparse
@@ -136,7 +142,10 @@ def run(kind, way, job):
 
 
 def first_loss(kind, way, job, dtype):
-    "The loss of the first `batch` examples before any step, in float32 or as it is trained; DPO with the adapter moved, or it would be log 2 for any trainer."
+    """The loss of the first `batch` examples before any step, in float32 or as it is trained.
+
+    DPO's adapter is moved first, or the loss would be log 2 for any trainer.
+    """
     make, trained = WAYS[kind][way]
     data, plain = job["data"][: job["settings"].batch], dtype == "float32"
     tokenizer, model = (
@@ -145,10 +154,8 @@ def first_loss(kind, way, job, dtype):
     )
     with tempfile.TemporaryDirectory() as tmp, as_ours(way), torch.no_grad(), ExitStack() as stack:
         if plain:
-            [
+            for place in (__name__, "arte.models.train"):
                 stack.enter_context(patch(f"{place}.fast_bf16", lambda: False))
-                for place in (__name__, "arte.models.train")
-            ]
         trainer = make(model, tokenizer, data, job["settings"], tmp)
         move_adapter(trainer.model)
         trainer.model.eval()
