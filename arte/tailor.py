@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['VANILLA', 'ARMS', 'tailored_questions', 'best_drafts', 'random_drafts', 'consistent_drafts', 'make_examples',
-           'Material', 'Arm', 'instruction_set', 'get_arm', 'arms_named', 'title_by_arm', 'equalise', 'readable',
-           'example_counts']
+           'Material', 'Arm', 'instruction_set', 'arms_named', 'title_by_arm', 'equalise', 'readable', 'example_counts']
 
 # %% ../nbs/05_tailor.ipynb #055fc1fc
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import pandas as pd
 from .core.answers import extract_answer
 from .core.prompts import student_prompt
-from .core.basics import derive_seed, nearest
+from .core.basics import derive_seed
 from .core.show import GREY
 from .data.instructions import load_instructions
 from .elicit import draw_questions, naive_rationales
@@ -214,20 +213,6 @@ ARMS = (
 )
 
 # %% ../nbs/05_tailor.ipynb #c0976949
-def get_arm(
-    name: str,  # as in a recipe
-    arms: tuple = ARMS,  # `Arm`s to choose from
-) -> Arm:  # ValueError with the nearest name when there is none
-    "Return an arm by its name."
-    for arm in arms:
-        if arm.name == name:
-            return arm
-    names = [arm.name for arm in arms]
-    raise ValueError(
-        f"there is no arm {name!r}. {nearest(name, names)}The arms are {', '.join(names)}."
-    )
-
-
 def arms_named(
     names,  # of arms that occur in a table
     arms: tuple = ARMS,  # `Arm`s that are known
