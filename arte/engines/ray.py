@@ -99,7 +99,7 @@ class RayEngine(Engine):
         open_model,  # () → engine, called in each replica
         replicas: int = 1,  # copies of the model, ≥ 1
         per_replica: PerReplica = PerReplica(),  # what each is opened on
-        batch: int = 1024,  # completions a replica is asked for at once, four times vLLM's own batch
+        batch: int = 1024,  # completions a replica gets at once: four times vLLM's own batch
     ):
         self.path, self.fingerprint, self.batch = Path(path), fingerprint(path), batch
         self.replicas: list = []

@@ -61,7 +61,7 @@ class ServerEngine(Engine):
         concurrency: int = 64,  # requests at a time
         timeout: float = 600,  # seconds for one answer
         retries: int = 5,  # tries after the first one, for each request
-        max_model_len: int = 4096,  # prompt and new tokens of a text, as the server was started with
+        max_model_len: int = 4096,  # prompt and new tokens of a text, as the server has it
         options: ModelOptions = ModelOptions(),  # trust, for the tokenizer
     ):
         self.fingerprint, self.tokenizer = fingerprint(path), load_tokenizer(path, options)

@@ -10,12 +10,12 @@ from functools import cache
 
 # %% ../../nbs/models/attention.ipynb #f6b8244d
 class Beginnings:
-    "What families of rows have in common: their keys and values, and which family each row belongs to."
+    "Hold what families of rows have in common: keys and values, and the family of each row."
 
     def __init__(
         self,
         layers: list,  # per layer (keys, values), each (families, key heads, tokens, head size)
-        mask,  # (families, tokens): 1 where a token stands, 0 where a shorter beginning is padded
+        mask,  # (families, tokens): 1 for a token, 0 where a shorter beginning is padded
         family,  # (rows,): index of each row's family
     ):
         self.layers, self.mask, self.family = layers, mask, family
@@ -25,29 +25,33 @@ class Beginnings:
         self,
         at,  # (rows left,): indices of the rows that go on
     ):
-        "Forgets the rows that are done."
+        "Forget the rows that are done."
         self.family = self.family[at]
         self._arrange()
 
     def _arrange(self):
-        "`rows`: (families, most rows of one) → row, padded with 0; `place`: (rows,) → where in its family a row stands."
+        "Set `place`, (rows,): each row's place in its family, and `rows`, its inverse."
         import torch
 
-        member = torch.nn.functional.one_hot(self.family, len(self.mask))
-        self.place = (member.cumsum(0) - 1).gather(1, self.family[:, None])[:, 0]
-        self.rows = self.family.new_zeros(len(self.mask), int(self.place.max()) + 1)
-        self.rows[self.family, self.place] = torch.arange(
-            len(self.family), device=self.family.device
-        )
+        families = len(self.mask)
+        member = torch.nn.functional.one_hot(self.family, families)
+        before = member.cumsum(0) - 1
+        self.place = before.gather(1, self.family[:, None])[:, 0]
+        largest = int(self.place.max()) + 1
+        self.rows = self.family.new_zeros(families, largest)  # padded with 0
+        numbers = torch.arange(len(self.family), device=self.family.device)
+        self.rows[self.family, self.place] = numbers
 
     @property
-    def lengths(self):
-        return self.mask.sum(-1)[self.family, None]  # (rows, 1): tokens before each row's own
+    def lengths(self):  # (rows, 1)
+        "Count the tokens before each row's own."
+        return self.mask.sum(-1)[self.family, None]
 
     def _together(self, x, matrix):
-        "Multiplies the (heads, m, ·) of each row by its family's (heads, ·, ·): (rows, heads, m, ·)."
-        f = x[self.rows].transpose(1, 2)  # families, heads, rows, m, ·
-        out = (f.flatten(2, 3) @ matrix).unflatten(2, f.shape[2:4])
+        "Multiply each row's (heads, m, ·) by its family's (heads, ·, ·): (rows, heads, m, ·)."
+        stacked = x[self.rows].transpose(1, 2)  # families, heads, rows, m, ·
+        out = stacked.flatten(2, 3) @ matrix
+        out = out.unflatten(2, stacked.shape[2:4])
         return out.transpose(1, 2)[self.family, self.place]
 
     def attend(
@@ -57,38 +61,36 @@ class Beginnings:
         value,  # (rows, key heads, own tokens, head size)
         mask,  # (rows, 1, steps, own tokens): True where a step sees a token
         scaling: float,  # of the products, usually 1/√(head size)
-        layer: int,
+        layer: int,  # its number
     ):  # like `query`
-        "Attention of each row to its family's beginning and to its own tokens."
+        "Attend from each row to its family's beginning and to its own tokens."
         import torch
 
         keys, values = self.layers[layer]
-        n = self.mask.shape[-1]
+        nothing = float("-inf")
         hidden = (self.mask == 0)[self.family, None, None]  # rows, 1, 1, tokens of the beginning
-        before = self._together(query, keys.mT).masked_fill(hidden, float("-inf"))
-        own = (
-            (query @ key.mT)
-            .unflatten(2, (-1, mask.shape[-2]))
-            .masked_fill(~mask[:, :, None], float("-inf"))
-            .flatten(2, 3)
-        )
-        p = torch.cat([before, own], -1).float().mul(scaling).softmax(-1).to(query.dtype)
+        before = self._together(query, keys.mT).masked_fill(hidden, nothing)
+        own = (query @ key.mT).unflatten(2, (-1, mask.shape[-2]))
+        own = own.masked_fill(~mask[:, :, None], nothing).flatten(2, 3)
+        products = torch.cat([before, own], -1).float()
+        p = products.mul(scaling).softmax(-1).to(query.dtype)
+        n = self.mask.shape[-1]
         return self._together(p[..., :n], values) + p[..., n:] @ value
 
 # %% ../../nbs/models/attention.ipynb #c8aef1c8
 def _attention(module, query, key, value, attention_mask, scaling=None, beginnings=None, **kw):
-    "transformers' signature; query (rows, heads, steps, head size) → (rows, steps, heads, head size)."
-    import torch
+    "Attend as transformers asks: query (rows, heads, steps, size) → (rows, steps, heads, size)."
+    from torch.nn.functional import scaled_dot_product_attention
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    rows, heads, steps, size = query.shape
-    if beginnings is None and steps > 1:
+    if beginnings is None and query.shape[2] > 1:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kw
         )
+    rows, heads, steps, size = query.shape
     stacked = query.reshape(rows, key.shape[1], -1, size)
     if beginnings is None:
-        out = torch.nn.functional.scaled_dot_product_attention(
+        out = scaled_dot_product_attention(
             stacked, key, value, attn_mask=attention_mask, scale=scaling
         )
     else:
@@ -96,15 +98,15 @@ def _attention(module, query, key, value, attention_mask, scaling=None, beginnin
             stacked,
             key,
             value,
-            attention_mask,
-            size**-0.5 if scaling is None else scaling,
-            module.layer_idx,
+            mask=attention_mask,
+            scaling=size**-0.5 if scaling is None else scaling,
+            layer=module.layer_idx,
         )
     return out.reshape(rows, heads, steps, size).transpose(1, 2).contiguous(), None
 
 
 def _mask(*args, **kw):
-    "transformers' mask for SDPA, written out: it leaves out one that is merely causal, and `Beginnings.attend` needs it."
+    "Return transformers' mask for SDPA, also where it is merely causal: `attend` needs it."
     from transformers.masking_utils import sdpa_mask
 
     return sdpa_mask(*args, **kw | dict(allow_is_causal_skip=False))
@@ -121,8 +123,8 @@ def _registered():
 
 def share_beginnings(
     model,  # a transformers model; changed in place
-) -> float:  # tokens of the longest text that may have a beginning: 0 if the model takes no `beginnings=`, its window, or infinity
-    "Replaces the attention of a model for decoding, where the model allows it."
+) -> float:  # tokens: 0 where the model takes no `beginnings=`, its window, or infinity
+    "Let a model share beginnings; return the longest text with a beginning that it may decode."
     config = model.config.get_text_config()
     if not model._supports_attention_backend or config._attn_implementation != "sdpa":
         return 0
