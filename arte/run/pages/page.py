@@ -24,7 +24,8 @@ class Section:
 
     title: str  # its heading
     make: Callable  # a function of table name → data frame that returns HTML and `Table`s
-    tables: tuple  # names of the tables it cannot do without
+    tables: tuple[str, ...]  # names of the tables it cannot do without
+    also: tuple[str, ...] = ()  # names of tables that it shows if they are there
     optional: bool = False  # not mentioned where its tables are missing
 
 

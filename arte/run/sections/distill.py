@@ -74,4 +74,4 @@ def distill_section(
     return [figure, examples_table(t["examples"])]
 
 
-FINE_TUNING = Section("Fine-tuning", distill_section, ("sft_log",))
+FINE_TUNING = Section("Fine-tuning", distill_section, ("sft_log",), also=("examples",))

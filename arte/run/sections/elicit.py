@@ -85,5 +85,5 @@ def aside_section(
     return [Table("aside", whole, words=("reason",))]
 
 
-YIELDS = Section("Yields", yields_section, ("questions",))
-ASIDE = Section("Kept aside", aside_section, ("aside",))
+YIELDS = Section("Yields", yields_section, ("questions",), also=("drafts",))
+ASIDE = Section("Kept aside", aside_section, ("aside",), optional=True)

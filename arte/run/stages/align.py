@@ -18,6 +18,7 @@ from ...models.train import too_long
 from ...prefer import answer_one_shot, preference_scores
 from ..plan.jobs import Estimate, Job, steps
 from ..rundir import RunDir
+from ..sections.align import ALIGNED, ALIGNMENT
 from arte.run.stage import (
     Counts,
     Parts,
@@ -101,6 +102,7 @@ ALIGN = Stage(
     needs=align_needs,
     tables=("align_log",),
     settings=("elicit.questions", "pairs.question_pairs", "align.epochs"),
+    sections=(ALIGNMENT,),
 )
 
 # %% ../../../nbs/run/stages/align.ipynb #35ddc6f4
@@ -155,4 +157,5 @@ HELD_OUT = Stage(
     needs=heldout_needs,
     tables=("heldout_drafts", "heldout"),
     settings=("align.held_out", "irt.k"),
+    sections=(ALIGNED,),
 )

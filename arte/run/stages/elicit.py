@@ -13,6 +13,7 @@ from ...core.tasks import table_items
 from ...elicit import NoQuestions, draw_questions, draw_rationales
 from ..plan.jobs import Estimate, Job
 from ..rundir import RunDir
+from ..sections.elicit import ASIDE, YIELDS
 from ..stage import Counts, Parts, Stage, opened, save_tables, split, tasks_of
 
 # %% ../../../nbs/run/stages/elicit.ipynb #e108b378
@@ -88,4 +89,5 @@ ELICIT = Stage(
     needs=elicit_needs,
     tables=("questions", "drafts", "aside"),
     settings=("elicit.questions", "elicit.techniques", "elicit.rationale_tokens"),
+    sections=(YIELDS, ASIDE),
 )

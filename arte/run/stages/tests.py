@@ -13,6 +13,8 @@ from ...eval import evaluate
 from ..plan.jobs import Estimate, Job
 from ..plan.texts import Texts, filler_task, sample, worked
 from ..rundir import RunDir
+from ..sections.eval import ARMS_COMPARED
+from ..sections.experiments import BENCHMARKS_SHOWN
 from ..stage import Counts, Parts, Stage, opened, save_tables, split, tasks_of
 from .draw import test_source, worked_examples
 
@@ -68,6 +70,7 @@ EVAL = Stage(
     needs=eval_needs,
     tables=("results",),
     settings=("data.n_test", "distill.arms", "eval.shots", "eval.max_tokens"),
+    sections=(ARMS_COMPARED,),
 )
 
 # %% ../../../nbs/run/stages/tests.ipynb #bdbd6b95
@@ -119,4 +122,5 @@ OTHER_BENCHMARKS = Stage(
     needs=benchmarks_needs,
     tables=("benchmarks",),
     settings=("eval.benchmarks", "data.n_test", "distill.arms"),
+    sections=(BENCHMARKS_SHOWN,),
 )

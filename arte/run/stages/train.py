@@ -17,6 +17,7 @@ from ...models.launch import launch
 from ...models.load import ModelOptions
 from ..plan.jobs import Estimate, Job
 from ..rundir import RunDir
+from ..sections.distill import FINE_TUNING, SOUNDNESS
 from arte.run.stage import (
     Counts,
     Parts,
@@ -159,6 +160,7 @@ TAILOR = Stage(
     needs=tailor_needs,
     tables=("tailored_questions", "tailor_aside", "tailor_dropped", "examples", "health"),
     settings=("elicit.questions", "elicit.rationale_tokens"),
+    sections=(SOUNDNESS,),
 )
 
 # %% ../../../nbs/run/stages/train.ipynb #4d74bcc1
@@ -215,4 +217,5 @@ DISTILL = Stage(
     needs=distill_needs,
     tables=("sft_log",),
     settings=("distill.arms", "elicit.questions", "distill.epochs"),
+    sections=(FINE_TUNING,),
 )
