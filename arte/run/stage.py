@@ -20,6 +20,7 @@ from ..engines.journaled import Journaled
 from ..engines.open import EngineKind
 from ..models.train import trackers
 from .engine import open_engine
+from .pages.page import Section
 from .rundir import RunDir
 
 # %% ../../nbs/run/stage.ipynb #8af45eb3
@@ -33,7 +34,7 @@ class Stage:
     needs: Callable | None = None
     tables: tuple[str, ...] = ()  # that it may make
     settings: tuple[str, ...] = ()  # on which its cost depends, the strongest first
-    section: Callable | None = None  # its part of the report; None: it has none
+    sections: tuple[Section, ...] = ()  # its parts of the report
 
 
 @dataclass(frozen=True)
