@@ -18,6 +18,7 @@ from ...prefer import preference_scores
 from ..plan.jobs import Estimate, Job
 from ..plan.texts import Texts, filler_task, sample, stand_ins, worked
 from ..rundir import RunDir
+from ..sections.experiments import OTHER_STUDENTS, UNSEEN_TASKS
 from arte.run.stage import (
     Counts,
     Parts,
@@ -144,6 +145,7 @@ UNSEEN = Stage(
     needs=unseen_needs,
     tables=("unseen_examples", "unseen_aside", "unseen"),
     settings=("unseen.examples", "unseen.tasks"),
+    sections=(UNSEEN_TASKS,),
 )
 
 # %% ../../../nbs/run/stages/elsewhere.ipynb #f3669cfb
@@ -203,4 +205,5 @@ TRANSFER = Stage(
     needs=transfer_needs,
     tables=("transfer_scores", "transfer"),
     settings=("transfer.students", "elicit.questions", "irt.k"),
+    sections=(OTHER_STUDENTS,),
 )

@@ -14,6 +14,7 @@ from ...irt_check import trusted_fit
 from ...models.folders import resolve_model
 from ..plan.jobs import Estimate, Job
 from ..rundir import RunDir
+from ..sections.irt import PREFERENCE_SET
 from ..stage import Counts, Parts, Stage, opened, save_tables, split, tasks_of
 from .draw import worked_examples
 
@@ -108,4 +109,5 @@ IRT = Stage(
     needs=irt_needs,
     tables=("responses", "prefset"),
     settings=("data.n_val", "irt.respondents", "irt.shots"),
+    sections=(PREFERENCE_SET,),
 )

@@ -14,6 +14,7 @@ from ...prefer import Signal, answer_one_shot
 from ...beyond.elimination import answer_by_elimination
 from ..plan.jobs import Estimate, Job
 from ..rundir import RunDir
+from ..sections.prefer import PAIRS_SHOWN, WORDS
 from arte.run.stage import (
     Counts,
     Parts,
@@ -125,6 +126,7 @@ PREFER = Stage(
     needs=prefer_needs,
     tables=("answers", "likelihood", "scores"),
     settings=("elicit.questions", "irt.k", "elicit.techniques", "prefer.max_tokens"),
+    sections=(WORDS,),
 )
 
 # %% ../../../nbs/run/stages/prefer.ipynb #cf5d976a
@@ -160,4 +162,5 @@ PAIRS = Stage(
     needs=pairs_needs,
     tables=("pairs", "dropped"),
     settings=("pairs.question_pairs",),
+    sections=(PAIRS_SHOWN,),
 )
