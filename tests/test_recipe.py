@@ -10,13 +10,22 @@ from typing import Literal, get_args, get_origin
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from arte.core.settings.recipe import GENERATED_TASKS, Recipe
+from arte.core.settings.recipe import Recipe
+from arte.data.generated.tasks import GENERATED_TASKS
 from arte.core.fields import NUMBERS, Name, RecipeError, from_dict
 from arte.core.settings.training import Align, Distill, Eval
 from arte.core.settings.method import Data, Elicit, Irt, Pairs, Prefer, School, Student, Teacher
 from arte.core.basics import derive_seed
 from arte.core.recipes import dump_recipe, first_difference, load_recipe, parse_yaml, preset_names
+from arte.run.parts import PARTS
 from support.tiny import tiny_recipe
+
+
+def checked(*args, **changes):
+    "A recipe with its names checked, as when a run begins."
+    recipe = load_recipe(*args, **changes)
+    PARTS.check(recipe)
+    return recipe
 
 
 def back(recipe):
@@ -149,6 +158,16 @@ def test_wrong_type_names_its_field(field, kind):
         ("tasks=[navigate]", "tasks: ['navigate'] cannot be generated"),
         ("distill.arms=[original, art]", "Did you mean arte?"),
         ("distill.arms=[]", "distill.arms: got an empty list"),
+        ("distill.arms=[WizardLM]", "distill.arms: got WizardLM: instruction sets only"),
+        ("prefer.signal=accurate", "Did you mean accuracy?"),
+        ("data.items=bigbank", "Did you mean bigbench?"),
+        ("data.test=bigbench", "data.test: got 'bigbench', expected one of auto, bbh, generated"),
+        ("engine.kind=vlm", "Did you mean vllm?"),
+        ("eval.benchmarks=[gsm]", "Did you mean gsm8k?"),
+        (
+            "unseen.tasks=[navigat] & teacher.school=null & data.items=bbh & data.test=bbh",
+            "navigate",
+        ),
         ("align.max_length=160", "align.max_length: got 160"),
         ("distill.max_length=160", "distill.max_length: got 160"),
         ("irt.method=nuts & irt.chains=1", "irt.chains: got 1"),
@@ -169,18 +188,18 @@ def test_wrong_type_names_its_field(field, kind):
 )
 def test_refusals(change, message):
     with pytest.raises(RecipeError) as e:
-        load_recipe("nano", *change.split(" & "))
+        checked("nano", *change.split(" & "))
     assert message in str(e.value)
 
 
 def test_unknown_task_suggests_the_nearest():
     with pytest.raises(RecipeError, match=r"tasks\[1\].*navigate"):
-        load_recipe("small", "tasks=[snarks, navigat]")
+        checked("small", "tasks=[snarks, navigat]")
 
 
 def test_generated_test_items_need_a_number():
     with pytest.raises(RecipeError, match="data.n_test"):
-        tiny_recipe(data=Data("generated", "generated", n_val=6))
+        PARTS.check(tiny_recipe(data=Data("generated", "generated", n_val=6)))
 
 
 @pytest.mark.parametrize(
@@ -299,10 +318,3 @@ print([m for m in ('numpy', 'pandas', 'torch', 'transformers') if m in sys.modul
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
         == "[]"
     )
-
-
-def test_generated_tasks_are_what_nano_makes():
-    from arte.data.generated.tasks import make_items
-
-    for task in GENERATED_TASKS:
-        assert len(make_items(task, 2, 0)) == 2

@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 import yaml
 from .basics import nearest
-from .settings.recipe import BENCHMARKS, Recipe
+from .settings.recipe import Recipe
 from arte.core.fields import (
     RecipeError,
     Section,
@@ -165,26 +165,12 @@ def load_recipe(
     source: str | Path,  # a preset's name ("nano") or the path of a YAML file
     *changes: str,  # as on the command line: "align.lr=1e-6"
     **more,  # as in Python: **{"align.lr": 1e-6}
-) -> Recipe:  # complete and checked
-    "Read a recipe, make the changes, and check all of it."
+) -> Recipe:  # complete; its values are checked, its names when a plan or a run begins
+    "Read a recipe, make the changes, and check all values."
     values = read_values(source)
     for field, value in [*map(split_change, changes), *more.items()]:
         apply_change(values, field, value)
-    recipe = from_dict(Recipe, values)
-    _refuse_unknown_tasks("tasks", recipe.tasks)
-    unseen = [t for t in recipe.unseen.tasks if t not in BENCHMARKS]
-    _refuse_unknown_tasks("unseen.tasks", unseen)
-    return recipe
-
-
-def _refuse_unknown_tasks(field, tasks):
-    from arte.core.tasks import get_task
-
-    for i, name in enumerate(tasks):
-        try:
-            get_task(name)
-        except ValueError as e:
-            raise RecipeError(f"{field}[{i}]", str(e).rstrip(".")) from None
+    return from_dict(Recipe, values)
 
 # %% ../../nbs/core/recipes.ipynb #2f3c5cdf
 def dump_recipe(

@@ -15,6 +15,7 @@ from ..core.basics import nearest
 from ..core.fields import RecipeError
 from ..core.settings.recipe import Recipe
 from ..core.tasks import Task, get_task
+from ..data.generated.tasks import GENERATED_TASKS
 from ..data.sources import Source
 from ..engines.journaled import Journaled
 from ..engines.open import EngineKind
@@ -52,7 +53,7 @@ class Parts:
         self,
         recipe: Recipe,  # whose names of arms, signals, sources, engines and benchmarks are checked
     ) -> None:
-        "Refuse a name that is in none of the lists."
+        "Refuse a name that is in none of the lists, and parts that cannot do what is asked for."
         _check_names("distill.arms", recipe.distill.arms, self.arms)
         _check_names("prefer.signal", [recipe.prefer.signal], self.signals)
         _check_names("data.items", [recipe.data.items], self.sources)
@@ -60,6 +61,10 @@ class Parts:
         _check_names("data.test", [recipe.data.test], ("auto", *for_test))
         _check_names("engine.kind", [recipe.engine.kind], self.engines)
         _check_names("eval.benchmarks", recipe.eval.benchmarks, self.benchmarks)
+        _check_arms(recipe, self)
+        _check_test_items(recipe, self)
+        _check_generated(recipe)
+        _check_tasks(recipe, self)
 
 
 def by_name(
@@ -76,6 +81,56 @@ def _check_names(field, names, parts):
         if name not in known:
             problem = f"got {name!r}, expected one of {', '.join(known)}"
             raise RecipeError(field, problem, nearest(name, known))
+
+# %% ../../nbs/run/stage.ipynb #7f209ab9
+def _check_arms(recipe, parts):
+    "Refuse instruction sets alone: they are cut to the size of the other arms."
+    names = recipe.distill.arms
+    if all(by_name(name, parts.arms).writer == "others" for name in names):
+        problem = (
+            f"got {', '.join(names)}: instruction sets only, which are cut to the size of the "
+            "other arms"
+        )
+        raise RecipeError("distill.arms", problem, "Add for example: original")
+
+
+def _check_test_items(recipe, parts):
+    "Refuse all items of a source that makes as many as are asked for."
+    name = recipe.data.test
+    if name == "auto" or recipe.data.n_test:
+        return
+    if by_name(name, parts.sources).endless:
+        problem = f"got 0 (all there are), but there is no end to {name} items"
+        raise RecipeError("data.n_test", problem, "Write for example: n_test: 100")
+
+
+def _check_generated(recipe):
+    "Refuse tasks that cannot be generated if something asks for generated items."
+    if "generated" not in (recipe.data.items, recipe.data.test) and not recipe.teacher.school:
+        return
+    for task in (*recipe.tasks, *recipe.unseen.tasks):
+        if task not in GENERATED_TASKS:
+            problem = (
+                f"{[task]} cannot be generated, and data.items, data.test or teacher.school asks "
+                "for it"
+            )
+            fix = (
+                f"Use tasks among {', '.join(GENERATED_TASKS)}, or items: bbh, test: bbh and "
+                "school: null."
+            )
+            raise RecipeError("tasks", problem, fix)
+
+
+def _check_tasks(recipe, parts):
+    "Refuse tasks that the source of items does not have."
+    source = by_name(recipe.data.items, parts.sources)
+    unseen = [task for task in recipe.unseen.tasks if task not in parts.benchmarks]
+    for field, names in (("tasks", recipe.tasks), ("unseen.tasks", unseen)):
+        for i, name in enumerate(names):
+            try:
+                source.task(name)
+            except ValueError as e:
+                raise RecipeError(f"{field}[{i}]", str(e).rstrip(".")) from None
 
 # %% ../../nbs/run/stage.ipynb #d3e0a67c
 def tasks_of(

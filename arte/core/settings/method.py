@@ -64,13 +64,10 @@ class Data(Section, place="data"):
     n_test: Size = 0  # test items per task; 0 takes all there are, as Table 1 does
 
     def check(self):
-        "Refuse too few seeds, and a test set without an end."
+        "Refuse fewer seed questions than a prompt shows."
         if self.n_seed < 3:
             problem = f"got {self.n_seed}, expected at least 3: a question prompt shows three"
             self.refuse("n_seed", problem, "Write: n_seed: 3")
-        if self.test == "generated" and self.n_test == 0:
-            problem = "got 0 (all there are), but there is no end to generated items"
-            self.refuse("n_test", problem, "Write for example: n_test: 100")
 
 # %% ../../../nbs/core/settings/method.ipynb #0259ea94
 @dataclass(frozen=True)
@@ -153,7 +150,7 @@ class Prefer(Section, place="prefer"):
     signal: Name = "accuracy"
     # which items a draft is shown with: the preference set ("top-k", §3.2), or all validation items
     # until its rank in its question is settled ("elimination"); the paper has the first
-    rule: Name = "top-k"
+    rule: Literal["top-k", "elimination"] = "top-k"
     # elimination: chance, 0 to 1, that may remain that the best, and that the worst, of a question
     # is another one; 1 is not allowed
     error: Share = 0.2
