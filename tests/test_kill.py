@@ -1,4 +1,4 @@
-"""Killed with SIGKILL again and again, once in each stage, and resumed: what comes out is what an undisturbed run gives.
+"""A run killed with SIGKILL once in each stage, and resumed, gives what an undisturbed run gives.
 
 Twenty-five kills with ARTE_SLOW=1 (`make slow`)."""
 

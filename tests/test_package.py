@@ -1,4 +1,7 @@
-"""The wheel and the sdist: what is in them, and (ARTE_SLOW=1) that an installed wheel does what the README's first lines say."""
+"""The wheel and the sdist: what is in them.
+
+With ARTE_SLOW=1 also that an installed wheel does what the README's first lines say.
+"""
 
 import email
 import os
@@ -102,11 +105,12 @@ def test_the_sdist_can_be_built_and_read(dist):
         "LICENSE",
         "CHANGELOG.md",
         "CITATION.cff",
-        "constraints.txt",
+        "constraints/main.txt",
+        "constraints/lmeval.txt",
         "arte/py.typed",
         "arte/recipes/nano.yaml",
     } <= names
-    assert not {n for n in names if n.startswith(("nbs", "benchmarks", "index_files"))}
+    assert not {n for n in names if n.startswith(("nbs", "bench", "index_files"))}
 
 
 def test_metadata(metadata):
@@ -150,7 +154,7 @@ def test_the_description_is_whole_on_a_package_index(metadata):
 
 @pytest.fixture
 def installed(wheel, tmp_path):
-    "A fresh environment with the wheel in it; the libraries it needs are those of the present one."
+    "A fresh environment with the wheel in it, and the libraries of the present one."
     venv.create(tmp_path / "venv", with_pip=True)
     site = next((tmp_path / "venv").glob("lib/python*/site-packages"))
     (site / "libraries.pth").write_text(sysconfig.get_paths()["purelib"])
@@ -170,10 +174,13 @@ def installed(wheel, tmp_path):
     return shell
 
 
-# The README's run wants a GPU and the hub. This one takes the models of `nano`, and little of everything.
+# The README's run needs a GPU and the hub; this one takes the models of `nano`, and little of all.
 LITTLE = (
-    "tasks=[boolean_expressions,object_counting,sports_understanding] data.test=generated data.n_test=6 data.n_val=8 irt.k=4 irt.method=map irt.shots=[0,1] elicit.questions=4 align.held_out=1 align.epochs=1 "
-    "prefer.agreement_questions=1 prefer.max_tokens=64 pairs.question_pairs=1 distill.arms=[original,arte] distill.epochs=1 eval.max_tokens=64 engine.kind=transformers"
+    "tasks=[boolean_expressions,object_counting,sports_understanding] data.test=generated "
+    "data.n_test=6 data.n_val=8 irt.k=4 irt.method=map irt.shots=[0,1] elicit.questions=4 "
+    "align.held_out=1 align.epochs=1 prefer.agreement_questions=1 prefer.max_tokens=64 "
+    "pairs.question_pairs=1 distill.arms=[original,arte] distill.epochs=1 eval.max_tokens=64 "
+    "engine.kind=transformers"
 )
 
 

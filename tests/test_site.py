@@ -1,6 +1,7 @@
 """The site in a real browser, and what the notebooks store.
 
-The pages are built once, if `_docs` is older than what it is made of, and each is opened once, wide and then narrow, in one headless Chromium.
+The pages are built once, if `_docs` is older than what it is made of, and each is opened once, wide
+and then narrow, in one headless Chromium.
 """
 
 import json
@@ -31,22 +32,50 @@ SCREEN = 60  # lines
 NARROW = 390  # CSS pixels: a telephone
 
 SEEN = """() => {
-  const main = document.querySelector("main"), out = [];
-  const words = document.createTreeWalker(main, NodeFilter.SHOW_TEXT, n => n.parentElement.closest("pre, code, script, style, .katex") ? 2 : 1);
-  while (words.nextNode()) if (/\\$[^$\\n]+\\$|\\\\[(\\[]/.test(words.currentNode.data)) out.push(words.currentNode.data.trim());
-  return {raw: out, katex: main.querySelectorAll(".katex").length, errors: [...main.querySelectorAll(".katex-error")].map(e => e.title),
-          ids: [...document.querySelectorAll("[id]")].map(e => e.id), hrefs: [...document.querySelectorAll("a[href]")].map(a => a.getAttribute("href")),
-          bare: [...main.querySelectorAll("img, svg")].filter(e => !e.closest(".katex")).filter(e => !e.closest("figure")?.querySelector("figcaption")
-                  || !(e.alt || e.getAttribute("alt") || e.getAttribute("aria-label"))).map(e => e.outerHTML.slice(0, 80)),
-          notebook: [...document.querySelectorAll(".quarto-code-links a")].map(a => a.href)};
+  const main = document.querySelector("main"), raw = [];
+  const all = (selector, from = main) => [...from.querySelectorAll(selector)];
+  const hidden = "pre, code, script, style, .katex";
+  const visible = n => n.parentElement.closest(hidden) ? 2 : 1;
+  const words = document.createTreeWalker(main, NodeFilter.SHOW_TEXT, visible);
+  while (words.nextNode()) {
+    const text = words.currentNode.data;
+    if (/\\$[^$\\n]+\\$|\\\\[(\\[]/.test(text)) raw.push(text.trim());
+  }
+  const caption = e => e.closest("figure")?.querySelector("figcaption");
+  const alt = e => e.alt || e.getAttribute("alt") || e.getAttribute("aria-label");
+  const pictures = all("img, svg").filter(e => !e.closest(".katex"));
+  return {
+    raw: raw,
+    katex: all(".katex").length,
+    errors: all(".katex-error").map(e => e.title),
+    ids: all("[id]", document).map(e => e.id),
+    hrefs: all("a[href]", document).map(a => a.getAttribute("href")),
+    bare: pictures.filter(e => !caption(e) || !alt(e)).map(e => e.outerHTML.slice(0, 80)),
+    notebook: all(".quarto-code-links a", document).map(a => a.href),
+  };
 }"""
+# What is wider than the window, whether the page scrolls or cuts it off; what has a box to scroll
+# in may be wide.
 WIDER = """() => {
-  const scrolls = e => e && (["auto", "scroll", "hidden"].includes(getComputedStyle(e).overflowX) || scrolls(e.parentElement.closest("main *")));
-  const over = [...document.querySelectorAll("main *")].filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(".katex-mathml, svg *") && !scrolls(e.parentElement.closest("main *")));
-  return [...(document.documentElement.scrollWidth > innerWidth ? [`a page of ${document.documentElement.scrollWidth} px`] : []), ...over.map(e => e.outerHTML.slice(0, 120)).slice(0, 3)];
-}"""  # what is wider than the window, whether the page scrolls or cuts it off; what has a box to scroll in may be wide
-AXE_RUN = """async () => (await axe.run(document, {runOnly: ["wcag2a", "wcag2aa"], resultTypes: ["violations"]})).violations
-  .map(v => `${v.id} ×${v.nodes.length}: ${v.nodes[0].html.slice(0, 120)} ${v.nodes[0].any[0]?.message ?? ""}`)"""
+  const cut = e => ["auto", "scroll", "hidden"].includes(getComputedStyle(e).overflowX);
+  const scrolls = e => e && (cut(e) || scrolls(e.parentElement.closest("main *")));
+  const beyond = e => e.getBoundingClientRect().right > innerWidth + 1
+    && !e.closest(".katex-mathml, svg *") && !scrolls(e.parentElement.closest("main *"));
+  const over = [...document.querySelectorAll("main *")].filter(beyond);
+  const width = document.documentElement.scrollWidth;
+  return [
+    ...(width > innerWidth ? [`a page of ${width} px`] : []),
+    ...over.map(e => e.outerHTML.slice(0, 120)).slice(0, 3),
+  ];
+}"""
+AXE_RUN = """async () => {
+  const asked = {runOnly: ["wcag2a", "wcag2aa"], resultTypes: ["violations"]};
+  const {violations} = await axe.run(document, asked);
+  return violations.map(v => {
+    const {html, any} = v.nodes[0];
+    return `${v.id} ×${v.nodes.length}: ${html.slice(0, 120)} ${any[0]?.message ?? ""}`;
+  });
+}"""
 
 
 def cells(path):
@@ -60,7 +89,7 @@ def cells(path):
 
 
 def lines(output):
-    "How many lines of a page an output takes: rows for a table that isn't folded away, lines for text."
+    "Lines of a page that an output takes: rows of a table that isn't folded away, lines of text."
     data = output.get("data", {})
     if "text/html" in data:
         return re.sub("<details>.*?</details>", "", "".join(data["text/html"]), flags=re.S).count(
@@ -88,7 +117,9 @@ def faults(path, outputs):
 
 
 def test_faults_are_found(tmp_path):
-    stream = lambda name, text: dict(output_type="stream", name=name, text=[text])
+    def stream(name, text):
+        return dict(output_type="stream", name=name, text=[text])
+
     outputs = [
         stream("stdout", "fine\n"),
         stream("stderr", "Warning: x"),
@@ -106,7 +137,7 @@ def test_faults_are_found(tmp_path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.relative_to(ROOT / "nbs").as_posix())
 def test_stored_outputs(path):
-    "No warnings, no errors, nothing longer than a screen; a picture says what it shows and what to notice."
+    "No warnings, no errors, nothing longer than a screen; a picture has a caption and alt text."
     found = [
         f"cell {n}: {fault}" for n, _, outputs in cells(path) for fault in faults(path, outputs)
     ]
@@ -277,7 +308,10 @@ def test_callouts_of_a_kind_look_alike():
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_readable_by_all(address, browser, scheme):
-    "Contrast, names of links and buttons, alt texts, keys: what axe can see of WCAG 2 A and AA, on three pages of different kinds."
+    """What axe can see of WCAG 2 A and AA, on three pages of different kinds.
+
+    That is contrast, names of links and buttons, alt texts, keys.
+    """
     tab = browser.new_page(
         color_scheme=scheme, reduced_motion="reduce", viewport=dict(width=1280, height=900)
     )
