@@ -17,7 +17,7 @@ from .rundir import RunDir
 
 # %% ../../nbs/run/engine.ipynb #a023c424
 def open_engine(
-    run: RunDir,
+    run: RunDir,  # with its models
     role: str,  # a registered model
     engines: tuple[EngineKind, ...] = ENGINES,  # the kinds to choose from
 ) -> Journaled:
@@ -25,7 +25,7 @@ def open_engine(
     folder = run.model_folder(role)
     make = None
     if run.writable and folder.is_dir():
-        make = lambda: live_engine(run, role, folder, engines)
+        make = partial(live_engine, run, role, folder, engines)
     fingerprint = run.models[role]["fingerprint"]
     return Journaled(run.journal, fingerprint, make, label=role, wrap=_wrap(run, folder))
 
@@ -37,7 +37,7 @@ def _wrap(run, folder):
 
 # %% ../../nbs/run/engine.ipynb #f0d41309
 def live_engine(
-    run: RunDir,
+    run: RunDir,  # with its models
     role: str,  # of the model
     folder: Path,  # with its weights
     engines: tuple[EngineKind, ...] = ENGINES,  # the kinds to choose from

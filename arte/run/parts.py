@@ -22,7 +22,7 @@ from .stages.tests import EVAL, OTHER_BENCHMARKS
 from .stages.train import DISTILL, TAILOR
 from ..tailor import ARMS
 
-# %% ../../nbs/run/parts.ipynb #3851f3cf
+# %% ../../nbs/run/parts.ipynb #0f8a5c93
 STAGES: tuple[Stage, ...] = (
     ITEMS,
     SCHOOL,

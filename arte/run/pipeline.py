@@ -95,7 +95,7 @@ def run(
 
 def stage_line(
     name: str,  # of the stage
-    seconds: float,
+    seconds: float,  # of wall-clock time
     counts: dict,  # what it made
 ) -> str:  # one line
     "Write a stage in one line."

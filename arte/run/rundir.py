@@ -22,7 +22,7 @@ from .environment import environment
 
 # %% ../../nbs/run/rundir.ipynb #dfdaba1a
 def read_json(
-    file: Path,
+    file: Path,  # JSON
 ) -> dict:  # empty where there is no file
     "Read a file of a run, or say that it is damaged and what to do."
     if not file.exists():
@@ -43,8 +43,8 @@ def _json_remedy(file):
 
 
 def write_json(
-    file: Path,
-    values: dict,
+    file: Path,  # JSON
+    values: dict,  # all of it
 ) -> None:
     "Write a file of a run as a whole."
     write_whole(file, json.dumps(values, indent=1, ensure_ascii=False).encode())
@@ -158,8 +158,7 @@ class RunDir:
         if now not in sessions:
             sessions.append(now)
         fingerprints = {role: model["fingerprint"] for role, model in self.models.items()}
-        noted = dict(seed=self.recipe.seed, sessions=sessions, fingerprints=fingerprints)
-        write_json(file, noted)
+        write_json(file, dict(seed=self.recipe.seed, sessions=sessions, fingerprints=fingerprints))
 
     def path(
         self,
@@ -202,7 +201,8 @@ class RunDir:
         if not self.writable and not file.exists():
             raise FileNotFoundError(f"{file} is not there: this run has generated nothing yet.")
         self._journal = Journal(file)
-        if self.writable and not len(self._journal) and self._has_asked():
+        asked = any("prompts" in stage["counts"] for stage in self.stages.values())
+        if self.writable and asked and not len(self._journal):
             print(
                 f"{file} is empty, although stages of this run have asked models: what is needed "
                 "of it again is generated again. If you have a copy, stop here and put it back.",
@@ -210,17 +210,11 @@ class RunDir:
             )
         return self._journal
 
-    def _has_asked(self):
-        return any("prompts" in stage["counts"] for stage in self.stages.values())
-
     @property
     def stages(self) -> dict[str, dict]:
         "Return the stages that are done, in order, each with its seconds, counts and tables."
-        done = {}
-        for name, stage in read_json(self.path("stages.json")).items():
-            if all(self.has(table) for table in stage["tables"]):
-                done[name] = stage
-        return done
+        known = read_json(self.path("stages.json")).items()
+        return {name: stage for name, stage in known if all(map(self.has, stage["tables"]))}
 
     def done(
         self,
@@ -306,7 +300,9 @@ class RunDir:
             if folder.is_relative_to(base):
                 place = Path(sign, folder.relative_to(base))
         model = dict(folder=str(place), fingerprint=fingerprint(folder))
-        self.note_model(role, model | (dict(made_of=made_of) if made_of else {}))
+        if made_of:
+            model["made_of"] = made_of
+        self.note_model(role, model)
 
     def note_model(
         self,

@@ -46,7 +46,7 @@ class Parts:
     arms: tuple  # `arte.tailor.Arm`s
     signals: tuple  # `arte.prefer.Signal`s
     sources: tuple[Source, ...]  # of items
-    engines: tuple[EngineKind, ...]
+    engines: tuple[EngineKind, ...]  # that run models
     benchmarks: tuple[str, ...]  # names of the benchmarks outside of BBH
 
     def check(
@@ -68,7 +68,7 @@ class Parts:
 
 
 def by_name(
-    name: str,
+    name: str,  # of a part
     parts: tuple,  # of `Parts`: arms, signals, …
 ):  # the one of this name
     "Find a part by its name."
@@ -134,7 +134,7 @@ def _check_tasks(recipe, parts):
 
 # %% ../../nbs/run/stage.ipynb #d3e0a67c
 def tasks_of(
-    recipe: Recipe,
+    recipe: Recipe,  # of the run
 ) -> dict[str, Task]:  # in the recipe's order
     "Return the recipe's tasks by name."
     return {name: get_task(name) for name in recipe.tasks}
@@ -166,7 +166,7 @@ def preference_items(
 
 
 def save_tables(
-    run: RunDir,
+    run: RunDir,  # opened to write
     **tables: pd.DataFrame | list,  # name → data frame, or data frames put under each other
 ) -> dict[str, int]:  # name → rows
     "Save tables that were collected piece by piece."
@@ -206,7 +206,7 @@ class Counts(dict):
 
 @contextmanager
 def opened(
-    run: RunDir,
+    run: RunDir,  # opened to write
     role: str,  # a registered model
     counts: Counts,  # of the stage
     parts: Parts,  # with the engines
@@ -221,7 +221,7 @@ def opened(
 
 
 def tracked(
-    run: RunDir,
+    run: RunDir,  # opened to write
     role: str,  # of the model that is trained
 ) -> dict:  # `track` of `align`, `distill` and `school`
     "Return the trackers of a model's training, and where the logs of TensorBoard go."

@@ -40,14 +40,13 @@ def check_budget(
     total = table[column].sum()
     if total <= amount:
         return
-    worst, unit = table.loc[table[column].idxmax()], "h" if column == "hours" else ""
+    worst = table.loc[table[column].idxmax()]
+    unit = "h" if column == "hours" else ""
     settings = ", ".join(by_name(worst.stage, parts.stages).settings)
-    raise RecipeError(
-        "budget",
-        f"got {budget}, but the plan takes {short(total)}{unit}, "
-        f"of which {short(worst[column])}{unit} in {worst.stage}",
-        f"Lower {settings}, or allow --budget {math.ceil(total)}{unit}.",
-    )
+    takes, most = f"{short(total)}{unit}", f"{short(worst[column])}{unit}"
+    problem = f"got {budget}, but the plan takes {takes}, of which {most} in {worst.stage}"
+    remedy = f"Lower {settings}, or allow --budget {math.ceil(total)}{unit}."
+    raise RecipeError("budget", problem, remedy)
 
 
 def _check_known(table, budget, column):
@@ -58,8 +57,5 @@ def _check_known(table, budget, column):
         raise RecipeError("budget", f"got {budget}, but the plan has no {column}", f"{needs}.")
     unknown = table.stage[table[column].isna()]
     if len(unknown):
-        raise RecipeError(
-            "budget",
-            f"got {budget}, but the {column} of {', '.join(unknown)} cannot be planned",
-            "See the notes of the plan.",
-        )
+        problem = f"got {budget}, but the {column} of {', '.join(unknown)} cannot be planned"
+        raise RecipeError("budget", problem, "See the notes of the plan.")

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['YIELDS', 'measured', 'Job', 'steps', 'Estimate']
 
-# %% ../../../nbs/run/plan/jobs.ipynb #29de5be9
+# %% ../../../nbs/run/plan/jobs.ipynb #f14a0d4d
 import json
 import math
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
+from itertools import cycle, islice
 from statistics import fmean
 from ...core.prompts import naive_prompt, question_prompt, student_prompt
 from ...core.settings.recipe import Recipe
@@ -84,7 +85,7 @@ def steps(
     "Return the number of optimizer steps."
     return math.ceil(n / settings.batch) * settings.epochs
 
-# %% ../../../nbs/run/plan/jobs.ipynb #dd408f91
+# %% ../../../nbs/run/plan/jobs.ipynb #5a63c9f7
 class Estimate:
     "Count what the models of a recipe will read and write."
 
@@ -175,9 +176,9 @@ class Estimate:
         longest: int,  # most tokens of a completion
     ) -> Job:
         "Return a job of generating."
-        tokens_in = n * fmean(map(self.counter(role), prompts))
-        tokens_out = n * min(out, longest)
-        return Job(role, n, tokens_in=tokens_in, tokens_out=tokens_out, longest=longest)
+        each = fmean(map(self.counter(role), prompts))
+        written = n * min(out, longest)
+        return Job(role, n, tokens_in=n * each, tokens_out=written, longest=longest)
 
     def decode_questions(
         self,
@@ -186,21 +187,22 @@ class Estimate:
         n: int,  # questions a prompt asks for: 5 in `elicit`, 1 in `tailor`
     ) -> Job:
         "Count decodings until there are enough questions or the budget is spent."
-        elicit, tailor = self.recipe.elicit, self.recipe.tailor
+        elicit, section = self.recipe.elicit, "elicit" if n == 5 else "tailor"
         groups = seed_groups(x.seeds, elicit.prompts, self.recipe.seed)
         prompts = [question_prompt(x.task, group, n=n) for group in groups]
-        if n == 5:
-            section, most, temperature = "elicit", elicit.budget, elicit.temperature
-        else:
-            section, most, temperature = "tailor", tailor.budget, tailor.question_temperature
-        if not temperature:
-            most = min(most, len(prompts))  # greedy: there is one answer to each prompt
+        most = self._decodings_at_most(section, len(prompts))
         brings = self.known.get(n, self.yields[n])
         times = min(most, math.ceil(wanted / brings))
         if times * brings < wanted:
             self.lacking[section, wanted] = (most, most * brings)
         length = self.known.get(f"{n} tokens") or self.tagged(x, n)
         return self.ask("teacher", times, prompts, out=length, longest=elicit.question_tokens)
+
+    def _decodings_at_most(self, section, prompts):
+        elicit, tailor = self.recipe.elicit, self.recipe.tailor
+        temperature = elicit.temperature if section == "elicit" else tailor.question_temperature
+        most = getattr(self.recipe, section).budget
+        return most if temperature else min(most, prompts)  # greedy: one answer to each prompt
 
     def naive(
         self,
@@ -222,8 +224,8 @@ class Estimate:
         "Count a student's answers with one draft as example."
         limit, prompts = self.recipe.prefer.max_tokens, []
         shown = [(q, text) for q, _, rationales in x.drafts for text in rationales]
-        for i in range(SAMPLE):
-            example, item = shown[i % len(shown)], x.val[i % len(x.val)]
+        pairs = zip(cycle(shown), cycle(x.val))
+        for example, item in islice(pairs, SAMPLE):
             prompts.append(student_prompt(x.task, [example], item.question))
         return self.ask(role, n, prompts, out=self.answer(x, role, limit), longest=limit)
 

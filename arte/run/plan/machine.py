@@ -60,7 +60,7 @@ def _known_shapes():
 
 SHAPES = _known_shapes()
 
-# %% ../../../nbs/run/plan/machine.ipynb #5d6b9d49
+# %% ../../../nbs/run/plan/machine.ipynb #c59abd18
 def shape_of(
     model: str,  # as a recipe names it
 ) -> Shape:  # LookupError when the model is unknown and not on this disk
@@ -99,12 +99,13 @@ def _from_config(c):
 
 
 def parameters(
-    s: Shape,
+    s: Shape,  # of the model
 ) -> int:  # N
     "Return the number of parameters; norms and biases are left out."
     attention = 2 * s.hidden * s.head * (s.heads + s.kv_heads)
     layer = attention + 3 * s.hidden * s.mlp
-    return s.layers * layer + s.vocab * s.hidden * (2 - s.tied)
+    embeddings = s.vocab * s.hidden * (2 - s.tied)
+    return s.layers * layer + embeddings
 
 # %% ../../../nbs/run/plan/machine.ipynb #b351bd40
 SEQUENCES = 256  # prompts in flight at once, an assumption
@@ -113,7 +114,7 @@ BYTES = dict(bfloat16=2, float16=2, float32=4)
 
 
 def kv_bytes(
-    s: Shape,
+    s: Shape,  # of the model
     width: int = 2,  # bytes of a number
 ) -> int:  # bytes a token
     "Return the size of keys and values of one token in all layers."
@@ -121,34 +122,38 @@ def kv_bytes(
 
 
 def generation_gb(
-    s: Shape,
+    s: Shape,  # of the model
     width: int = 2,  # bytes of a number
 ) -> float:  # GB (10⁹ bytes)
     "Return the size of the weights, and of keys and values of one longest sequence."
-    return (parameters(s) * width + CONTEXT * kv_bytes(s, width)) / 1e9
+    weights = parameters(s) * width
+    return (weights + CONTEXT * kv_bytes(s, width)) / 1e9
 
 
 def activation_gb(
-    s: Shape,
+    s: Shape,  # of the model
     tokens: int,  # T, through the model at once
     scored: float,  # T_y, with a loss
 ) -> float:  # GB
     "Return the size of activations with gradient checkpointing, and of logits."
-    return (tokens * s.hidden * (2 * s.layers + 34) + 8 * s.vocab * scored) / 1e9
+    activations = tokens * s.hidden * (2 * s.layers + 34)
+    logits = 8 * s.vocab * scored
+    return (activations + logits) / 1e9
 
 
 def lora_parameters(
-    s: Shape,
+    s: Shape,  # of the model
     r: int,  # rank
 ) -> int:
     "Return the number of parameters of an adapter on every linear layer."
     queries = 2 * (s.hidden + s.heads * s.head)
     keys = 2 * (s.hidden + s.kv_heads * s.head)
-    return r * s.layers * (queries + keys + 3 * (s.hidden + s.mlp))
+    mlp = 3 * (s.hidden + s.mlp)
+    return r * s.layers * (queries + keys + mlp)
 
 
 def full_gb(
-    s: Shape,
+    s: Shape,  # of the model
     tokens: int,  # through the model at once
     scored: float,  # with a loss
 ) -> float:  # GB
@@ -157,7 +162,7 @@ def full_gb(
 
 
 def lora_gb(
-    s: Shape,
+    s: Shape,  # of the model
     r: int,  # rank
     tokens: int,  # through the model at once
     scored: float,  # with a loss
@@ -170,25 +175,27 @@ def lora_gb(
 
 
 def job_gb(
-    job: Job,
+    job: Job,  # of generating or training
     s: Shape,  # of its model
     recipe: Recipe,  # with batch sizes and lengths
 ) -> float:  # GB
     "Return the memory that a job takes at least."
     if not job.trained:
         return generation_gb(s, BYTES[recipe.engine.dtype])
-    if job.lora:
-        settings, sides = recipe.align, 2
-    else:
-        settings, sides = recipe.distill, 1
-        if job.role == "teacher":
-            settings = recipe.teacher.school
-    longest = settings.max_length * sides
-    tokens = micro_batch(settings.batch, max(1, TOKENS_AT_ONCE[True] // longest)) * longest
+    settings = _training_settings(job, recipe)
+    longest = settings.max_length * (2 if job.lora else 1)  # of a pair: both sides
+    at_once = max(1, TOKENS_AT_ONCE[True] // longest)
+    tokens = micro_batch(settings.batch, at_once) * longest
     scored = tokens * min(1, recipe.elicit.rationale_tokens / settings.max_length)
     if job.lora:
         return lora_gb(s, recipe.align.lora_r, tokens, scored)
     return full_gb(s, tokens, scored)
+
+
+def _training_settings(job, recipe):
+    if job.lora:
+        return recipe.align
+    return recipe.teacher.school if job.role == "teacher" else recipe.distill
 
 # %% ../../../nbs/run/plan/machine.ipynb #dfc74a3e
 @dataclass(frozen=True)
@@ -228,7 +235,7 @@ GPUS = {  # NVIDIA's data sheets, without sparsity; H100 and H200 as SXM
 def in_flight(
     s: Shape,  # the model's
     job: Job,  # prompts, tokens in and out
-    m: Machine,
+    m: Machine,  # that it runs on
     width: int = 2,  # bytes of a number
 ) -> int:  # prompts, ≥ 1
     "Return how many prompts run at once: 256, unless there are fewer or the memory is full."
@@ -242,25 +249,26 @@ def in_flight(
 def generation_seconds(
     s: Shape,  # the model's
     job: Job,  # prompts, tokens in and out, longest
-    m: Machine,
+    m: Machine,  # that it runs on
     width: int = 2,  # bytes of a number
 ) -> float:  # seconds
     "Return the time of reading prompts and writing completions."
     if not job.prompts:
         return 0.0
     N = parameters(s)
-    rounds = math.ceil(job.prompts / in_flight(s, job, m, width)) * job.longest
+    batches = math.ceil(job.prompts / in_flight(s, job, m, width))
+    steps = batches * job.longest
     context = (job.tokens_in + job.tokens_out / 2) / job.prompts
-    memory = rounds * N * width + job.tokens_out * context * kv_bytes(s, width)
+    memory = steps * N * width + job.tokens_out * context * kv_bytes(s, width)
     arithmetic = 2 * N * job.tokens_out / m.flops
-    writing = max(arithmetic, memory / m.bytes, rounds * m.step)
-    return 2 * N * job.tokens_in / m.flops + writing
+    reading = 2 * N * job.tokens_in / m.flops
+    return reading + max(arithmetic, memory / m.bytes, steps * m.step)
 
 
 def training_seconds(
-    s: Shape,
+    s: Shape,  # of the model
     job: Job,  # trained, read, lora
-    m: Machine,
+    m: Machine,  # that it runs on
 ) -> float:  # seconds
     "Return the time of training."
     back = 2 if job.lora else 4
@@ -270,9 +278,9 @@ def training_seconds(
 
 
 def job_seconds(
-    job: Job,
+    job: Job,  # of generating or training
     s: Shape,  # of its model
-    m: Machine,
+    m: Machine,  # that it runs on
     width: int = 2,  # bytes of a number while generating
 ) -> float:  # seconds
     "Return the time that a job takes."

@@ -13,7 +13,7 @@ from .texts import rough_tokens
 
 # %% ../../../nbs/run/plan/notes.ipynb #0dec73a2
 def notes(
-    e: Estimate,
+    e: Estimate,  # of a recipe
     table: pd.DataFrame,  # the plan
     gpu: str | None,  # a name in `GPUS`
     count: int,  # GPUs
@@ -27,14 +27,12 @@ def notes(
         "and a journal's answers are not asked for again",
     ]
     for (section, wanted), (most, brings) in e.lacking.items():
-        lines.append(
-            f"{section}.budget: {most} decodings bring about {brings:.0f} questions a task, "
-            f"where {wanted} are wanted: raise it"
-        )
+        bring = f"{most} decodings bring about {brings:.0f} questions a task"
+        lines.append(f"{section}.budget: {bring}, where {wanted} are wanted: raise it")
     lines += _tokenizer_notes(e)
     if gpu:
         lines.append(_machine_note(gpu, count, table))
-    elif "hours" in table:
+    elif "hours" in table and e.run is not None:
         lines.append(f"Hours: seconds a token as in {e.run.folder}")
     return lines + _unknown_notes(table, stages)
 
@@ -77,10 +75,9 @@ def _machine_note(gpu, count, table):
     m = GPUS[gpu]
     memory = count * m.memory
     large = table.stage[table.gpu_gb > memory]
-    note = (
-        f"Hours: {count} × {gpu}, {m.busy:.0%} of its {m.tflops:g} TFLOP/s "
-        f"and {m.fed:.0%} of its {m.bandwidth:g} TB/s (assumptions)"
-    )
+    arithmetic = f"{m.busy:.0%} of its {m.tflops:g} TFLOP/s"
+    reading = f"{m.fed:.0%} of its {m.bandwidth:g} TB/s"
+    note = f"Hours: {count} × {gpu}, {arithmetic} and {reading} (assumptions)"
     if len(large):
         note += f"; too large for {memory:,.0f} GB: {', '.join(large)}"
     return note
@@ -99,7 +96,7 @@ def _unknown_notes(table, stages):
         lines.append(f"Not planned: {', '.join(left)}")
     return lines
 
-# %% ../../../nbs/run/plan/notes.ipynb #a6d4eb83
+# %% ../../../nbs/run/plan/notes.ipynb #4def499e
 def short(
     x: float,  # ≥ 0
 ) -> str:  # "12,345", "67.8 M", "9.01 G"; "?" for an unknown number
@@ -129,14 +126,15 @@ def plan_text(
 ) -> str:  # lines
     "Write a plan: the stages that cost something, what each stage makes, and the notes."
     names = [c for c in HEADS if c in table]
-    costly = table[(table.prompts > 0) | (table.steps > 0)]
-    rows = [["stage", *(HEADS[c] for c in names)]]
-    for row in [*costly.to_dict("records"), _total(table, names)]:
-        rows.append([row["stage"], *(_cell(c, row[c]) for c in names)])
+    costly = table[(table.prompts > 0) | (table.steps > 0)].to_dict("records")
+    rows = [["stage"] + [HEADS[name] for name in names]]
+    for row in [*costly, _total(table, names)]:
+        cells = [_cell(name, row[name]) for name in names]
+        rows.append([row["stage"], *cells])
     width = table.stage.str.len().max()
     makes = [f"{stage:{width}}  {made}" for stage, made in zip(table.stage, table.makes)]
-    blocks = [[table.attrs["title"]], _aligned(rows), makes, table.attrs["notes"]]
-    return "\n\n".join("\n".join(lines) for lines in blocks)
+    lines = [table.attrs["title"], "", *_aligned(rows), "", *makes, "", *table.attrs["notes"]]
+    return "\n".join(lines)
 
 
 def _total(table, names):
@@ -155,7 +153,6 @@ def _aligned(rows):
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = []
     for first, *rest in rows:
-        cells = [first.ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(rest, widths[1:])]
-        lines.append("  ".join(cells))
+        numbers = [cell.rjust(width) for cell, width in zip(rest, widths[1:])]
+        lines.append("  ".join([first.ljust(widths[0]), *numbers]))
     return lines

@@ -50,18 +50,15 @@ def plan(
 ) -> pd.DataFrame:  # a row per stage, columns in `UNITS`; `.attrs` holds title, units and notes
     "Return what every stage of a recipe will take."
     parts.check(recipe)
-    machine = _machine(gpu, count)
-    e = Estimate(recipe, run, parts.sources)
-    rows = [_row(e, stage, machine) for stage in parts.stages if stage.needs]
-    table = pd.DataFrame(rows)
+    machine, e = _machine(gpu, count), Estimate(recipe, run, parts.sources)
+    table = pd.DataFrame([_row(e, stage, machine) for stage in parts.stages if stage.needs])
     table = table[[c for c in UNITS if c in table]]
     if timed and machine is None and _same_models(recipe, run):
         table["hours"] = _measured_hours(table, run, parts)
     if price is not None:
         table["cost"] = _hours(table) * count * price
-    table.attrs = dict(
-        title=_title(recipe), units=UNITS, notes=notes(e, table, gpu, count, parts.stages)
-    )
+    said = notes(e, table, gpu, count, stages=parts.stages)
+    table.attrs = dict(title=_title(recipe), units=UNITS, notes=said)
     return table
 
 
@@ -89,9 +86,9 @@ def _hours(table):
         )
     return table.hours
 
-# %% ../../../nbs/run/plan/plan.ipynb #fa0a33ff
+# %% ../../../nbs/run/plan/plan.ipynb #39ddb34f
 def role_shape(
-    e: Estimate,
+    e: Estimate,  # of a recipe
     role: str,  # "teacher", "student", or a model's name
 ):  # a `Shape`
     "Return the sizes of the model of a role."
@@ -110,7 +107,8 @@ def _row(e, stage, machine):
     try:
         shapes = [role_shape(e, job.role) for job in jobs]
     except LookupError:
-        return row | dict(gpu_gb=math.nan) | (dict(hours=math.nan) if machine else {})
+        unknown = ["gpu_gb", "hours"] if machine else ["gpu_gb"]
+        return row | dict.fromkeys(unknown, math.nan)
     sizes = [job_gb(job, s, e.recipe) for job, s in zip(jobs, shapes)]
     row["gpu_gb"] = max(sizes, default=0.0)
     if machine:
@@ -145,8 +143,9 @@ def pace(
         elif own.steps[stage]:
             trained = own.trained_tokens[stage] * counts.get("steps", 0) / own.steps[stage]
             paces[stage] = done["seconds"] / max(1, trained)
-    mean = {stage: seconds / tokens for stage in own.index if tokens and own.prompts[stage]}
-    return mean | paces
+    if not tokens:
+        return paces
+    return dict.fromkeys(own.index[own.prompts > 0], seconds / tokens) | paces
 
 
 def _same_models(recipe, run):
@@ -187,8 +186,8 @@ def _used_by(run, stage, done):
         asked = _distinct_answers(run)
     scale = asked / own if own else (math.nan if asked else 0)
     tokens = {c: counts.get(c, 0) * scale for c in ("tokens_in", "tokens_out")}
-    steps = counts.get("steps", 0)
-    return dict(stage=stage, prompts=asked, **tokens, steps=steps, seconds=done["seconds"])
+    used = dict(stage=stage, prompts=asked) | tokens
+    return used | dict(steps=counts.get("steps", 0), seconds=done["seconds"])
 
 
 def _distinct_answers(run):

@@ -6,12 +6,12 @@
 __all__ = ['SAMPLE', 'BBH_PIECES', 'BBH_ITEMS', 'FILLERS', 'local_file', 'rough_tokens', 'token_counter', 'sample', 'filler',
            'Texts', 'worked', 'plan_items', 'filler_items', 'filler_task', 'plan_exemplars', 'stand_ins', 'task_texts']
 
-# %% ../../../nbs/run/plan/texts.ipynb #03a922af
+# %% ../../../nbs/run/plan/texts.ipynb #a3d91c6b
 import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 import pandas as pd
@@ -58,7 +58,7 @@ _PIECES = re.compile(r"[^\W\d_]+|\d|[^\w\s]|_")
 
 @lru_cache(maxsize=1 << 13)
 def rough_tokens(
-    text: str,
+    text: str,  # any
 ) -> int:  # tokens, about
     "Estimate tokens without a tokenizer: 1.1 for every word, digit and mark."
     return round(1.1 * len(_PIECES.findall(text)))
@@ -119,26 +119,26 @@ FILLERS = [Exemplar(filler("question"), filler("rationale"), "(A)")] * 3
 class Texts:
     "Hold what the prompts of one task are made of."
 
-    task: Task
+    task: Task  # to which they belong
     drafts: list  # stand-ins for the teacher's: (question, answer, a rationale by each technique)
     shown: list  # worked examples for validation items: (question, rationale)
     tested: list  # worked examples for test items
-    seeds: list = ()  # seed `Item`s
-    val: list = ()  # a sample of the validation `Item`s
-    test: list = ()  # a sample of the test `Item`s
+    seeds: list = field(default_factory=list)  # seed `Item`s
+    val: list = field(default_factory=list)  # a sample of the validation `Item`s
+    test: list = field(default_factory=list)  # a sample of the test `Item`s
     n_val: int = 0  # how many validation items there are
     n_test: int = 0  # how many test items there are
 
 
 def worked(
-    examples: list[Exemplar],
+    examples: list[Exemplar],  # of a task
 ) -> list[tuple[str, str]]:  # (question, rationale)
     "Return worked examples as `student_prompt` takes them."
     return [(e.question, e.rationale) for e in examples]
 
 # %% ../../../nbs/run/plan/texts.ipynb #4fd09178
 def plan_items(
-    recipe: Recipe,
+    recipe: Recipe,  # of the run
     sources: tuple[Source, ...] = SOURCES,  # to choose from
 ) -> tuple[pd.DataFrame, bool]:  # table `items`; False: fillers, since the data is out of reach
     "Return the items that the run will draw, or fillers."
@@ -162,8 +162,15 @@ def filler_items(
     items = []
     for split_name, n in sizes.items():
         for i in range(n):
-            id = f"{task}-{split_name}-{i}"
-            items.append(Item(id, task, split_name, filler("question"), "(A)", "option"))
+            item = Item(
+                f"{task}-{split_name}-{i}",
+                task,
+                split_name,
+                question=filler("question"),
+                answer="(A)",
+                kind="option",
+            )
+            items.append(item)
     return items
 
 
@@ -184,7 +191,7 @@ def filler_task(
 
 
 def plan_exemplars(
-    recipe: Recipe,
+    recipe: Recipe,  # of the run
     source: str | None,  # a source's name, or None: out of reach
     sources: tuple[Source, ...] = SOURCES,  # to choose from
 ) -> dict[str, list[Exemplar]]:  # task → three
@@ -197,7 +204,7 @@ def plan_exemplars(
 
 def stand_ins(
     recipe: Recipe,  # what would be run
-    task: Task,
+    task: Task,  # of the recipe
     shown: list[Exemplar],  # its worked examples
     drafts: pd.DataFrame | None = None,  # table `drafts` of an earlier run
 ) -> list:  # (question, answer, a rationale by each technique)
@@ -228,7 +235,7 @@ def _solutions(task, techniques, seed):
         texts.append((i.question, i.answer, rationales))
     return texts
 
-# %% ../../../nbs/run/plan/texts.ipynb #bc53ed25
+# %% ../../../nbs/run/plan/texts.ipynb #21836de9
 def task_texts(
     recipe: Recipe,  # what would be run
     run: RunDir | None = None,  # an earlier run
@@ -242,18 +249,14 @@ def task_texts(
     drafts = run.table("drafts") if run is not None and run.has("drafts") else None
     texts = []
     for name, task in tasks_of(recipe).items():
-        val = table_items(split(items, "val", name))
-        test = table_items(split(items, "test", name))
-        x = Texts(
-            task,
-            seeds=table_items(split(items, "seed", name)),
-            val=sample(val),
-            test=sample(test),
-            n_val=len(val),
-            n_test=len(test),
-            shown=worked(shown[name]),
-            tested=worked(tested[name]),
-            drafts=stand_ins(recipe, task, shown[name], drafts),
-        )
-        texts.append(x)
+        written = stand_ins(recipe, task, shown[name], drafts)
+        examples = worked(shown[name]), worked(tested[name])
+        texts.append(Texts(task, written, *examples, **_task_items(items, name)))
     return texts, reached
+
+
+def _task_items(items, task):
+    "The fields of `Texts` that come from the table of items."
+    seeds, val, test = (table_items(split(items, name, task)) for name in ("seed", "val", "test"))
+    sizes = dict(n_val=len(val), n_test=len(test))
+    return dict(seeds=seeds, val=sample(val), test=sample(test)) | sizes

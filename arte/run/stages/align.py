@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ALIGN', 'HELD_OUT', 'run_align', 'cut_off', 'align_needs', 'run_heldout', 'all_held_out_drafts', 'heldout_needs']
 
-# %% ../../../nbs/run/stages/align.ipynb #f88e8836
+# %% ../../../nbs/run/stages/align.ipynb #4fbcd85e
 from dataclasses import asdict
 from statistics import fmean
 import pandas as pd
@@ -31,37 +31,32 @@ from arte.run.stage import (
     tracked,
 )
 
-# %% ../../../nbs/run/stages/align.ipynb #f49fe19a
-def run_align(run: RunDir, parts: Parts) -> Counts:
+# %% ../../../nbs/run/stages/align.ipynb #45ce3886
+def run_align(
+    run: RunDir,  # opened to write
+    parts: Parts,  # arms, signals, sources and engines to choose from
+) -> dict:  # counts
     "Align the teacher by DPO (§3.3)."
     r, pairs = run.recipe, run.table("pairs")
     seed = derive_seed(r.seed, "align")
-    settings = asdict(r.align) | dict(held_out=None)
-    teacher = run.models["teacher"]["fingerprint"]
-    made_of = [teacher, pairs[["prompt", "chosen", "rejected"]], settings, seed, r.chat]
+    how = dict(settings=r.align, seed=seed, options=ModelOptions.of(r))
 
     def train(out):
-        return launch(
-            r.accelerate,
-            align,
-            run.model_folder("teacher"),
-            pairs,
-            adapter=run.path("models", "adapter"),
-            out=out,
-            settings=r.align,
-            seed=seed,
-            options=ModelOptions.of(r),
-            track=tracked(run, "aligned"),
-        )
+        base, adapter = run.model_folder("teacher"), run.path("models", "adapter")
+        track = tracked(run, "aligned")
+        return launch(r.accelerate, align, base, pairs, adapter, out=out, track=track, **how)
 
-    log = run.trained("aligned", made_of, train)
+    texts = pairs[["prompt", "chosen", "rejected"]]
+    settings = asdict(r.align) | dict(held_out=None)
+    teacher = run.models["teacher"]["fingerprint"]
+    log = run.trained("aligned", [teacher, texts, settings, seed, r.chat], train)
     run.save("align_log", log)
     long = cut_off(run, "teacher", pairs, ("chosen", "rejected"), "align")
     return Counts(steps=len(log)) | long
 
 
 def cut_off(
-    run: RunDir,
+    run: RunDir,  # opened to write
     role: str,  # of the model that is trained
     examples: pd.DataFrame,  # prompt and answers
     answers: tuple[str, ...],  # columns of the answers
@@ -73,8 +68,10 @@ def cut_off(
     n = too_long(tokenizer, examples.to_dict("records"), answers, longest)
     return {f"cut off at {section}.max_length": n} if n else {}
 
-# %% ../../../nbs/run/stages/align.ipynb #079666cb
-def align_needs(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
+# %% ../../../nbs/run/stages/align.ipynb #ccc16a5c
+def align_needs(
+    e: Estimate,  # of a recipe
+) -> tuple[list[Job], str]:  # jobs, what they make
     "Count the tokens of DPO."
     a = e.recipe.align
     tokens = sum(_pair_tokens(e, x) for x in e.texts)
@@ -88,12 +85,16 @@ def _pair_tokens(e, x):
     r, count = e.recipe, e.counter("teacher")
 
     def both(prompt, answer):  # chosen and rejected
-        return 2 * min(r.align.max_length, count(prompt) + answer + 1)
+        whole = count(prompt) + answer + 1
+        return 2 * min(r.align.max_length, whole)
 
     answer = e.rationale(x, "teacher", r.elicit.rationale_tokens)
-    of_rationales = fmean([both(naive_prompt(x.task, q), answer) for q, _, _ in x.drafts])
-    of_questions = both(question_prompt(x.task, x.seeds[:3], n=1), e.tagged(x, 1))
-    return r.elicit.questions * of_rationales + r.pairs.question_pairs * of_questions
+    prompts = [naive_prompt(x.task, q) for q, _, _ in x.drafts]
+    of_rationales = fmean(both(prompt, answer) for prompt in prompts)
+    prompt = question_prompt(x.task, x.seeds[:3], n=1)
+    of_questions = both(prompt, e.tagged(x, 1))
+    tokens = r.elicit.questions * of_rationales
+    return tokens + r.pairs.question_pairs * of_questions
 
 
 ALIGN = Stage(
@@ -105,8 +106,11 @@ ALIGN = Stage(
     sections=(ALIGNMENT,),
 )
 
-# %% ../../../nbs/run/stages/align.ipynb #35ddc6f4
-def run_heldout(run: RunDir, parts: Parts) -> Counts:
+# %% ../../../nbs/run/stages/align.ipynb #65ed706b
+def run_heldout(
+    run: RunDir,  # opened to write
+    parts: Parts,  # arms, signals, sources and engines to choose from
+) -> dict:  # counts
     "Let the teacher answer held-out questions before and after, and the student score them."
     counts = Counts()
     drafts = all_held_out_drafts(run, counts, parts)
@@ -121,9 +125,9 @@ def run_heldout(run: RunDir, parts: Parts) -> Counts:
 
 
 def all_held_out_drafts(
-    run: RunDir,
+    run: RunDir,  # opened to write
     counts: Counts,  # of the stage
-    parts: Parts,
+    parts: Parts,  # with the engines
 ) -> list[pd.DataFrame]:  # parts of the table `heldout_drafts`
     "Let the teacher of each round answer the held-out questions."
     r, tasks, drafts = run.recipe, tasks_of(run.recipe), []
@@ -136,11 +140,14 @@ def all_held_out_drafts(
         with opened(run, role, counts, parts) as teacher:
             for name, rows in questions.groupby("task", sort=False):
                 limit = r.elicit.rationale_tokens
-                drafts.append(held_out_drafts(teacher, phase, tasks[name], rows, max_tokens=limit))
+                answers = held_out_drafts(teacher, phase, tasks[name], rows, max_tokens=limit)
+                drafts.append(answers)
     return drafts
 
 
-def heldout_needs(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
+def heldout_needs(
+    e: Estimate,  # of a recipe
+) -> tuple[list[Job], str]:  # jobs, what they make
     "Count the rationales for held-out questions before and after alignment, and their scoring."
     n, teachers, jobs = e.recipe.align.held_out, 1 + e.recipe.rounds, []
     if n == 0:

@@ -11,9 +11,9 @@ from ...core.settings.recipe import Recipe
 from ...core.tasks import Exemplar, Item, items_table
 from ...data.sources import SOURCES, Source, draw_splits, get_source, source_of_tests
 
-# %% ../../../nbs/run/stages/draw.ipynb #0ccf3d5f
+# %% ../../../nbs/run/stages/draw.ipynb #9977ce5f
 def test_source(
-    recipe: Recipe,
+    recipe: Recipe,  # of the run
     sources: tuple[Source, ...] = SOURCES,  # to choose from
 ) -> str:  # a source's name
     "Return where test items come from; for `auto` it is BBH if it can be reached."
@@ -22,7 +22,7 @@ def test_source(
 
 def taught_questions(
     task: str,  # its name
-    recipe: Recipe,
+    recipe: Recipe,  # of the run
 ) -> list[str]:  # empty without a school
     "Return the questions of a task that the teacher's school shows."
     from arte.models.school import school_items
@@ -35,7 +35,7 @@ def taught_questions(
 
 def draw_task(
     task: str,  # its name
-    recipe: Recipe,
+    recipe: Recipe,  # of the run
     test: str,  # from `test_source`
     sources: tuple[Source, ...] = SOURCES,  # to choose from
 ) -> dict[str, list[Item]]:  # splits "seed", "val" and "test", which share none
@@ -52,7 +52,7 @@ def draw_task(
 
 
 def draw_items(
-    recipe: Recipe,
+    recipe: Recipe,  # of the run
     sources: tuple[Source, ...] = SOURCES,  # to choose from
 ) -> pd.DataFrame:  # table `items`: splits seed, val, test of every task, which share no item
     "Draw the items of a run."
@@ -69,9 +69,9 @@ def draw_items(
         )
     return table
 
-# %% ../../../nbs/run/stages/draw.ipynb #803ec3c8
+# %% ../../../nbs/run/stages/draw.ipynb #159879dd
 def worked_examples(
-    recipe: Recipe,
+    recipe: Recipe,  # of the run
     source: str,  # a source's name
     sources: tuple[Source, ...] = SOURCES,  # to choose from
 ) -> dict[str, list[Exemplar]]:  # task → three

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ELICIT', 'run_elicit', 'task_questions', 'task_drafts', 'elicit_needs']
 
-# %% ../../../nbs/run/stages/elicit.ipynb #1464cf52
+# %% ../../../nbs/run/stages/elicit.ipynb #fd98d4ae
 from dataclasses import replace
 from ...beyond.cot import cot_rationales
 from ...core.prompts import technique_prompt
@@ -16,8 +16,11 @@ from ..rundir import RunDir
 from ..sections.elicit import ASIDE, YIELDS
 from ..stage import Counts, Parts, Stage, opened, save_tables, split, tasks_of
 
-# %% ../../../nbs/run/stages/elicit.ipynb #e108b378
-def run_elicit(run: RunDir, parts: Parts) -> Counts:
+# %% ../../../nbs/run/stages/elicit.ipynb #9c8de9b7
+def run_elicit(
+    run: RunDir,  # opened to write
+    parts: Parts,  # arms, signals, sources and engines to choose from
+) -> dict:  # counts
     "Draft questions, and a rationale for each by each technique (§3.1)."
     counts = Counts()
     questions, drafts, aside = [], [], []
@@ -33,17 +36,19 @@ def run_elicit(run: RunDir, parts: Parts) -> Counts:
 
 
 def task_questions(
-    run: RunDir,
+    run: RunDir,  # opened to write
     teacher,  # engine
     task,  # a `Task`
 ):  # rows of the tables `questions` and `aside`
     "Draw the questions of one task, the held-out ones last."
     r, items = run.recipe, run.table("items")
     items = items[items.task == task.name]
-    seeds, others = table_items(split(items, "seed")), items[items.split != "seed"]
+    seeds = table_items(split(items, "seed"))
+    others = items[items.split != "seed"]
     more = replace(r.elicit, questions=r.elicit.questions + r.align.held_out)
+    exclude = list(others.question)
     try:
-        q, out = draw_questions(teacher, task, seeds, more, seed=r.seed, exclude=[*others.question])
+        q, out = draw_questions(teacher, task, seeds, more, seed=r.seed, exclude=exclude)
     except NoQuestions as e:
         run.save("aside", e.aside)
         raise
@@ -51,7 +56,7 @@ def task_questions(
 
 
 def task_drafts(
-    run: RunDir,
+    run: RunDir,  # opened to write
     teacher,  # engine
     task,  # a `Task`
     questions,  # its questions, without those held out
@@ -66,21 +71,25 @@ def task_drafts(
     branches, skipped = cot_rationales(teacher, task, questions, elicit.cot, limit)
     return [*drafts, branches], [skipped]
 
-# %% ../../../nbs/run/stages/elicit.ipynb #c3123755
-def elicit_needs(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
+# %% ../../../nbs/run/stages/elicit.ipynb #9955e76d
+def elicit_needs(
+    e: Estimate,  # of a recipe
+) -> tuple[list[Job], str]:  # jobs, what they make
     "Count questions, and rationales by each technique."
     r, jobs = e.recipe.elicit, []
     wanted = r.questions + e.recipe.align.held_out
     for x in e.texts:
         techniques = x.task.techniques[: r.techniques]
-        questions = [q for q, _, _ in x.drafts]
-        prompts = [technique_prompt(x.task, t, q) for q in questions for t in techniques]
+        prompts = []
+        for question, _, _ in x.drafts:
+            prompts += [technique_prompt(x.task, t, question) for t in techniques]
         length = e.rationale(x, "teacher", r.rationale_tokens)
         n = r.questions * r.techniques
         jobs.append(e.decode_questions(x, wanted, 5))
         jobs.append(e.ask("teacher", n, prompts, out=length, longest=r.rationale_tokens))
     drafts = len(e.texts) * r.questions * r.techniques
-    return jobs, f"{drafts:,} drafts: {r.questions} questions × {r.techniques} techniques a task"
+    each = f"{r.questions} questions × {r.techniques} techniques"
+    return jobs, f"{drafts:,} drafts: {each} a task"
 
 
 ELICIT = Stage(

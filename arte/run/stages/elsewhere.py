@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UNSEEN', 'TRANSFER', 'unseen_task', 'run_unseen', 'unseen_examples', 'unseen_needs', 'run_transfer', 'transfer_needs']
 
-# %% ../../../nbs/run/stages/elsewhere.ipynb #f4090405
+# %% ../../../nbs/run/stages/elsewhere.ipynb #d23c01bb
 from dataclasses import replace
 import pandas as pd
 from ...core.settings.recipe import Recipe
@@ -36,7 +36,7 @@ from .tests import tested
 from .train import learn
 from ...tailor import equalise, make_examples, tailored_questions
 
-# %% ../../../nbs/run/stages/elsewhere.ipynb #5cf986f6
+# %% ../../../nbs/run/stages/elsewhere.ipynb #2526af7c
 def unseen_task(
     name: str,  # a benchmark, or a BBH task
     recipe: Recipe,  # with the sizes of the splits
@@ -55,7 +55,10 @@ def unseen_task(
     return task, splits["seed"] + splits["test"], benchmark_exemplars(name)
 
 
-def run_unseen(run: RunDir, parts: Parts) -> Counts:
+def run_unseen(
+    run: RunDir,  # opened to write
+    parts: Parts,  # arms, signals, sources and engines to choose from
+) -> dict:  # counts
     "Test a student for each unseen task and each teacher (§5.2, Table 4)."
     r, counts, results = run.recipe, Counts(), []
     if not r.unseen.tasks:
@@ -78,7 +81,7 @@ def unseen_examples(
     run: RunDir,  # aligned
     unseen: dict,  # name → what `unseen_task` gives
     counts: Counts,  # of the stage
-    parts: Parts,
+    parts: Parts,  # with the engines
 ) -> tuple[pd.DataFrame, list]:  # table `examples`; tables of what was set aside
     "Let the teacher before and after alignment write examples for unseen tasks."
     r, examples, aside = run.recipe, [], []
@@ -95,20 +98,17 @@ def _arm_for(run, arm, teacher, task, items):
     "A teacher's own questions for an unseen task, with its naive rationales."
     r = run.recipe
     seeds = [i for i in items if i.split == "seed"]
-    questions, out = tailored_questions(
-        teacher,
-        task,
-        seeds,
-        replace(r.elicit, questions=r.unseen.examples),
-        tailor=r.tailor,
-        seed=r.seed,
-        exclude=[i.question for i in items if i.split == "test"],
-    )
+    tests = [i.question for i in items if i.split == "test"]
+    elicit = replace(r.elicit, questions=r.unseen.examples)
+    how = dict(tailor=r.tailor, seed=r.seed, exclude=tests)
+    questions, out = tailored_questions(teacher, task, seeds, elicit, **how)
     rows = naive_rationales(teacher, task, questions, r.elicit.rationale_tokens)
     return make_examples(arm, rows, {task.name: task}), out.assign(stage="unseen", arm=arm)
 
-# %% ../../../nbs/run/stages/elsewhere.ipynb #c006af3b
-def unseen_needs(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
+# %% ../../../nbs/run/stages/elsewhere.ipynb #0984870e
+def unseen_needs(
+    e: Estimate,  # of a recipe
+) -> tuple[list[Job], str]:  # jobs, what they make
     "Count what both teachers write for unseen tasks, and what a student learns from each."
     n, jobs = e.recipe.unseen.examples, []
     texts = [_unseen_texts(e, name) for name in e.recipe.unseen.tasks]
@@ -148,8 +148,11 @@ UNSEEN = Stage(
     sections=(UNSEEN_TASKS,),
 )
 
-# %% ../../../nbs/run/stages/elsewhere.ipynb #f3669cfb
-def run_transfer(run: RunDir, parts: Parts) -> Counts:
+# %% ../../../nbs/run/stages/elsewhere.ipynb #40757188
+def run_transfer(
+    run: RunDir,  # opened to write
+    parts: Parts,  # arms, signals, sources and engines to choose from
+) -> dict:  # counts
     "Let other students score the drafts, and learn from both teachers' examples (Table 5)."
     r, counts, results, scores = run.recipe, Counts(), [], []
     if not r.transfer.students:
@@ -185,7 +188,9 @@ def _results(run, arm, student, parts):
     return tested(run, arm, student, items, shown=shown, tasks=tasks_of(r))
 
 
-def transfer_needs(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
+def transfer_needs(
+    e: Estimate,  # of a recipe
+) -> tuple[list[Job], str]:  # jobs, what they make
     "Count the other students' scoring, fine-tuning and tests."
     r, n, jobs = e.recipe, e.recipe.elicit.questions, []
     if not r.transfer.students:

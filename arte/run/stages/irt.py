@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IRT', 'respondents', 'run_irt', 'all_responses', 'most_discriminative', 'irt_needs']
 
-# %% ../../../nbs/run/stages/irt.ipynb #fd9e9de9
+# %% ../../../nbs/run/stages/irt.ipynb #752bd8cb
 import pandas as pd
 from ...core.basics import derive_seed
 from ...core.prompts import student_prompt
@@ -18,8 +18,10 @@ from ..sections.irt import PREFERENCE_SET
 from ..stage import Counts, Parts, Stage, opened, save_tables, split, tasks_of
 from .draw import worked_examples
 
-# %% ../../../nbs/run/stages/irt.ipynb #53d1380b
-def respondents(run: RunDir) -> list[str]:  # roles
+# %% ../../../nbs/run/stages/irt.ipynb #825cd8c9
+def respondents(
+    run: RunDir,  # opened to write
+) -> list[str]:  # roles
     "Return who answers the validation items; register the further models of the recipe."
     for i, name in enumerate(run.recipe.irt.respondents, 1):
         if f"respondent-{i}" not in run.models:
@@ -31,7 +33,10 @@ def respondents(run: RunDir) -> list[str]:  # roles
     return roles
 
 
-def run_irt(run: RunDir, parts: Parts) -> Counts:
+def run_irt(
+    run: RunDir,  # opened to write
+    parts: Parts,  # arms, signals, sources and engines to choose from
+) -> dict:  # counts
     "Collect the response matrix and choose the k most discriminative items (§3.2, App. E)."
     counts = Counts()
     responses = all_responses(run, counts, parts)
@@ -49,9 +54,9 @@ def run_irt(run: RunDir, parts: Parts) -> Counts:
 
 
 def all_responses(
-    run: RunDir,
+    run: RunDir,  # opened to write
     counts: Counts,  # of the stage
-    parts: Parts,
+    parts: Parts,  # with the engines
 ) -> pd.DataFrame:  # table `responses`
     "Let every respondent answer every validation item, with every number of worked examples."
     r, responses = run.recipe, []
@@ -73,8 +78,8 @@ def all_responses(
 
 
 def most_discriminative(
-    run: RunDir,
-    task: str,
+    run: RunDir,  # opened to write
+    task: str,  # its name
     responses: pd.DataFrame,  # to its items
 ) -> pd.DataFrame:  # its rows of the table `prefset`
     "Fit the two-parameter logistic model of one task and take the k most discriminative items."
@@ -85,8 +90,10 @@ def most_discriminative(
     save_fit(fit, run.path("irt", f"{task}.nc"))
     return top_k(fit, s.k).assign(task=task)
 
-# %% ../../../nbs/run/stages/irt.ipynb #093ab9cf
-def irt_needs(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
+# %% ../../../nbs/run/stages/irt.ipynb #f84a58c8
+def irt_needs(
+    e: Estimate,  # of a recipe
+) -> tuple[list[Job], str]:  # jobs, what they make
     "Count the answers of the response matrix."
     r = e.recipe
     states = r.teacher.school.checkpoints if r.teacher.school else 0
@@ -98,7 +105,9 @@ def irt_needs(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
 
 def _answers(e, role, x):
     shots, limit = e.recipe.irt.shots, e.recipe.prefer.max_tokens
-    prompts = [student_prompt(x.task, x.shown[:s], i.question) for s in shots for i in x.val]
+    prompts = []
+    for n in shots:
+        prompts += [student_prompt(x.task, x.shown[:n], item.question) for item in x.val]
     length = e.answer(x, role, limit)
     return e.ask(role, len(shots) * x.n_val, prompts, out=length, longest=limit)
 

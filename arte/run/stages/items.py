@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['ITEMS', 'SCHOOL', 'run_items', 'run_school', 'school_needs']
 
-# %% ../../../nbs/run/stages/items.ipynb #38c55f2c
-from ...core.settings.recipe import Recipe
+# %% ../../../nbs/run/stages/items.ipynb #64ae5cb1
 from ...data.instructions import instruction_source
 from ...models.folders import resolve_model
 from ..plan.jobs import Estimate, Job, steps
@@ -14,8 +13,11 @@ from ..rundir import RunDir
 from ..stage import Counts, Parts, Stage, by_name, tracked
 from .draw import draw_items, test_source
 
-# %% ../../../nbs/run/stages/items.ipynb #f71d9319
-def run_items(run: RunDir, parts: Parts) -> Counts:
+# %% ../../../nbs/run/stages/items.ipynb #45d4765a
+def run_items(
+    run: RunDir,  # opened to write
+    parts: Parts,  # arms, signals, sources and engines to choose from
+) -> dict:  # counts
     "Draw the items, find the models, and check that the instruction sets are there."
     recipe = run.recipe
     for name in recipe.distill.arms:
@@ -28,14 +30,17 @@ def run_items(run: RunDir, parts: Parts) -> Counts:
     return Counts(items=len(items), test_data=test_source(recipe, parts.sources))
 
 
-def _first_teacher(recipe: Recipe) -> str:
+def _first_teacher(recipe):
     return "teacher-base" if recipe.teacher.school else "teacher"
 
 
 ITEMS = Stage("items", run_items, tables=("items",), settings=("data.n_val", "data.n_test"))
 
-# %% ../../../nbs/run/stages/items.ipynb #2b89f19e
-def run_school(run: RunDir, parts: Parts) -> Counts:
+# %% ../../../nbs/run/stages/items.ipynb #8a2e0243
+def run_school(
+    run: RunDir,  # opened to write
+    parts: Parts,  # arms, signals, sources and engines to choose from
+) -> dict:  # counts
     "School the teacher where the recipe says so."
     from arte.models.school import school
 
@@ -51,7 +56,9 @@ def run_school(run: RunDir, parts: Parts) -> Counts:
     return Counts(steps=len(log), cached=cached)
 
 
-def school_needs(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
+def school_needs(
+    e: Estimate,  # of a recipe
+) -> tuple[list[Job], str]:  # jobs, what they make
     "Count the tokens of the teacher's schooling."
     s = e.recipe.teacher.school
     if s is None:
@@ -61,8 +68,9 @@ def school_needs(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
     examples, tokens = all_school_examples(e.recipe), 0
     count = e.counter("teacher")
     for example in examples:
-        whole = count(example["prompt"]) + e.new("teacher", example["completion"]) + 1
-        tokens += min(s.max_length, whole)
+        prompt = count(example["prompt"])
+        completion = e.new("teacher", example["completion"])
+        tokens += min(s.max_length, prompt + completion + 1)
     job = Job("teacher", trained=tokens * s.epochs, steps=steps(len(examples), s))
     return [job], f"a teacher, of {len(examples):,} worked examples"
 

@@ -6,12 +6,12 @@
 __all__ = ['PREFER', 'PAIRS', 'run_prefer', 'measured_by_task', 'answers_for_agreement', 'one_shot_by_task', 'in_levels',
            'prefer_needs', 'run_pairs', 'pairs_needs']
 
-# %% ../../../nbs/run/stages/prefer.ipynb #4d35e662
+# %% ../../../nbs/run/stages/prefer.ipynb #fd53bd03
 from collections.abc import Iterator
 import pandas as pd
+from ...beyond.elimination import answer_by_elimination
 from ...pairs import question_pairs, rationale_pairs
 from ...prefer import Signal, answer_one_shot
-from ...beyond.elimination import answer_by_elimination
 from ..plan.jobs import Estimate, Job
 from ..rundir import RunDir
 from ..sections.prefer import PAIRS_SHOWN, WORDS
@@ -27,8 +27,11 @@ from arte.run.stage import (
     tasks_of,
 )
 
-# %% ../../../nbs/run/stages/prefer.ipynb #c3eb4a5b
-def run_prefer(run: RunDir, parts: Parts) -> Counts:
+# %% ../../../nbs/run/stages/prefer.ipynb #9ab55128
+def run_prefer(
+    run: RunDir,  # opened to write
+    parts: Parts,  # arms, signals, sources and engines to choose from
+) -> dict:  # counts
     "Measure what the student learns from each draft, and score the drafts (Eq. 1–4)."
     counts, scores = Counts(), []
     signal = by_name(run.recipe.prefer.signal, parts.signals)
@@ -46,9 +49,9 @@ def run_prefer(run: RunDir, parts: Parts) -> Counts:
 
 
 def measured_by_task(
-    run: RunDir,
+    run: RunDir,  # opened to write
     student,  # engine
-    signal: Signal,
+    signal: Signal,  # of the recipe
 ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:  # measurements, scores
     "Measure and score the drafts of each task by the recipe's rule."
     r, drafts, tasks = run.recipe.prefer, run.table("drafts"), tasks_of(run.recipe)
@@ -71,7 +74,7 @@ def measured_by_task(
 
 
 def answers_for_agreement(
-    run: RunDir,
+    run: RunDir,  # opened to write
     student,  # engine
 ) -> Iterator[pd.DataFrame]:  # rows of the table `answers`
     "Let the student answer all validation items with the drafts of a few questions (App. E)."
@@ -101,8 +104,10 @@ def in_levels(
     table = pd.concat(scores)
     return table.sort_values("level", ascending=False, kind="stable", ignore_index=True)
 
-# %% ../../../nbs/run/stages/prefer.ipynb #7f9a6638
-def prefer_needs(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
+# %% ../../../nbs/run/stages/prefer.ipynb #0f418315
+def prefer_needs(
+    e: Estimate,  # of a recipe
+) -> tuple[list[Job], str]:  # jobs, what they make
     "Count the student's one-shot answers."
     r = e.recipe
     drafts = r.elicit.questions * r.elicit.techniques
@@ -129,8 +134,11 @@ PREFER = Stage(
     sections=(WORDS,),
 )
 
-# %% ../../../nbs/run/stages/prefer.ipynb #cf5d976a
-def run_pairs(run: RunDir, parts: Parts) -> Counts:
+# %% ../../../nbs/run/stages/prefer.ipynb #b03b287e
+def run_pairs(
+    run: RunDir,  # opened to write
+    parts: Parts,  # arms, signals, sources and engines to choose from
+) -> dict:  # counts
     "Make preference pairs of rationales and of questions (App. G)."
     r, s = run.recipe, run.recipe.pairs
     scores, questions = run.table("scores"), run.table("questions")
@@ -149,7 +157,9 @@ def run_pairs(run: RunDir, parts: Parts) -> Counts:
     return counts | save_tables(run, pairs=[rationales, more], dropped=[dropped, dropped_too])
 
 
-def pairs_needs(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
+def pairs_needs(
+    e: Estimate,  # of a recipe
+) -> tuple[list[Job], str]:  # jobs, what they make
     "Count the pairs, for which no model is asked."
     r, n = e.recipe, e.pairs_a_task
     made = f"{r.elicit.questions} of rationales + {r.pairs.question_pairs} of questions a task"

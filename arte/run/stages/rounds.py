@@ -16,9 +16,9 @@ from ...core.settings.recipe import Recipe
 from ..rundir import RunDir
 from ..plan.jobs import Estimate, Job
 from ..stage import Counts, Parts, Stage, aligned_role
-from .align import ALIGN
-from .elicit import ELICIT
-from .prefer import PAIRS, PREFER
+from .align import ALIGN, align_needs
+from .elicit import ELICIT, elicit_needs
+from .prefer import PAIRS, PREFER, prefer_needs
 
 # %% ../../../nbs/run/stages/rounds.ipynb #e9be610f
 def round_recipe(
@@ -68,7 +68,10 @@ def borrow_model(
 STEPS = (ELICIT, PREFER, PAIRS, ALIGN)  # of every round
 
 
-def run_rounds(run: RunDir, parts: Parts) -> Counts:
+def run_rounds(
+    run: RunDir,  # opened to write
+    parts: Parts,  # arms, signals, sources and engines to choose from
+) -> dict:  # counts
     "Run all rounds after the first; do nothing where the recipe asks for one."
     counts = Counts()
     for k in range(2, run.recipe.rounds + 1):
@@ -83,7 +86,7 @@ def run_rounds(run: RunDir, parts: Parts) -> Counts:
 
 def go_through(
     folder: RunDir,  # of a round
-    parts: Parts,
+    parts: Parts,  # with the engines
 ) -> Counts:  # of all steps together
     "Run the steps of one round."
     counts = Counts()
@@ -94,15 +97,17 @@ def go_through(
         counts.add_up(made)
     return counts
 
-# %% ../../../nbs/run/stages/rounds.ipynb #3fe1dbce
-def rounds_needs(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
+# %% ../../../nbs/run/stages/rounds.ipynb #1dc115a1
+def rounds_needs(
+    e: Estimate,  # of a recipe
+) -> tuple[list[Job], str]:  # jobs, what they make
     "Count what the further rounds ask."
     again = e.recipe.rounds - 1
     if again == 0:
         return [], "nothing: rounds is 1"
     a_round, jobs = e.for_recipe(round_recipe(e.recipe, 2)), []
-    for stage in STEPS:
-        jobs += stage.needs(a_round)[0]
+    for needs in (elicit_needs, prefer_needs, align_needs):
+        jobs += needs(a_round)[0]
     return jobs * again, f"{again} more times drafts, scores and an alignment"
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EVAL', 'OTHER_BENCHMARKS', 'student_role', 'tested', 'run_eval', 'eval_needs', 'run_benchmarks', 'benchmarks_needs']
 
-# %% ../../../nbs/run/stages/tests.ipynb #5f7a0372
+# %% ../../../nbs/run/stages/tests.ipynb #331f1952
 import pandas as pd
 from ...core.tasks import table_items
 from ...data.benchmarks import benchmark_exemplars, load_benchmark
@@ -18,7 +18,7 @@ from ..sections.experiments import BENCHMARKS_SHOWN
 from ..stage import Counts, Parts, Stage, opened, save_tables, split, tasks_of
 from .draw import test_source, worked_examples
 
-# %% ../../../nbs/run/stages/tests.ipynb #6d1dfdb7
+# %% ../../../nbs/run/stages/tests.ipynb #1f225f2f
 def student_role(
     arm: str,  # "vanilla" or an arm
 ) -> str:  # role
@@ -27,7 +27,7 @@ def student_role(
 
 
 def tested(
-    run: RunDir,
+    run: RunDir,  # opened to write
     arm: str,  # "vanilla" or an arm, for the tables
     engine,  # of its student
     items: list,  # test `Item`s
@@ -43,7 +43,10 @@ def tested(
     return pd.concat(results, ignore_index=True)
 
 
-def run_eval(run: RunDir, parts: Parts) -> Counts:
+def run_eval(
+    run: RunDir,  # opened to write
+    parts: Parts,  # arms, signals, sources and engines to choose from
+) -> dict:  # counts
     "Test the vanilla student and every arm's (§4)."
     r, counts, results = run.recipe, Counts(), []
     source, tasks = test_source(r, parts.sources), tasks_of(r)
@@ -55,7 +58,9 @@ def run_eval(run: RunDir, parts: Parts) -> Counts:
     return counts | save_tables(run, results=results) | dict(test_data=source)
 
 
-def eval_needs(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
+def eval_needs(
+    e: Estimate,  # of a recipe
+) -> tuple[list[Job], str]:  # jobs, what they make
     "Count the greedy answers to the test items."
     students, jobs = 1 + len(e.recipe.distill.arms), []
     for x in e.texts:
@@ -73,8 +78,11 @@ EVAL = Stage(
     sections=(ARMS_COMPARED,),
 )
 
-# %% ../../../nbs/run/stages/tests.ipynb #bdbd6b95
-def run_benchmarks(run: RunDir, parts: Parts) -> Counts:
+# %% ../../../nbs/run/stages/tests.ipynb #bf330ad4
+def run_benchmarks(
+    run: RunDir,  # opened to write
+    parts: Parts,  # arms, signals, sources and engines to choose from
+) -> dict:  # counts
     "Test every arm's student on benchmarks outside of BBH (§5.1, Table 3)."
     r, counts, results = run.recipe, Counts(), []
     for name in r.eval.benchmarks:
@@ -86,7 +94,9 @@ def run_benchmarks(run: RunDir, parts: Parts) -> Counts:
     return counts | (save_tables(run, benchmarks=results) if results else {})
 
 
-def benchmarks_needs(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
+def benchmarks_needs(
+    e: Estimate,  # of a recipe
+) -> tuple[list[Job], str]:  # jobs, what they make
     "Count the answers to other benchmarks."
     students, settings = 1 + len(e.recipe.distill.arms), len(e.recipe.eval.shots)
     texts, jobs = [_benchmark_texts(e.recipe, name) for name in e.recipe.eval.benchmarks], []

@@ -6,7 +6,7 @@
 __all__ = ['TAILOR', 'DISTILL', 'run_tailor', 'write_arms', 'ask_tailored', 'written_by', 'own_examples', 'sifted',
            'tailor_needs', 'run_distill', 'learn', 'distill_needs']
 
-# %% ../../../nbs/run/stages/train.ipynb #38c6e638
+# %% ../../../nbs/run/stages/train.ipynb #7feb0e77
 from dataclasses import asdict, replace
 import pandas as pd
 from ...beyond.health import drop_contradictions, drop_overlaps, health, with_questions
@@ -33,8 +33,11 @@ from arte.run.stage import (
 from .align import cut_off
 from ...tailor import Material, equalise, make_examples, tailored_questions
 
-# %% ../../../nbs/run/stages/train.ipynb #fff8b967
-def run_tailor(run: RunDir, parts: Parts) -> Counts:
+# %% ../../../nbs/run/stages/train.ipynb #a020a183
+def run_tailor(
+    run: RunDir,  # opened to write
+    parts: Parts,  # arms, signals, sources and engines to choose from
+) -> dict:  # counts
     "Make the training examples of all arms, equally many of each (App. F, §4.1)."
     counts, tests = Counts(), list(split(run.table("items"), "test").question)
     material, aside, written = write_arms(run, counts, parts)
@@ -57,7 +60,7 @@ def run_tailor(run: RunDir, parts: Parts) -> Counts:
 
 
 def write_arms(
-    run: RunDir,
+    run: RunDir,  # opened to write
     counts: Counts,  # of the stage
     parts: Parts,  # with the arms
 ) -> tuple[Material, pd.DataFrame, dict]:  # material, table `tailor_aside`, arm → its rows
@@ -80,7 +83,7 @@ def write_arms(
 
 
 def ask_tailored(
-    run: RunDir,
+    run: RunDir,  # opened to write
     aligned,  # engine of the aligned teacher
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # tables `tailored_questions` and `tailor_aside`
     "Draw the tailored questions of every task (App. F)."
@@ -88,7 +91,7 @@ def ask_tailored(
     asked, aside = [], []
     for name, task in tasks_of(r).items():
         seeds = table_items(split(items, "seed", name))
-        later = items[items.split.isin(["val", "test"]) & (items.task == name)]
+        later = items[(items.split != "seed") & (items.task == name)]
         questions, out = tailored_questions(
             aligned,
             task,
@@ -113,7 +116,7 @@ def written_by(
 
 
 def own_examples(
-    run: RunDir,
+    run: RunDir,  # opened to write
     arms: list[str],  # names
     written: dict[str, pd.DataFrame],  # arm → its rows
     tests: list[str],  # questions of the test
@@ -144,8 +147,10 @@ def sifted(
         aside.append(out)
     return rows, pd.concat(aside, ignore_index=True)
 
-# %% ../../../nbs/run/stages/train.ipynb #5ccb2298
-def tailor_needs(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
+# %% ../../../nbs/run/stages/train.ipynb #03334eed
+def tailor_needs(
+    e: Estimate,  # of a recipe
+) -> tuple[list[Job], str]:  # jobs, what they make
     "Count the tailored questions and the naive rationales."
     n, jobs = e.recipe.elicit.questions, []
     for x in e.texts:
@@ -163,8 +168,11 @@ TAILOR = Stage(
     sections=(SOUNDNESS,),
 )
 
-# %% ../../../nbs/run/stages/train.ipynb #4d74bcc1
-def run_distill(run: RunDir, parts: Parts) -> Counts:
+# %% ../../../nbs/run/stages/train.ipynb #1c907e55
+def run_distill(
+    run: RunDir,  # opened to write
+    parts: Parts,  # arms, signals, sources and engines to choose from
+) -> dict:  # counts
     "Fine-tune one student for each arm (§4.1)."
     arms, examples = run.recipe.distill.arms, run.table("examples")
     n = check_equal(examples, list(arms))
@@ -175,7 +183,7 @@ def run_distill(run: RunDir, parts: Parts) -> Counts:
 
 
 def learn(
-    run: RunDir,
+    run: RunDir,  # opened to write
     base: str,  # role of the student to start from
     examples: pd.DataFrame,  # table `examples`
     arm: str,  # which of them to learn from
@@ -183,28 +191,21 @@ def learn(
 ) -> pd.DataFrame:  # the log
     "Fine-tune a student; one that is there and made of the same is not trained again."
     r = run.recipe
-    start, settings = run.models[base]["fingerprint"], asdict(r.distill) | dict(arms=None)
-    seed = derive_seed(r.seed, "distill")
-    made_of = [start, arm_examples(examples, arm), settings, seed, r.chat]
+    how = dict(settings=r.distill, seed=r.seed, options=ModelOptions.of(r))
 
     def train(out):
-        return launch(
-            r.accelerate,
-            distill,
-            run.model_folder(base),
-            examples,
-            arm=arm,
-            out=out,
-            settings=r.distill,
-            seed=r.seed,
-            options=ModelOptions.of(r),
-            track=tracked(run, role),
-        )
+        folder, track = run.model_folder(base), tracked(run, role)
+        return launch(r.accelerate, distill, folder, examples, arm, out=out, track=track, **how)
 
-    return run.trained(role, made_of, train)
+    start, rows = run.models[base]["fingerprint"], arm_examples(examples, arm)
+    settings = asdict(r.distill) | dict(arms=None)
+    seed = derive_seed(r.seed, "distill")
+    return run.trained(role, [start, rows, settings, seed, r.chat], train)
 
 
-def distill_needs(e: Estimate) -> tuple[list[Job], str]:  # jobs, what they make
+def distill_needs(
+    e: Estimate,  # of a recipe
+) -> tuple[list[Job], str]:  # jobs, what they make
     "Count the tokens of fine-tuning; instruction sets are taken to be as long as the other arms."
     arms, n = len(e.recipe.distill.arms), e.recipe.elicit.questions
     jobs = [e.fine_tune(e.texts, n)] * arms
