@@ -9,7 +9,8 @@ from arte.data.bbh import bbh_source, load_bbh
 from arte.core.tasks import builtin_tasks
 
 TASKS = tuple(builtin_tasks())
-NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty".split()
+NUMBERS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen
+fifteen sixteen seventeen eighteen nineteen twenty""".split()
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +38,8 @@ def dressed(gold):
 
 def option_forms(gold, question):
     letter, listed = gold[1], options(question)
-    words, twins = (
-        listed[gold],
-        [w for w in listed.values() if normalise(w, "text") == normalise(listed[gold], "text")],
-    )
+    words = listed[gold]
+    twins = [w for w in listed.values() if normalise(w, "text") == normalise(words, "text")]
     forms = [
         letter,
         gold.lower(),
@@ -50,11 +49,9 @@ def option_forms(gold, question):
         f"Option {letter}",
         f"{gold} {words}",
     ]
-    return (
-        dressed(gold)
-        + forms
-        + (dressed(words) + [words.upper(), words.lower()] if len(twins) == 1 else [])
-    )  # options with the same words are told apart by letters only
+    if len(twins) == 1:  # options with the same words differ by their letters only
+        forms += [*dressed(words), words.upper(), words.lower()]
+    return dressed(gold) + forms
 
 
 def word_forms(gold, question):
@@ -119,7 +116,7 @@ FORMS = dict(
 
 
 def forms(item):
-    "The ways to write an item's gold answer. Three of BBH's answers to lettered questions are no letters."
+    "The ways to write an item's gold answer; three of BBH's options are no letters."
     kind = item.kind if normalise(item.answer, item.kind) is not None else "text"
     return (text_forms if kind == "text" else FORMS[kind])(item.answer, item.question)
 
@@ -134,21 +131,17 @@ def another(item, items):
     )
 
 
+def graded(answer, item):
+    text = f"It follows. So the answer is <ans>{answer}</ans>."
+    return grade(text, item.answer, item.kind, item.question)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_right_in_every_form(bbh, task):
     for item in bbh(task):
         ways = list(dict.fromkeys(forms(item)))
         assert len(ways) >= 10
-        wrong = [
-            w
-            for w in ways
-            if not grade(
-                f"It follows. So the answer is <ans>{w}</ans>.",
-                item.answer,
-                item.kind,
-                item.question,
-            ).correct
-        ]
+        wrong = [w for w in ways if not graded(w, item).correct]
         assert wrong == [], item.item
 
 
@@ -158,18 +151,13 @@ def test_another_answer_is_wrong(bbh, task):
     for item in items:
         other = another(item, items)
         ways = list(FORMS[item.kind](other.answer, other.question))
-        if (
-            item.kind == "option"
-        ):  # its letter in every form, and the words of this question's other options
-            letters = dressed(other.answer) + [
-                other.answer[1],
-                other.answer.lower(),
-                f"{other.answer[1]})",
-                f"Option {other.answer[1]}",
-            ]
-            ways = letters + [
-                words for letter, words in options(item.question).items() if letter != item.answer
-            ]
+        if item.kind == "option":
+            # its letter in every form, and the words of this question's other options
+            letter = other.answer[1]
+            letters = [letter, other.answer.lower(), f"{letter})", f"Option {letter}"]
+            others = options(item.question).items()
+            words = [text for o, text in others if o != item.answer]
+            ways = dressed(other.answer) + letters + words
         right = [
             w
             for w in dict.fromkeys(ways)
