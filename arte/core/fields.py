@@ -11,7 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields
 from types import NoneType
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 from .basics import nearest
@@ -165,7 +165,7 @@ class Section:
 
 
 def dotted_name(
-    section: type,  # a `Section`
+    section: type[Section],  # of a recipe
     field: str,  # one of its fields
 ) -> str:  # "align.lr"
     "Return the name of a field in a recipe."
@@ -173,7 +173,7 @@ def dotted_name(
 
 # %% ../../nbs/core/fields.ipynb #0aa62127
 def from_dict(
-    cls: type,  # a `Section`
+    cls: type[Section],  # of a recipe
     values: dict,  # field → value, sections nested
     name: str = "",  # the section's dotted name, for errors
 ):  # an instance of `cls`
@@ -191,14 +191,14 @@ def from_dict(
 
 
 def known_fields(
-    cls: type,  # a `Section`
+    cls: type[Section],  # of a recipe
 ) -> str:
     "Return the names of a section's fields in one line."
     return ", ".join(f.name for f in fields(cls))
 
 
 def refuse_unknown(
-    cls: type,  # a `Section`
+    cls: type[Section],  # of a recipe
     key,  # what should be the name of one of its fields
 ) -> None:
     "Refuse a field that the section does not have, and say where it may belong."
@@ -225,7 +225,8 @@ def _places_of(key):
 
 def section_of(
     kind,  # a field's annotation
-) -> type | None:  # None: it holds no section
+) -> type[Section] | None:  # None: it holds no section
     "Return the `Section` that a field holds, perhaps as one of two choices beside None."
     kind = get_args(kind)[0] if NoneType in get_args(kind) else kind
-    return kind if is_dataclass(kind) else None
+    is_section = isinstance(kind, type) and issubclass(kind, Section)
+    return kind if is_section else None
