@@ -1,6 +1,8 @@
-"""One setting is changed, and the run made anew `--from` the first: only what depends on the setting is generated and trained again.
+"""One setting is changed, and the run made anew `--from` the first: only what depends on the
+setting is generated and trained again.
 
-On scripts (see `world`); `test_run` has the same with real training. With ARTE_SLOW=1 each run is also made from nothing, and the tables must be the same."""
+On scripts (see `world`); `test_run` has the same with real training. With ARTE_SLOW=1 each run is
+also made from nothing, and the tables must be the same."""
 
 import os
 from dataclasses import fields, is_dataclass
@@ -27,7 +29,8 @@ NEEDS = {
     "prefer.error": {"prefer.rule": "elimination"},
 }  # settings without which a field means nothing
 
-# Fields without a say in what comes out: which engine and how many processes are the machine's business, and NUTS's draws are irt.method = nuts' own
+# Fields on which no result depends: which engine and how many processes are the machine's business,
+# and NUTS's draws matter only to irt.method = nuts
 INERT = {
     "name": "another",
     "trust_remote_code": True,

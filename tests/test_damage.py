@@ -1,4 +1,5 @@
-"""A whole run whose files are damaged in the middle: it says what happened and what to do, keeps what was committed, and then ends as an undisturbed run does."""
+"""A whole run whose files are damaged in the middle: it says what happened and what to do, keeps
+what was committed, and then ends as an undisturbed run does."""
 
 import json
 import os
@@ -61,14 +62,14 @@ def cut(file, size):
 @pytest.mark.parametrize("share, least", [(0.02, 0), (0.5, 0.2), (0.9, 0.6)])
 @pytest.mark.parametrize("rescued", [False, True])
 def test_truncated_journal(stopped, go_on, whole, share, least, rescued):
-    "What is left of it is rescued by the command in the message, or it is begun anew; tables stay readable either way."
+    "The command in the message rescues what is left, or it is begun anew; tables stay readable."
     half = stopped("tailor")
     journal, before = half.path("journal.db"), entries(half)
     half.close()
     cut(journal, int(share * journal.stat().st_size))
     with pytest.raises(
         ValueError,
-        match=f"{journal} can't be read as a journal.*Save what is left of it, and go on, with: python -c",
+        match=f"{journal} can't be read as a journal.*Save what is left of it, and go on, with: ",
     ) as e:
         go_on()
     assert all(
@@ -126,7 +127,8 @@ def test_table_cut_short(stopped, go_on, whole, table, stage, stop):
     cut(file, file.stat().st_size // 2)
     with pytest.raises(
         ValueError,
-        match=f"{file} is damaged.*Delete this file. Run the same command again: the stage {stage} runs anew, and what was generated comes from the journal",
+        match=f"{file} is damaged.*Delete this file. Run the same command again: the stage {stage} "
+        "runs anew, and what was generated comes from the journal",
     ):
         go_on()
     assert all(
@@ -164,7 +166,8 @@ def test_training_log_cut_short(stopped, go_on, whole):
     ],
 )
 def test_deleted_table(stopped, go_on, world, whole, table, stage):
-    "The stage that made it runs anew, and those after it, from the journal; no model is trained again. The same when that is interrupted."
+    """The stage that made it runs anew, and those after it, from the journal; no model is trained
+    again. The same when that is interrupted."""
     half = stopped("unseen")
     half.path(f"{table}.parquet").unlink()
     world.learnt.clear()
@@ -193,7 +196,7 @@ def test_damaged_list_of_models(stopped, go_on, whole):
 
 
 def test_killed_while_taking_over(world, whole, tmp_path, monkeypatch):
-    "What another run has is taken over whole, also at the second try, and its own files stay as they are."
+    "What another run has is taken over whole, also at the second try; its files stay as they are."
     before = {
         f: f.read_bytes() for f in whole.folder.rglob("*") if f.is_file() and f.name != "lock"
     }

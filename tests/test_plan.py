@@ -1,4 +1,4 @@
-"""What a plan says, against what runs used: the recorded one, and one with scripts in place of models."""
+"""What a plan says, against what runs used: the recorded one, and one with scripts for models."""
 
 import math
 from pathlib import Path
@@ -126,7 +126,8 @@ def relative(planned, was):
 @needs_recording
 @needs_tokenizers
 def test_nano_within_ten_per_cent_of_the_recorded_run(recorded):
-    "In total, and prompts and tokens in of each large stage but prefer (see below). Habits are assumed, not read from the run."
+    """In total, and prompts and tokens in of each large stage but prefer (see below). Habits are
+    assumed, not read from the run."""
     planned, was = table(recorded.recipe), used(recorded).set_index("stage")
     was = was[was.prompts > 0]
     assert len(was) >= 3, "too little is recorded to compare"
@@ -144,7 +145,8 @@ def test_nano_within_ten_per_cent_of_the_recorded_run(recorded):
 @needs_recording
 @needs_tokenizers
 @pytest.mark.xfail(
-    reason="prefer is planned a third too large: 26 of 96 drafts repeat another of their question word for word, and are answered once",
+    reason="prefer is planned a third too large: 26 of 96 drafts repeat another of their question "
+    "word for word, and are answered once",
     strict=True,
 )
 def test_each_large_stage(recorded):
@@ -165,7 +167,8 @@ def by_stage(recorded, planned, was):
 
 
 def with_repeats(run, row):
-    "Where alignment left a rationale as it was, the student's answers were there already; the plan counts them again."
+    """Where alignment left a rationale as it was, the student's answers were there already; the
+    plan counts them again."""
     asked = len(run.table("heldout_drafts")) + run.table("heldout").n.sum()
     assert asked >= row.prompts
     return row[COUNTS] * asked / row.prompts

@@ -1,4 +1,4 @@
-"""A whole run: the real stages, tables, training and report, with scripts where the language models would generate."""
+"""A whole run: the real stages, tables, training and report; scripts generate, not models."""
 
 import io
 import json
@@ -21,7 +21,7 @@ from support.tiny import TASKS
 
 @pytest.fixture(scope="module")
 def first(recipe, tmp_path_factory):
-    "A run from nothing, what was generated in it, and what it told; others begin with it or are compared with it."
+    "A run from nothing, what was generated in it, and what it printed; others begin with it."
     generated, told = [], io.StringIO()
     with pytest.MonkeyPatch.context() as m, redirect_stdout(told):
         use_scripts(m, TASKS, generated)
@@ -94,7 +94,7 @@ def interrupted_in(name):
 
 
 def test_interrupted_in_any_stage_then_resumed(first, recipe, tmp_path, monkeypatch):
-    "Stopped once in every stage that generates; nothing is generated twice and the tables are those of an uninterrupted run."
+    "Nothing is generated twice, and the tables are those of an uninterrupted run."
     use_scripts(monkeypatch, TASKS, generated := [])
     for name in ("elicit", "irt", "prefer", "heldout", "tailor", "eval"):
         with pytest.raises(KeyboardInterrupt):
@@ -121,7 +121,10 @@ def test_teacher_without_questions_stops_and_keeps_its_outputs(recipe, tmp_path,
 def test_student_that_never_answers_is_refused_before_anything_is_scored(
     recipe, tmp_path, monkeypatch
 ):
-    looping = lambda prompt, sampling, draw: " and so on and so on"
+
+    def looping(prompt, sampling, draw):
+        return " and so on and so on"
+
     use_scripts(monkeypatch, TASKS, student=looping)
     with pytest.raises(ValueError, match="answered alike by all"):
         run(recipe, tmp_path / "run")
@@ -226,22 +229,18 @@ def test_benchmarks_of_a_folder(first, recipe, tmp_path, monkeypatch):
     (tmp_path / "gsm8k").mkdir()
     (tmp_path / "gsm8k" / "test.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     monkeypatch.setenv("ARTE_BENCHMARKS", str(tmp_path))
-    pens = lambda prompt, sampling, draw: (
-        f" So the answer is <ans>{2 * int(prompt.rsplit('Ann has ', 1)[1].split()[0])}</ans>"
-    )
     scripted = student(TASKS)
-    use_scripts(
-        monkeypatch,
-        TASKS,
-        **{
-            "student-arte": lambda prompt, *how: (pens if "Ann has" in prompt else scripted)(
-                prompt, *how
-            ),
-            "student": lambda prompt, *how: (
-                " no idea" if "Ann has" in prompt else scripted(prompt, *how)
-            ),
-        },
-    )
+
+    def arte(prompt, *how):
+        if "Ann has" not in prompt:
+            return scripted(prompt, *how)
+        pens = int(prompt.rsplit("Ann has ", 1)[1].split()[0])
+        return f" So the answer is <ans>{2 * pens}</ans>"
+
+    def vanilla(prompt, *how):
+        return " no idea" if "Ann has" in prompt else scripted(prompt, *how)
+
+    use_scripts(monkeypatch, TASKS, **{"student-arte": arte, "student": vanilla})
     done = run(
         replace(
             recipe,

@@ -21,7 +21,8 @@ from arte.run.rundir import RunDir
 rd, n = RunDir(sys.argv[1], load_recipe(sys.argv[2])), 0
 while True:
     n += 1
-    rd.save("drafts", pd.DataFrame({"n": [n] * 20_000, "text": [f"{n} {i}" for i in range(20_000)]}))
+    text = [f"{n} {i}" for i in range(20_000)]
+    rd.save("drafts", pd.DataFrame({"n": [n] * 20_000, "text": text}))
     rd.done("elicit", n, {"n": n})
     print(n, flush=True)
 """

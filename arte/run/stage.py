@@ -14,9 +14,9 @@ import pandas as pd
 from ..core.basics import nearest
 from ..core.fields import RecipeError
 from ..core.settings.recipe import Recipe
-from ..core.tasks import Task, get_task
+from ..core.tasks import Task
 from ..data.generated.tasks import GENERATED_TASKS
-from ..data.sources import Source
+from ..data.sources import SOURCES, Source, get_source
 from ..engines.journaled import Journaled
 from ..engines.open import EngineKind
 from ..models.train import trackers
@@ -135,9 +135,11 @@ def _check_tasks(recipe, parts):
 # %% ../../nbs/run/stage.ipynb #d3e0a67c
 def tasks_of(
     recipe: Recipe,  # of the run
+    sources: tuple[Source, ...] = SOURCES,  # of items
 ) -> dict[str, Task]:  # in the recipe's order
-    "Return the recipe's tasks by name."
-    return {name: get_task(name) for name in recipe.tasks}
+    "Return the recipe's tasks by name, as the source of the items has them."
+    source = get_source(recipe.data.items, sources)
+    return {name: source.task(name) for name in recipe.tasks}
 
 
 def aligned_role(

@@ -1,10 +1,12 @@
-"""Whole runs, killed and resumed: scripts in place of the models that generate, real training (see `world`).
+"""Whole runs, killed and resumed: scripts generate, training is real (see `world`).
 
     python tests/support/killed.py MODEL FOLDER KILLS
 
-One run in FOLDER/whole is left alone. One in FOLDER/cut is killed KILLS times, at random moments of the stages in turn, and started again each time;
-FOLDER/committed gets a line for every completion that went into its journal. Prints how often it was killed in each stage, as JSON.
-The runs are forked from this process, which has loaded the libraries: the moments fall into the stages' own work."""
+One run in FOLDER/whole is left alone. One in FOLDER/cut is killed KILLS times, at random moments
+of the stages in turn, and started again each time; FOLDER/committed gets a line for every
+completion that went into its journal. Prints how often it was killed in each stage, as JSON.
+The runs are forked from this process, which has loaded the libraries: the moments fall into the
+stages' own work."""
 
 import json
 import os
@@ -31,7 +33,7 @@ from support.world import EVERY_STAGE, World
 
 class Killed(World):
     def start(self, run, before=lambda stage: None, after=lambda stage: None):
-        "Begins or resumes a run in a process of its own; `before` and `after` are called there around each stage."
+        "Begin or resume a run in a new process that calls `before` and `after` around each stage."
 
         def watched(stage):
             def go(folder, parts):
@@ -69,7 +71,8 @@ class Killed(World):
         return {stage: float(s) for stage, s in map(str.split, file.read_text().splitlines())}
 
     def kill(self, stage, seconds):
-        "Starts or resumes the run, and kills it so many seconds after it has entered a stage, or as it enters the next. The stage in which it died; None if it came to its end."
+        """Start or resume the run, and kill it some seconds after it has entered a stage, or as it
+        enters the next. Return the stage in which it died; None if it came to its end."""
         entered, enter = os.pipe()
         pid = self.start("cut", lambda name: os.write(enter, f"{name}\n".encode()))
         os.close(enter)

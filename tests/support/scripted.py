@@ -1,4 +1,4 @@
-"""A teacher and a student that are scripts instead of language models, for whole runs in seconds."""
+"""A teacher and a student that are scripts, not language models, for whole runs in seconds."""
 
 from hashlib import blake2b
 
@@ -6,6 +6,7 @@ from arte.engines.protocol import FunctionEngine
 from arte.engines.journaled import Journaled
 from arte.data.generated.form import TECHNIQUES
 from arte.data.generated.tasks import make_items, solve, write_rationale
+from arte.core.tags import tag_question
 from arte.core.tasks import get_task
 from arte.run.stage import aligned_role
 
@@ -16,7 +17,7 @@ def chance(*what):
 
 
 def teacher(tasks, skew=0):
-    "Writes generated questions and rationales; `skew` makes it favour the plain manner in naive rationales."
+    "Write generated questions and rationales; `skew` favours plain ones after the naive prompt."
 
     def write(prompt, sampling, draw):
         task = next(
@@ -29,10 +30,7 @@ def teacher(tasks, skew=0):
         if "example questions" in prompt:
             n = 5 if "5 more questions" in prompt else 1
             items = make_items(task.name, n, int(chance(prompt, sampling.seed, draw) * 2**30))
-            return "\n".join(
-                f"<question_{x}><input>{i.question}</input><target>{i.answer}</target></question_{x}>"
-                for x, i in enumerate(items, 4)
-            )
+            return "\n".join(tag_question(i.question, i.answer, x) for x, i in enumerate(items, 4))
         question = prompt.rsplit("Question: ", 1)[1].split("\nAnswer:")[0]
         named = next((t.name for t in task.techniques if prompt.startswith(t.prompt)), None)
         drawn = (
@@ -73,7 +71,7 @@ def role_in_whole_run(run, role):
 
 
 def use_scripts(monkeypatch, tasks, count=None, **teachers):
-    "Let every run's engines be scripts; `count`, a list, receives each (role, prompt) that is generated."
+    "Let all engines be scripts; `count`, a list, receives what is generated."
 
     def engine(run, role, engines=()):
         role = role_in_whole_run(run, role)

@@ -1,8 +1,10 @@
-"""A whole run, with real training, on a disk that is too small again and again: each time it is made a little larger and the same command run again.
+"""A whole run, with real training, on a disk that is too small again and again: each time it is
+made a little larger and the same command run again.
 
     unshare -m python tests/support/small_disk.py MODEL FOLDER
 
-The disk is a tmpfs in a mount namespace of this process's own. FOLDER/whole is the same run where there is room. Prints the messages, as JSON."""
+The disk is a tmpfs in a mount namespace of this process's own. FOLDER/whole is the same run where
+there is room. Prints the messages, as JSON."""
 
 import json
 import random
@@ -27,7 +29,7 @@ def grow(disk, kilobytes, *more):
 
 
 def check_readable(folder, known):
-    "Whatever is said to be done is there, and what was once in the journal still is. What is in it now."
+    "Check that what is done is there, and all that was in the journal; return what is in it now."
     reader = RunDir(folder)
     for stage in reader.stages.values():
         for name, rows in stage["tables"].items():

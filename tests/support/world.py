@@ -1,5 +1,7 @@
-"""Whole runs in a fraction of a second: scripts in place of the models, which answer by their model's fingerprint, and, unless training is wanted, a file in
-place of it whose fingerprint depends on all that went into it. Stages, tables, journal and what is known about trained models are the real ones."""
+"""Whole runs in a fraction of a second: scripts take the place of models and answer by their
+model's fingerprint. Unless training is wanted, a file takes the place of a trained model; its
+fingerprint depends on all that went into it. Stages, tables, journal and what is known about
+trained models are the real ones."""
 
 import json
 import shutil
@@ -17,6 +19,7 @@ from arte.core.files import whole_folder
 from arte.data.generated.form import TECHNIQUES
 from arte.data.generated.tasks import make_items, solve, write_rationale
 from arte.core.recipes import load_recipe
+from arte.core.tags import tag_question
 from arte.core.tasks import get_task
 from arte.run.pipeline import run
 from support.scripted import chance
@@ -55,14 +58,14 @@ def copy_model(like, out, name):
 
 
 def write_model(like, out, *made_of):
-    "A model folder with the config and the tokenizer of another one, and weights that say what it was made of."
+    "Write a model folder like another one, with weights that say what it was made of."
     with whole_folder(out) as tmp:
         shutil.copytree(like, tmp, dirs_exist_ok=True)
         (tmp / "model.safetensors").write_bytes(blake2b(repr(made_of).encode()).digest())
 
 
 def teach(name, prompt, sampling, draw):
-    "A teacher: its own questions, its own manner of naive rationales, now and then a wrong answer in one."
+    "A teacher: its own questions, its own naive rationales, now and then a wrong answer in one."
     task = next(
         t
         for t in map(get_task, ALL_TASKS)
@@ -76,10 +79,7 @@ def teach(name, prompt, sampling, draw):
             5 if "5 more" in prompt else 1,
             int(chance(name, prompt, sampling.temperature, sampling.seed, draw) * 2**30),
         )
-        return "\n".join(
-            f"<question_{x}><input>{i.question}</input><target>{i.answer}</target></question_{x}>"
-            for x, i in enumerate(items, 4)
-        )
+        return "\n".join(tag_question(i.question, i.answer, x) for x, i in enumerate(items, 4))
     question = prompt.rsplit("Question: ", 1)[1].split("\nAnswer:")[0]
     named = next((t.name for t in task.techniques if prompt.startswith(t.prompt)), None)
     text, gold = (
@@ -164,15 +164,14 @@ class World:
         (self.folder / folder / name).write_text(text)
 
     def open(self, role, name):
-        script = teach if role == "teacher" or role.startswith("aligned") else answer
-        if role == "teacher":
-            both = lambda p, *how: (answer if "Remember you should include" in p else teach)(
-                name, p, *how
-            )  # a schooled teacher is a respondent too
-        else:
-            both = lambda p, *how: script(name, p, *how)
+        def write(prompt, *how):
+            script = teach if role == "teacher" or role.startswith("aligned") else answer
+            if role == "teacher" and "Remember you should include" in prompt:
+                script = answer  # a schooled teacher is a respondent too
+            return script(name, prompt, *how)
+
         return FunctionEngine(
-            both,
+            write,
             name,
             lambda p, c: [-chance(name, p, c)],
             lambda p: [(" First", 0.6), (" So", 0.4)],
@@ -229,24 +228,21 @@ class World:
         )
 
     def recipe(self, settings):
-        place = lambda v: [*map(place, v)] if isinstance(v, list) else str(self.models[v])
-        return load_recipe(
-            "nano",
-            **{
-                k: place(v) if k.endswith(("model", "transfer.students", "respondents")) else v
-                for k, v in (SMALLER | settings).items()
-            },
-        )
+        changes = SMALLER | settings
+        for key, value in changes.items():
+            if key.endswith("model"):
+                changes[key] = str(self.models[value])
+            if key.endswith(("transfer.students", "respondents")):
+                changes[key] = [str(self.models[name]) for name in value]
+        return load_recipe("nano", **changes)
 
     def run(self, settings, source=None):
-        "A run of these settings, and the work it did: stages that generated, models that were trained."
+        "A run of these settings; the stages that generated in it and the models it trained."
         self.learnt.clear()
-        done = run(
-            self.recipe(settings), self.folder / f"run-{len(list(self.folder.iterdir()))}", source
-        )
-        return done, {k for k, v in done.stages.items() if v["counts"].get("prompts")} | set(
-            self.learnt
-        )
+        out = self.folder / f"run-{len(list(self.folder.iterdir()))}"
+        done = run(self.recipe(settings), out, source)
+        generated = {k for k, v in done.stages.items() if v["counts"].get("prompts")}
+        return done, generated | set(self.learnt)
 
     def first(self, settings):
         "The run that is changed."
@@ -256,7 +252,9 @@ class World:
 
 
 def tables(run):
-    return {f.name: f.read_bytes() for f in run.folder.glob("*.parquet")}
+    "The tables of a run and of its further rounds, byte for byte."
+    files = [*run.folder.glob("*.parquet"), *run.folder.glob("round-*/*.parquet")]
+    return {str(f.relative_to(run.folder)): f.read_bytes() for f in files}
 
 
 def entries(run):

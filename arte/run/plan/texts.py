@@ -248,7 +248,7 @@ def task_texts(
     tested = plan_exemplars(recipe, test if reached else None, sources)
     drafts = run.table("drafts") if run is not None and run.has("drafts") else None
     texts = []
-    for name, task in tasks_of(recipe).items():
+    for name, task in tasks_of(recipe, sources).items():
         written = stand_ins(recipe, task, shown[name], drafts)
         examples = worked(shown[name]), worked(tested[name])
         texts.append(Texts(task, written, *examples, **_task_items(items, name)))

@@ -117,9 +117,10 @@ def run_heldout(
     if not drafts:
         return counts
     drafts = pd.concat(drafts, ignore_index=True)
+    tasks = tasks_of(run.recipe, parts.sources)
     items, limit = preference_items(run), run.recipe.prefer.max_tokens
     with opened(run, "student", counts, parts) as student:
-        answers = answer_one_shot(student, drafts, items, tasks_of(run.recipe), max_tokens=limit)
+        answers = answer_one_shot(student, drafts, items, tasks, max_tokens=limit)
     scores = held_out_table(preference_scores(answers))
     return counts | save_tables(run, heldout_drafts=drafts, heldout=scores)
 
@@ -130,7 +131,8 @@ def all_held_out_drafts(
     parts: Parts,  # with the engines
 ) -> list[pd.DataFrame]:  # parts of the table `heldout_drafts`
     "Let the teacher of each round answer the held-out questions."
-    r, tasks, drafts = run.recipe, tasks_of(run.recipe), []
+    r, drafts = run.recipe, []
+    tasks = tasks_of(r, parts.sources)
     questions = run.table("questions").query("held_out")
     phases = {"before": "teacher"}
     for k in range(1, r.rounds):

@@ -25,7 +25,7 @@ def run_elicit(
     counts = Counts()
     questions, drafts, aside = [], [], []
     with opened(run, "teacher", counts, parts) as teacher:
-        for task in tasks_of(run.recipe).values():
+        for task in tasks_of(run.recipe, parts.sources).values():
             q, out = task_questions(run, teacher, task)
             questions.append(q)
             aside.append(out)

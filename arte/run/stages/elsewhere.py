@@ -9,7 +9,7 @@ __all__ = ['UNSEEN', 'TRANSFER', 'unseen_task', 'run_unseen', 'unseen_examples',
 from dataclasses import replace
 import pandas as pd
 from ...core.settings.recipe import Recipe
-from ...core.tasks import get_task, split_items, table_items
+from ...core.tasks import split_items, table_items
 from ...data.benchmarks import benchmark_exemplars, is_benchmark, load_benchmark
 from ...data.sources import SOURCES, Source, get_source
 from ...elicit import naive_rationales
@@ -44,10 +44,10 @@ def unseen_task(
 ) -> tuple:  # (`Task`, items of the splits "seed" and "test", three `Exemplar`s)
     "Return what an unseen task consists of."
     if not is_benchmark(name):
-        source = test_source(recipe, sources)
-        splits = draw_task(name, recipe, source, sources)
-        shown = get_source(source, sources).exemplars(name, recipe.seed)
-        return get_task(name), splits["seed"] + splits["test"], shown
+        source = get_source(test_source(recipe, sources), sources)
+        splits = draw_task(name, recipe, source.name, sources)
+        shown = source.exemplars(name, recipe.seed)
+        return source.task(name), splits["seed"] + splits["test"], shown
     task, items = load_benchmark(name)
     n_seed = recipe.data.n_seed
     n_test = recipe.data.n_test or len({i.item for i in items}) - n_seed
@@ -162,7 +162,7 @@ def run_transfer(
         if base not in run.models:
             run.register(base, resolve_model(name))
         with opened(run, base, counts, parts) as engine:
-            scores.append(_scores(run, engine).assign(student=name))
+            scores.append(_scores(run, engine, parts).assign(student=name))
             results.append(_results(run, "vanilla", engine, parts).assign(student=name))
         for arm in ("original", "arte"):
             role = f"{base}-{arm}"
@@ -172,9 +172,10 @@ def run_transfer(
     return counts | save_tables(run, transfer_scores=scores, transfer=results)
 
 
-def _scores(run, student):
+def _scores(run, student, parts):
     "Another student's scores of the run's drafts."
-    drafts, items, tasks = run.table("drafts"), preference_items(run), tasks_of(run.recipe)
+    drafts, items = run.table("drafts"), preference_items(run)
+    tasks = tasks_of(run.recipe, parts.sources)
     limit = run.recipe.prefer.max_tokens
     answers = one_shot_by_task(student, drafts, items, tasks, max_tokens=limit)
     return in_levels([preference_scores(rows) for rows in answers])
@@ -185,7 +186,8 @@ def _results(run, arm, student, parts):
     r = run.recipe
     items = table_items(split(run.table("items"), "test"))
     shown = worked_examples(r, test_source(r, parts.sources), parts.sources)
-    return tested(run, arm, student, items, shown=shown, tasks=tasks_of(r))
+    tasks = tasks_of(r, parts.sources)
+    return tested(run, arm, student, items, shown=shown, tasks=tasks)
 
 
 def transfer_needs(

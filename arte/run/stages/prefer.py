@@ -37,11 +37,11 @@ def run_prefer(
     signal = by_name(run.recipe.prefer.signal, parts.signals)
 
     def measured(student):
-        for rows, scored in measured_by_task(run, student, signal):
+        for rows, scored in measured_by_task(run, student, signal, parts):
             scores.append(scored)
             yield rows
         if signal.table == "answers" and run.recipe.prefer.rule == "top-k":
-            yield from answers_for_agreement(run, student)
+            yield from answers_for_agreement(run, student, parts)
 
     with opened(run, "student", counts, parts) as student:
         n = run.save(signal.table, measured(student))
@@ -52,9 +52,11 @@ def measured_by_task(
     run: RunDir,  # opened to write
     student,  # engine
     signal: Signal,  # of the recipe
+    parts: Parts,  # with the sources
 ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:  # measurements, scores
     "Measure and score the drafts of each task by the recipe's rule."
-    r, drafts, tasks = run.recipe.prefer, run.table("drafts"), tasks_of(run.recipe)
+    r, drafts = run.recipe.prefer, run.table("drafts")
+    tasks = tasks_of(run.recipe, parts.sources)
     val, prefset = split(run.table("items"), "val"), run.table("prefset")
     chosen = preference_items(run)
     for _, rows in drafts.groupby("task", sort=False):
@@ -76,12 +78,13 @@ def measured_by_task(
 def answers_for_agreement(
     run: RunDir,  # opened to write
     student,  # engine
+    parts: Parts,  # with the sources
 ) -> Iterator[pd.DataFrame]:  # rows of the table `answers`
     "Let the student answer all validation items with the drafts of a few questions (App. E)."
     r, drafts = run.recipe.prefer, run.table("drafts")
     number = drafts.groupby("task").question_id.transform(lambda q: pd.factorize(q)[0])
     some = drafts[number < r.agreement_questions]
-    val, tasks = split(run.table("items"), "val"), tasks_of(run.recipe)
+    val, tasks = split(run.table("items"), "val"), tasks_of(run.recipe, parts.sources)
     yield from one_shot_by_task(student, some, val, tasks, max_tokens=r.max_tokens, subset="val")
 
 
@@ -142,9 +145,8 @@ def run_pairs(
     "Make preference pairs of rationales and of questions (App. G)."
     r, s = run.recipe, run.recipe.pairs
     scores, questions = run.table("scores"), run.table("questions")
-    rationales, dropped = rationale_pairs(
-        run.table("drafts"), scores, tasks_of(r), s.min_margin, seed=r.seed
-    )
+    drafts, tasks = run.table("drafts"), tasks_of(r, parts.sources)
+    rationales, dropped = rationale_pairs(drafts, scores, tasks, s.min_margin, seed=r.seed)
     more, dropped_too = question_pairs(
         questions[~questions.held_out],
         scores,

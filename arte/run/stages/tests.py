@@ -49,7 +49,7 @@ def run_eval(
 ) -> dict:  # counts
     "Test the vanilla student and every arm's (§4)."
     r, counts, results = run.recipe, Counts(), []
-    source, tasks = test_source(r, parts.sources), tasks_of(r)
+    source, tasks = test_source(r, parts.sources), tasks_of(r, parts.sources)
     items = table_items(split(run.table("items"), "test"))
     shown = worked_examples(r, source, parts.sources)
     for arm in ("vanilla", *r.distill.arms):

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 import pandas as pd
 from ...beyond.health import drop_contradictions, drop_overlaps, health, with_questions
 from ...core.basics import derive_seed
+from ...core.settings.recipe import Recipe
 from ...core.tasks import table_items
 from ...distill import arm_examples, check_equal, distill
 from ...models.launch import launch
@@ -43,7 +44,8 @@ def run_tailor(
     material, aside, written = write_arms(run, counts, parts)
     arms = [by_name(name, parts.arms) for name in run.recipe.distill.arms]
     own = [arm.name for arm in arms if arm.writer != "others"]
-    examples, dropped = own_examples(run, own, written, tests)
+    rows = {name: written[name] for name in own}
+    examples, dropped = own_examples(run.recipe, rows, material.tasks, tests)
     known = pd.concat([material.drafts, material.questions])
     known = known[["question_id", "question", "target"]]
     sound = health(with_questions(examples, known), tests, material.tasks)
@@ -67,9 +69,9 @@ def write_arms(
     "Let the teachers write what the arms of this run are made of."
     r, arms = run.recipe, parts.arms
     with opened(run, aligned_role(r.rounds), counts, parts) as aligned:
-        asked, aside = ask_tailored(run, aligned)
+        asked, aside = ask_tailored(run, aligned, parts)
         material = Material(
-            tasks_of(r),
+            tasks_of(r, parts.sources),
             run.table("drafts"),
             run.table("scores"),
             asked,
@@ -85,11 +87,12 @@ def write_arms(
 def ask_tailored(
     run: RunDir,  # opened to write
     aligned,  # engine of the aligned teacher
+    parts: Parts,  # with the sources
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # tables `tailored_questions` and `tailor_aside`
     "Draw the tailored questions of every task (App. F)."
     r, items = run.recipe, run.table("items")
     asked, aside = [], []
-    for name, task in tasks_of(r).items():
+    for name, task in tasks_of(r, parts.sources).items():
         seeds = table_items(split(items, "seed", name))
         later = items[(items.split != "seed") & (items.task == name)]
         questions, out = tailored_questions(
@@ -116,19 +119,18 @@ def written_by(
 
 
 def own_examples(
-    run: RunDir,  # opened to write
-    arms: list[str],  # names
+    recipe: Recipe,  # of the run
     written: dict[str, pd.DataFrame],  # arm → its rows
+    tasks: dict,  # name → `Task`
     tests: list[str],  # questions of the test
 ) -> tuple[pd.DataFrame, list[pd.DataFrame]]:  # table `examples`; tables of what was left out
     "Return equally many examples of each arm, after the filters that the recipe asks for."
-    r, tasks = run.recipe, tasks_of(run.recipe)
     examples, dropped = [], []
-    for name in arms:
-        kept, out = sifted(written[name].assign(arm=name), r.tailor, tasks, tests)
+    for name, rows in written.items():
+        kept, out = sifted(rows.assign(arm=name), recipe.tailor, tasks, tests)
         examples.append(make_examples(name, kept, tasks))
         dropped.append(out)
-    return equalise(pd.concat(examples, ignore_index=True), r.seed), dropped
+    return equalise(pd.concat(examples, ignore_index=True), recipe.seed), dropped
 
 
 def sifted(
