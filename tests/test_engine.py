@@ -1,4 +1,5 @@
-"Both engines on the real SmolLM2: the same text in float32, the same seeds, loops, limits; and what a closed engine leaves behind."
+"""Both engines on the real SmolLM2: the same text in float32, the same seeds, loops, limits; and
+what a closed engine leaves behind."""
 
 import os
 from importlib.util import find_spec
@@ -19,7 +20,10 @@ pytestmark = pytest.mark.xdist_group("real models")  # one at a time, for memory
 
 FLOAT32 = ModelOptions("float32")
 STOP = ("</ans>", "\nQuestion:")
-EXAMPLE = "Question: not ( True ) and True is\nAnswer: not ( True ) is False, and False and True is False. So the answer is <ans>False</ans>.\n\n"
+EXAMPLE = (
+    "Question: not ( True ) and True is\nAnswer: not ( True ) is False, and False and True is "
+    "False. So the answer is <ans>False</ans>.\n\n"
+)
 PROMPTS = [
     "The capital of France is",
     "2 + 2 =",
@@ -29,10 +33,12 @@ PROMPTS = [
     EXAMPLE + "Question: True or False is\nAnswer: Let's think step by step.",
     EXAMPLE + "Question: not False and not not True is\nAnswer: Let's think step by step.",
     EXAMPLE * 3 + "Question: ( False or True ) and not False is\nAnswer: Let's think step by step.",
-    "I have a flute, a piano, four trombones, a stove, and two cats. How many musical instruments do I have? Let's count:",
+    "I have a flute, a piano, four trombones, a stove, and two cats. How many musical instruments "
+    "do I have? Let's count:",
     "List the days of the week: Monday,",
     "def fibonacci(n):\n",
-    "Today is the 5th of May 2021; yesterday, 4/5/2021, was a Tuesday. The date tomorrow in MM/DD/YYYY is",
+    "Today is the 5th of May 2021; yesterday, 4/5/2021, was a Tuesday. The date tomorrow in "
+    "MM/DD/YYYY is",
 ]
 
 QUESTIONS = [
@@ -87,7 +93,7 @@ def test_batching_changes_nothing(engine):
 
 
 def check_families(engine, prompts, sampling):
-    "Prompts that share their beginning against each of them alone, which shares nothing; returns the completions."
+    "Compare prompts that share their beginning with each of them alone; return the completions."
     together = engine.generate(prompts, sampling)
     assert [engine.generate([p], sampling)[0] for p in prompts] == together
     texts = [c.text or " Paris" for (c,) in together]
@@ -122,7 +128,10 @@ def test_families_change_nothing(student):
 @needs_teacher
 def test_families_and_a_sliding_window():
     engine = TransformersEngine(resolve_model("nano-teacher"), FLOAT32)
-    after = lambda n: [EXAMPLE * n + f"Question: {q}\nAnswer:" for q in QUESTIONS]
+
+    def after(n):
+        return [EXAMPLE * n + f"Question: {q}\nAnswer:" for q in QUESTIONS]
+
     assert engine.longest_shared == 512 and shared(engine, after(1), 16) == len(QUESTIONS)
     assert shared(engine, after(16), 16) == 0  # longer than the window: nothing is shared
     check_families(engine, after(1), Sampling(max_tokens=16, stop=STOP))
@@ -212,7 +221,7 @@ def test_the_teacher_begins_with_bos_in_both():
 @needs_student
 @needs_vllm
 def test_training_after_vllm(student):
-    "The engine runs inside this process on a CPU; closed, it must leave nothing that disturbs a training."
+    "On a CPU the engine runs inside this process; closed, it must not disturb a training."
     import torch
     from arte.models.load import load_model, load_tokenizer
 

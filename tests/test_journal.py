@@ -1,4 +1,5 @@
-"What a notebook can't show of the journal: SIGKILL and Ctrl-C in the middle of a run, two processes, a damaged file, a full disk."
+"""What a notebook can't show of the journal: SIGKILL and Ctrl-C in the middle of a run, two
+processes, a damaged file, a full disk."""
 
 import os
 import signal
@@ -11,7 +12,7 @@ from collections import Counter
 import pytest
 
 from arte.engines.protocol import Completion, FunctionEngine, Sampling
-from arte.engines.journal import Journal, entry_key
+from arte.engines.journal import CompletionRow, Journal, entry_key
 from arte.engines.journaled import Journaled
 from arte.engines.rescue import copy_journal, rescue
 
@@ -26,8 +27,10 @@ def fn(prompt, sampling, draw):
     time.sleep(float(sys.argv[2]))
     return f"answer to {prompt}, draw {draw}"
 engine = Journaled(Journal(folder + "/journal.db"), "function", lambda: FunctionEngine(fn), chunk=6)
-out = engine.generate([f"question {i}" for i in range(60)], Sampling(1.0, n=2))
-assert [c.text for cs in out for c in cs] == [f"answer to question {i}, draw {d}" for i in range(60) for d in range(2)]
+prompts = [f"question {i}" for i in range(60)]
+out = engine.generate(prompts, Sampling(1.0, n=2))
+for p, cs in zip(prompts, out):
+    assert [c.text for c in cs] == [f"answer to {p}, draw {d}" for d in (0, 1)]
 print("hits", engine.hits, "misses", engine.misses)
 """
 
@@ -66,7 +69,7 @@ def test_killed_and_resumed(tmp_path):
     assert len(journal) == 120
     worked = Counter((tmp_path / "worked").read_text().splitlines())
     assert len(worked) == 120
-    # only the chunk that was in the making when the process died was worked on again; nothing committed ever was
+    # only the chunk that was in work when the process died is generated again
     assert sum(worked.values()) <= 120 + 2 * 6 and max(worked.values()) <= 3
     order = [line.rsplit(" ", 1) for line in (tmp_path / "worked").read_text().splitlines()]
     repeated = {tuple(o) for o in order if worked[" ".join(o)] > 1}
@@ -113,20 +116,14 @@ def test_lost_bytes_are_reported(tmp_path):
 
 
 def test_rescue_reads_the_log_too(tmp_path):
-    "Killed before its write-ahead log was merged, then cut short: what stands in the log only is rescued as well."
+    "A file whose write-ahead log was not merged before it was cut short: the log is rescued too."
     journal, other = Journal(tmp_path / "journal.db"), tmp_path / "other"
-    row = lambda i: (
-        entry_key("m", p := f"{'long ' * i * 20}{i}", "s", 0),
-        "m",
-        p,
-        "s",
-        0,
-        f"answer {i}",
-        3,
-        3,
-        "eos",
-        "E",
-    )
+
+    def row(i):
+        prompt = f"{'long ' * i * 20}{i}"
+        key = entry_key("m", prompt, "s", 0)
+        return CompletionRow(key, "m", prompt, "s", 0, f"answer {i}", 3, 3, "eos", "E")
+
     for i in range(100):
         if i == 50:
             journal.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")

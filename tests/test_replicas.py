@@ -1,6 +1,8 @@
-"""Two replicas of a model on the cores of this machine: what they say, and what is left when one of them, or all, are killed.
+"""Two replicas of a model on the cores of this machine: what they say, and what is left when one of
+them, or all, are killed.
 
-A tiny model here; the real SmolLM2 over vLLM, and kills of more kinds, with ARTE_SLOW=1 (`make slow`)."""
+A tiny model here; the real SmolLM2 over vLLM, and more kinds of kills, with ARTE_SLOW=1 (`make
+slow`)."""
 
 import os
 import signal
@@ -132,7 +134,7 @@ def test_same_as_one_engine(engine, alone, expected):
 
 
 def killed_in_the_middle(engine, path, prompts, sampling):
-    "A journal that is filled while a replica is killed; the positions, in the order in which they came."
+    "Fill a journal while a replica is killed; return it, the answers, and their order."
     arriving, came = engine.arriving, []
 
     def and_kill(some, sampling):
@@ -172,7 +174,7 @@ def test_a_replica_is_killed(engine, alone, expected, tmp_path, capfd):
 
 @needs_ray
 def test_an_error_in_a_replica(engine, tmp_path):
-    "It ends the call with its own message; what came before it is in the journal, and replicas go on working."
+    "It ends the call with its own message; what came before is in the journal; replicas work on."
     journaled = Journaled(
         Journal(tmp_path / "journal.db"), engine.fingerprint, lambda: engine, chunk=4
     )
@@ -235,7 +237,8 @@ def test_refused_recipes(engine, field, mend):
 
 
 def test_the_recipe_reaches_the_engine(tiny_model, tmp_path):
-    "The teacher gets the replicas of the recipe, a student one GPU each and as many replicas as there are GPUs; vLLM alone gets the same."
+    """The teacher gets the recipe's replicas, a student one GPU each and as many replicas as there
+    are GPUs; vLLM alone gets the same."""
     opened = []
 
     def note(folder, options, settings):
@@ -291,7 +294,8 @@ def make():
     print("open", flush=True)
     return engine
 engine = Journaled(Journal(path), %r, make, chunk=4)
-engine.generate([f"Question: {i}" for i in range(400)], Sampling(max_tokens=200, stop_repeats=False))
+prompts = [f"Question: {i}" for i in range(400)]
+engine.generate(prompts, Sampling(max_tokens=200, stop_repeats=False))
 print("misses", engine.misses, flush=True)
 engine.close()
 """

@@ -12,6 +12,7 @@ import time
 import traceback
 import urllib.request
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 
@@ -140,7 +141,7 @@ def test_bad_days(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", key := "sk-never-to-be-seen")
     prompts = [f"Question {i}" for i in range(150)]
     with unreliable() as (server, url):
-        make = lambda: ServerEngine(folder, url, "m", concurrency=16, timeout=3, retries=8)
+        make = partial(ServerEngine, folder, url, "m", concurrency=16, timeout=3, retries=8)
         engine = Journaled(
             Journal(tmp_path / "journal.db"),
             ServerEngine(folder, url, "m").fingerprint,
@@ -160,7 +161,7 @@ def test_bad_days(folder, tmp_path, monkeypatch):
 
 
 def test_dead_server(folder, tmp_path, monkeypatch):
-    "Every answer that the server gave before it died is in the journal, and the message says what to do."
+    "Every answer before the server's death is in the journal; the message says what to do."
     answer, given = Unreliable.do_POST, []
 
     def dies_after_25(self):
@@ -192,7 +193,7 @@ def test_bad_key(folder, monkeypatch):
 
 
 def test_retry_after(folder, monkeypatch):
-    "A server that asks for patience gets it: neither sooner nor, as the client would by itself, later."
+    "The client waits as long as the server asks: no less, and no more, as it would by itself."
     answer, asked = Unreliable.do_POST, []
 
     def busy(self):
@@ -246,7 +247,8 @@ def test_a_server_that_sends_the_key_back(folder, monkeypatch, status):
 
 
 def test_whole_run(tiny_model, tmp_path, monkeypatch, capfd, caplog):
-    "With a student at a server with bad days the tables are those of a run without one, and the key is nowhere: not in the run, not in what is printed or logged."
+    """With a student at an unreliable server the tables are those of a run without one, and the key
+    is nowhere: not in the run, not in what is printed or logged."""
     monkeypatch.setenv("OPENAI_API_KEY", key := "sk-never-to-be-seen")
     caplog.set_level("DEBUG")
     opened, world = engine.live_engine, World(monkeypatch, tiny_model, tmp_path)
@@ -311,7 +313,7 @@ def served(folder):
         VLLM_CPU_OMP_THREADS_BIND=",".join(map(str, cpus)),
         VLLM_NO_USAGE_STATS="1",
     )
-    # `vllm serve` asks for a distribution named vllm, and here it is vllm-cpu: the module behind it does not
+    # `vllm serve` asks for a distribution named vllm, here it is vllm-cpu; its module does not ask
     command = [
         sys.executable,
         "-m",
@@ -358,7 +360,7 @@ def served(folder):
 
 
 def test_same_as_in_process(served, folder):
-    "Greedy answers, draws, log-probabilities and first tokens of the server are those of the engine in the process."
+    "The server's answers, draws, log-probabilities and first tokens are those of our engine."
     answers, draws = (
         served.generate(PROMPTS, STOP),
         served.generate(PROMPTS[:3], Sampling(temperature=1, n=2, max_tokens=12)),

@@ -70,8 +70,6 @@ class ScoreRow(NamedTuple):
     logprobs: bytes  # float32, one per token
     engine: str  # name of its class
 
-    tokens = prompt_tokens = 0  # nothing is generated
-
 
 ROWS: dict[str, type] = dict(completions=CompletionRow, scores=ScoreRow)  # by their table
 

@@ -19,6 +19,12 @@ from .protocol import Completion, Engine, FirstToken, Sampling
 from ..models.terminal import progress
 
 # %% ../../nbs/engines/journaled.ipynb #cdc670ea
+_FINISHING = (
+    "\nCtrl-C: finishing this batch, so that nothing is lost. Press it again to stop at once."
+)
+_STOPPED = "Stopped; everything so far is in the journal. Run the same command again to continue."
+
+
 @contextmanager
 def after_this():
     "Hold a first Ctrl-C back until the block is done; a second one interrupts at once."
@@ -30,11 +36,7 @@ def after_this():
     def note(sign, frame):
         came.append(sign)
         signal.signal(signal.SIGINT, usual)
-        print(
-            "\nCtrl-C: finishing this batch, so that nothing is lost. Press it again to stop at "
-            "once.",
-            flush=True,
-        )
+        print(_FINISHING, flush=True)
 
     signal.signal(signal.SIGINT, note)
     try:
@@ -42,10 +44,7 @@ def after_this():
     finally:
         signal.signal(signal.SIGINT, usual)
     if came:
-        print(
-            "Stopped; everything so far is in the journal. Run the same command again to continue.",
-            flush=True,
-        )
+        print(_STOPPED, flush=True)
         raise KeyboardInterrupt
 
 # %% ../../nbs/engines/journaled.ipynb #7aa263ab
@@ -70,7 +69,8 @@ class _Completions:
     def rows(self, prompt, completions, engine):
         for key, draw, c in zip(self.keys(prompt), self.sampling.draws, completions):
             asked = (key, self.model, prompt, self.how, draw)
-            yield CompletionRow(*asked, c.text, c.tokens, c.prompt_tokens, c.finish, engine)
+            answer = (c.text, c.tokens, c.prompt_tokens, c.finish)
+            yield CompletionRow(*asked, *answer, engine)
 
     def answer(self, keys):
         return [Completion(*self.found[key]) for key in keys]
@@ -96,7 +96,8 @@ class _Logprobs:
         return engine.arriving_logprobs(*_apart(pairs)) if there else None
 
     def rows(self, pair, logprobs, engine):
-        yield ScoreRow(*self.keys(pair), self.model, *pair, _packed(logprobs), engine)
+        asked = (*self.keys(pair), self.model, *pair)
+        yield ScoreRow(*asked, _packed(logprobs), engine)
 
     def answer(self, keys):
         _, logprobs = self.found[keys[0]]
@@ -125,7 +126,8 @@ class _FirstTokens:
     def rows(self, prompt, tokens, engine):
         texts = json.dumps([[t.text, t.joins] for t in tokens])
         logprobs = _packed([t.logprob for t in tokens])
-        yield ScoreRow(*self.keys(prompt), self.model, prompt, texts, logprobs, engine)
+        asked = (*self.keys(prompt), self.model, prompt)
+        yield ScoreRow(*asked, texts, logprobs, engine)
 
     def answer(self, keys):
         texts, logprobs = self.found[keys[0]]
@@ -162,6 +164,8 @@ class Journaled(Engine):
     def engine(self) -> Engine:
         "Return the engine that generates, opened at the first use."
         if self.inner is None:
+            if self.make is None:
+                raise LookupError("this journal is only replayed: it has no engine to open")
             self.inner = self.make()
             if self.inner.fingerprint != self.fingerprint:
                 raise ValueError(
@@ -257,8 +261,9 @@ class Journaled(Engine):
         columns = attrgetter(*asked.columns)
         for row in new:
             asked.found[row.key] = columns(row)
-            self.tokens_in += row.prompt_tokens
-            self.tokens_out += row.tokens
+            if isinstance(row, CompletionRow):
+                self.tokens_in += row.prompt_tokens
+                self.tokens_out += row.tokens
         self.misses += len(new)
 
     def _unknown(self, missing, total):

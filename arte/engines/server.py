@@ -86,13 +86,7 @@ class ServerEngine(Engine):
         "Call, and turn the client's errors into ones that say what to do."
         import openai
 
-        silent = (
-            openai.APIConnectionError,
-            openai.APITimeoutError,
-            openai.RateLimitError,
-            openai.InternalServerError,
-            ConnectionError,
-        )
+        busy = (openai.APITimeoutError, openai.RateLimitError, openai.InternalServerError)
         try:
             return call()
         except (openai.AuthenticationError, openai.PermissionDeniedError) as e:
@@ -100,7 +94,7 @@ class ServerEngine(Engine):
                 f"{self.url} refuses the key ({e.status_code}). Put it into the environment as "
                 "OPENAI_API_KEY."
             ) from None
-        except silent as e:
+        except (openai.APIConnectionError, ConnectionError, *busy) as e:
             raise ConnectionError(
                 f"{self.url} gives no answer after {self.retries + 1} tries ({self._told(e)}). "
                 "What has been generated is in the journal: start the server again, and run the "

@@ -201,7 +201,8 @@ class TransformersEngine(Engine):
         for number, family in enumerate(families):
             heads.append(ids[family.members[0]][: family.shared])
             family_of_row += [number] * len(family.members)
-        batch = _Batch([], *self._pad(heads), self._cache(), None)
+        x, mask = self._pad(heads)
+        batch = _Batch([], x, mask, self._cache(), beginnings=None)
         self._forward(batch)
         layers = [(layer.keys, layer.values) for layer in batch.cache.layers]
         return Beginnings(layers, batch.mask, torch.tensor(family_of_row, device=self.device))
@@ -283,7 +284,8 @@ class TransformersEngine(Engine):
         out = {}
         with torch.inference_mode(), progress(len(ids), "transformers") as bar:
             for members in batches([len(x) for x in ids], 0, self.batch_tokens):
-                batch = _Batch([], *self._pad([ids[i] for i in members]), None, None)
+                x, mask = self._pad([ids[i] for i in members])
+                batch = _Batch([], x, mask, cache=None, beginnings=None)
                 logprobs = self._forward(batch)[:, -1].float().log_softmax(-1)
                 top = logprobs.topk(min(k, logprobs.shape[-1]))
                 for i, tokens, values in zip(members, top.indices.tolist(), top.values.tolist()):

@@ -8,6 +8,7 @@ __all__ = ['ModelOptions', 'set_pad', 'check_folder', 'load_tokenizer', 'load_mo
 # %% ../../nbs/models/load.ipynb #1dc3f49b
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from ..core.files import whole_folder
 from ..core.settings.machine import Dtype
 from .terminal import quiet
@@ -101,14 +102,14 @@ def load_model(
     with quiet():
         from transformers import AutoModelForCausalLM
 
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, options.dtype),
             use_safetensors=True,
             trust_remote_code=options.trust_remote_code,
         )
     if model.get_input_embeddings().num_embeddings < len(tokenizer):
-        model.resize_token_embeddings(len(tokenizer))  # type: ignore[operator]
+        model.resize_token_embeddings(len(tokenizer))
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model.eval()
 

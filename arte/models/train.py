@@ -94,13 +94,7 @@ def trainer_arguments(
     "Return our settings as transformers' arguments."
     import torch
 
-    gpu, n = torch.cuda.is_available(), processes()
-    if settings.batch % n:
-        raise ValueError(
-            f"a batch of {settings.batch} examples can't be shared out evenly among {n} "
-            f"processes. Choose a batch that is a multiple of {n}"
-        )
-    share = settings.batch // n
+    gpu, share = torch.cuda.is_available(), _share(settings.batch, processes())
     micro = micro_batch(share, max(1, TOKENS_AT_ONCE[gpu] // max(lengths)))
     steps = ceil(len(lengths) / settings.batch) * settings.epochs
     ours = dict(
@@ -114,6 +108,16 @@ def trainer_arguments(
     )
     machine = dict(bf16=fast_bf16(), use_cpu=not gpu, gradient_checkpointing=gpu)
     return ours | machine | dict(seed=seed, data_seed=seed) | _LOG_ONLY
+
+
+def _share(batch, n):
+    "Return how many examples of a batch each process trains on."
+    if batch % n:
+        raise ValueError(
+            f"a batch of {batch} examples can't be shared out evenly among {n} processes. Choose "
+            f"a batch that is a multiple of {n}"
+        )
+    return batch // n
 
 
 # each step's loss into the log, and nothing else written or printed
@@ -213,11 +217,11 @@ def sft_trainer(
     data = examples_dataset(examples)
     lengths = token_lengths(tokenizer, examples, ("completion",), settings.max_length)
     arguments = trainer_arguments(settings, lengths, seed)
-    ours = dict(completion_only_loss=True, train_sampling_strategy="sequential")
+    arguments |= dict(completion_only_loss=True, train_sampling_strategy="sequential")
     with quiet():
         trainer = SFTTrainer(
             model,
-            SFTConfig(str(folder), **ours, **arguments),
+            SFTConfig(str(folder), **arguments),
             train_dataset=data.select(batch_order(lengths, settings.batch, seed)),
             processing_class=tokenizer,
             callbacks=list(callbacks),
