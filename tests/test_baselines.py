@@ -1,4 +1,4 @@
-"""Instruction sets in every form they come in, missing, cut short, or with other columns than they had."""
+"""Instruction sets in every form they come in, missing, cut short, or with other columns."""
 
 import json
 import re
@@ -113,7 +113,7 @@ def test_hub_and_folder_give_the_same(no_hub, tmp_path, name):
 
 @each
 def test_the_real_library(tmp_path, monkeypatch, name):
-    "`datasets` streams files like the hub's (a JSON list for WizardLM, Parquet for the others) as the rows we expect."
+    "`datasets` streams files like the hub's (JSON for WizardLM, else Parquet) as we expect them."
     rows = [FORMS[name](i) for i in range(30)]
     put(tmp_path / "hub", rows, "json" if name == "WizardLM" else "parquet")
     put(tmp_path / "here", rows, "jsonl")
@@ -152,7 +152,8 @@ def test_a_column_is_gone(tmp_path, name, column):
     put(tmp_path, [FORMS[name](0), row], "jsonl")
     with pytest.raises(
         ValueError,
-        match=rf"{name} from .*rows.jsonl, row 2: expected the column '{column}', .*got only .*'renamed'",
+        match=rf"{name} from .*rows.jsonl, row 2: expected the column '{column}', .*got only "
+        rf".*'renamed'",
     ):
         load_instructions(name, 1, source=tmp_path)
 
@@ -335,7 +336,7 @@ def test_sample_is_the_smallest(pairs, n, seed):
 
 
 def test_every_subset_is_as_likely():
-    "The six ordered pairs that can be drawn from three rows: chi-squared over 6,000 seeds, 5 degrees of freedom."
+    "The six ordered pairs of three rows: chi-squared over 6,000 seeds, 5 degrees of freedom."
     rows = [("a", "1"), ("b", "2"), ("c", "3")]
     drawn = [tuple(uniform_sample(rows, 2, seed)) for seed in range(6000)]
     chi2 = sum((drawn.count(p) - 1000) ** 2 / 1000 for p in permutations(rows, 2))

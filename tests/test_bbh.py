@@ -1,4 +1,4 @@
-"""Getting BBH when it is hard to get: no network, a hub that fails or has changed, a folder that is not one."""
+"""Getting BBH without network, from a hub that fails or has changed, or from no folder at all."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""Benchmarks that are hard to get or have changed, and the gold answers of the real files where they are at hand."""
+"""Benchmarks that are hard to get or have changed; the gold answers of real files, where here."""
 
 import json
 import sys
@@ -21,7 +21,8 @@ from arte.data.benchmarks import (
 from arte.core.tasks import item_id
 
 CHOICES = dict(label=["A", "B", "C"], text=["carrot", "pear", "leek"])
-ROWS = {  # a row as the hub has it, and the gold answer; where it is a letter, WORDS stand beside it
+# A row as the hub has it, and the gold answer; where it is a letter, WORDS are beside it.
+ROWS = {
     "piqa": (
         dict(goal="Loosen a screw.", sol1="Turn it right.", sol2="Turn it left.", label=1),
         "(B)",
@@ -143,7 +144,8 @@ def test_a_column_is_gone(nowhere, name, column):
     hub(nowhere, [ROWS[name][0], row])
     with pytest.raises(
         ValueError,
-        match=rf"{name} from hub, row 2: expected the column '{column}', .*got only .*'renamed'.*the data set has changed",
+        match=rf"{name} from hub, row 2: expected the column '{column}', .*got only "
+        rf".*'renamed'.*the data set has changed",
     ):
         load_benchmark(name, "hub")
 
@@ -163,7 +165,8 @@ def test_a_column_holds_something_else(nowhere, name, column, value):
     hub(nowhere, [ROWS[name][0] | {column: value}])
     with pytest.raises(
         ValueError,
-        match=rf"{name} from hub, row 1.*expected .*in the column '.*got .*the data set has changed",
+        match=rf"{name} from hub, row 1.*expected .*in the column '.*got .*the data set has "
+        rf"changed",
     ):
         load_benchmark(name, "hub")
 
@@ -222,7 +225,8 @@ def test_out_of_reach(nowhere):
     assert benchmark_source("gsm8k") is None
     with pytest.raises(
         FileNotFoundError,
-        match="gsm8k is not here and the hub cannot be reached. To work offline: put gsm8k/test.jsonl into a folder and set ARTE_BENCHMARKS",
+        match="gsm8k is not here and the hub cannot be reached. To work offline: put "
+        "gsm8k/test.jsonl into a folder and set ARTE_BENCHMARKS",
     ):
         load_benchmark("gsm8k")
 
@@ -244,7 +248,8 @@ def test_hub_fails(nowhere):
     hub(nowhere, error=OSError("name or service not known"))
     with pytest.raises(
         ConnectionError,
-        match="openai/gsm8k, split test, could not be loaded from the hub .*name or service not known.*set ARTE_BENCHMARKS",
+        match="openai/gsm8k, split test, could not be loaded from the hub .*name or service not "
+        "known.*set ARTE_BENCHMARKS",
     ):
         load_benchmark("gsm8k", "hub")
 
@@ -310,7 +315,7 @@ def forms(answer, kind, listed):
 
 @pytest.mark.parametrize("name", [b.name for b in BENCHMARKS])
 def test_the_real_files(name):
-    "Every gold answer is read and right in ten forms, another answer is wrong; the worked examples are none of the items."
+    "Gold answers are right in ten forms, others are wrong; no item is a worked example."
     source = benchmark_source(name)
     if not isinstance(source, Path):
         pytest.skip(f"{name} is not at hand")

@@ -1,4 +1,4 @@
-"""No validation item is a test item, however it is written; and BIG-bench when it is cut short, changed or out of reach."""
+"""No validation item is a test item, however written; BIG-bench cut short, changed or missing."""
 
 import io
 import json
@@ -81,7 +81,10 @@ REFORMATS = (shuffled, in_one_line, louder, spaced, unpunctuated, bullets, lower
 
 
 def plain(question):
-    "What a question says, worked out in another way than `stem` does: letters, digits and brackets of the lines, which are sorted after the first."
+    """What a question says, in another way than `stem` finds it.
+
+    Letters, digits and brackets of the lines, which are sorted after the first.
+    """
     lines = re.sub(r"^(\([A-Z]\)|-) ", "", question, flags=re.M).casefold().splitlines()
     return tuple(sorted(re.sub(r"[^\w()\[\]{}<>+*=-]", "", o) for o in lines))
 
@@ -103,7 +106,7 @@ def test_no_validation_item_is_a_test_item(data, task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_test_item_in_another_dress_is_found(data, task):
-    "The other way round: rewritten BBH items do not get past `distinct`, and different ones are told apart."
+    "Conversely, `distinct` stops rewritten BBH items, and lets different ones pass."
     bbh, rng = load_bbh(task), random.Random(task)
     for reformat in REFORMATS:
         rewritten = [
@@ -128,7 +131,10 @@ def test_origins(data, task):
 
 @pytest.mark.parametrize("task", WITH_FILES)
 def test_written_as_bbh_writes_it(data, task):
-    "Examples that BBH has too: the same question and the same answer; the same text but for the order of options and options torn at a comma."
+    """Examples that BBH has too: the same question and the same answer.
+
+    The same text, apart from the order of options and options torn at a comma.
+    """
     bbh, shared = load_bbh(task), 0
     theirs = {stem(o.question): o for o in bbh}
     for o in load_bigbench(task):
@@ -152,7 +158,7 @@ def test_written_as_bbh_writes_it(data, task):
 
 @pytest.mark.parametrize("task", WITH_FILES)
 def test_all_examples_have_the_form(data, task):
-    "Every converted example, also those BBH has not: lines, kinds of options and kinds of answers as in BBH."
+    "Every converted example has lines, kinds of options and kinds of answers as in BBH."
 
     def answer(o):
         return (
@@ -438,7 +444,8 @@ def test_hub_unreachable(monkeypatch):
     hub(monkeypatch, OSError("name or service not known"))
     with pytest.raises(
         ConnectionError,
-        match="tasksource/bigbench, configuration navigate.*name or service not known.*Set ARTE_BIGBENCH",
+        match="tasksource/bigbench, configuration navigate.*name or service not known.*Set "
+        "ARTE_BIGBENCH",
     ):
         load_bigbench("navigate", "hub")
 
@@ -447,7 +454,8 @@ def test_hub_changed_its_columns(monkeypatch):
     hub(monkeypatch, [{"inputs": "Take 2 steps.", "answers": ["True"]}])
     with pytest.raises(
         ValueError,
-        match="expected the columns inputs, multiple_choice_scores, .*got answers, inputs; the data set has changed",
+        match="expected the columns inputs, multiple_choice_scores, .*got answers, inputs; the "
+        "data set has changed",
     ):
         load_bigbench("navigate", "hub")
 
@@ -502,7 +510,8 @@ def test_archive_out_of_reach(nowhere, tmp_path):
     pip(nowhere, error="ERROR: No matching distribution found for bigbench==1.0.0")
     with pytest.raises(
         ConnectionError,
-        match="could not be fetched from the package index.*No matching distribution.*Set ARTE_BIGBENCH",
+        match="could not be fetched from the package index.*No matching distribution.*Set "
+        "ARTE_BIGBENCH",
     ):
         load_bigbench("navigate")
     assert not (tmp_path / "cache/bigbench").exists()

@@ -1,4 +1,4 @@
-"""The nano world at size: three computations agree, nothing of BBH comes up, and no text makes a reader fall over."""
+"""Generated tasks at size: three computations agree, none is BBH's, any text is read or refused."""
 
 import os
 import re
@@ -40,8 +40,10 @@ def test_generator_writer_and_solver_agree_on_1000(task):
 
 FORMS = {
     "boolean_expressions": r"(?:(?:True|False|not|and|or|[()]) )+is",
-    "object_counting": r"I have (?:(?:an?|two|three|four|five) [a-z ]+, )+and (?:an?|two|three|four|five) [a-z ]+\. How many [a-z ]+ do I have\?",
-    "date_understanding": r"[^\n]+\. What is the date [a-z0-9 ]+ in MM/DD/YYYY\?\nOptions:(?:\n\([A-F]\) \d\d/\d\d/\d{4}){5,6}",
+    "object_counting": r"I have (?:(?:an?|two|three|four|five) [a-z ]+, )+and "
+    r"(?:an?|two|three|four|five) [a-z ]+\. How many [a-z ]+ do I have\?",
+    "date_understanding": r"[^\n]+\. What is the date [a-z0-9 ]+ in "
+    r"MM/DD/YYYY\?\nOptions:(?:\n\([A-F]\) \d\d/\d\d/\d{4}){5,6}",
     "sports_understanding": r'Is the following sentence plausible\? "[^"]+\."',
 }
 
@@ -72,7 +74,10 @@ def test_no_item_of_bbh_comes_up(task):
     known = [i.question for i in load_bbh(task, source)]
     if source != "hub":
         known += [e.question for e in load_exemplars(task, source)]
-    plain = lambda q: " ".join(q.split())
+
+    def plain(q):
+        return " ".join(q.split())
+
     known = {plain(q) for q in known}
     ours = [i.question for i in make_items(task, 2000, seed=5)]
     ours += [
@@ -128,7 +133,8 @@ def test_the_same_in_another_process(task):
     code = (
         "from arte.data.generated.tasks import *; from arte.models.school import *\n"
         "from hashlib import sha1\n"
-        f"print(sha1(repr((make_items({task!r}, 60, 4), school_examples({task!r}, 8, 4, 4), make_exemplars({task!r}, 4))).encode()).hexdigest())"
+        f"print(sha1(repr((make_items({task!r}, 60, 4), school_examples({task!r}, 8, 4, 4), "
+        f"make_exemplars({task!r}, 4))).encode()).hexdigest())"
     )
     out = {
         subprocess.run(
@@ -228,7 +234,7 @@ def test_exemplars(task):
 
 
 def readable(task, question):
-    "The answer by solver and writers, None where the text cannot be read; anything but ValueError escapes."
+    "The answer by solver and writers, None for an unreadable text; only ValueError is caught."
 
     def attempt(f):
         try:
@@ -256,11 +262,13 @@ def readable(task, question):
 )
 @example(
     "date_understanding",
-    "The exam is on Mar 2, 1988, which is 99999999999 days from now. What is the date today in MM/DD/YYYY?\nOptions:\n(A) 02/28/1988",
+    "The exam is on Mar 2, 1988, which is 99999999999 days from now. What is the date today in "
+    "MM/DD/YYYY?\nOptions:\n(A) 02/28/1988",
 )
 @example(
     "date_understanding",
-    "Nora was born on 2/29/2000 and turns 9 today. What is the date today in MM/DD/YYYY?\nOptions:\n(A) 02/28/2009",
+    "Nora was born on 2/29/2000 and turns 9 today. What is the date today in "
+    "MM/DD/YYYY?\nOptions:\n(A) 02/28/2009",
 )
 @example("sports_understanding", 'Is the following sentence plausible? "."')
 @example("object_counting", "I have . How many objects do I have?")

@@ -1,4 +1,7 @@
-"Run in the environment of lm-evaluation-harness: `python harness.py TASKS MODEL OUT` writes what it found, answer by answer."
+"""Run lm-evaluation-harness, in its own environment.
+
+`python harness.py TASKS MODEL OUT` writes what it found, answer by answer.
+"""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""As much of the Hugging Face hub as a push needs, on this machine: what is uploaded can be looked at."""
+"""As much of the Hugging Face hub as a push needs, on this machine; it keeps what is uploaded."""
 
 import base64
 import json
@@ -65,48 +65,40 @@ class FakeHub:
         if path == "/api/validate-yaml":
             return self.validate(json.loads(body)["content"])
         if path.endswith("/info/lfs/objects/batch"):
-            return 200, dict(
-                objects=[
-                    o | dict(actions=dict(upload=dict(href=f"{self.url}/lfs/{o['oid']}")))
-                    for o in json.loads(body)["objects"]
-                ]
-            )
+            return self.batch(json.loads(body)["objects"])
         _, _, kind, user, name, *verb = path.split("/")
-        repo = self.repos.get((kind.removesuffix("s"), f"{user}/{name}"))
-        if repo is None:
+        if (kind.removesuffix("s"), f"{user}/{name}") not in self.repos:
             return 404, dict(error="Repository not found")
+        return self.reply_of_repo(kind, f"{user}/{name}", verb, body)
+
+    def reply_of_repo(self, kind, name, verb, body):
+        "What there is to say about a repository, or to its commits."
+        repo = self.repos[kind.removesuffix("s"), name]
         if not verb:
-            return 200, dict(
-                id=f"{user}/{name}",
-                private=repo["private"],
-                sha="0" * 40,
-                siblings=[],
-                tags=[],
-                downloads=0,
-                likes=0,
-            )
+            known = dict(siblings=[], tags=[], downloads=0, likes=0)
+            return 200, dict(id=name, private=repo["private"], sha="0" * 40) | known
         if verb[0] == "preupload":
-            return 200, dict(
-                files=[
-                    dict(
-                        path=f["path"],
-                        uploadMode="lfs"
-                        if f["path"].endswith((".safetensors", ".parquet"))
-                        else "regular",
-                        shouldIgnore=False,
-                    )
-                    for f in json.loads(body)["files"]
-                ]
-            )
-        return self.commit(
-            repo, [json.loads(line) for line in body.splitlines()], kind, f"{user}/{name}"
-        )
+            return 200, dict(files=[self.upload_mode(f["path"]) for f in json.loads(body)["files"]])
+        return self.commit(repo, [json.loads(line) for line in body.splitlines()], kind, name)
+
+    def batch(self, objects):
+        "Where large files are to be put."
+        places = []
+        for o in objects:
+            upload = dict(href=f"{self.url}/lfs/{o['oid']}")
+            places.append(o | dict(actions=dict(upload=upload)))
+        return 200, dict(objects=places)
+
+    def upload_mode(self, path):
+        large = path.endswith((".safetensors", ".parquet"))
+        return dict(path=path, uploadMode="lfs" if large else "regular", shouldIgnore=False)
 
     def create(self, asked):
         key = (asked.get("type", "model"), f"{asked['organization']}/{asked['name']}")
         if asked["organization"] != "me":
             return 403, dict(
-                error=f"You don't have the rights to create a {key[0]} under the namespace {asked['organization']}"
+                error=f"You don't have the rights to create a {key[0]} under the namespace "
+                f"{asked['organization']}"
             )
         url = dict(url=f"{self.url}/{'datasets/' if key[0] == 'dataset' else ''}{key[1]}")
         if key in self.repos:
