@@ -1,6 +1,7 @@
 "Fixtures that several test files share, and the processes in which tests run."
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -22,14 +23,35 @@ DATA_SETTINGS = (
 )
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+REAL_MODELS = ("test_engine", "test_server", "test_replicas", "test_lmeval")
+LONG = ("test_site", "test_run", "test_launch", "test_kill", "test_damage", "test_plan")
+
+
+def file_name(nodeid):
+    "Name of a test's file, without folder and ending."
+    return Path(nodeid.split("::")[0]).stem
+
+
 def pytest_collection_modifyitems(items):
-    "Mark the tests that need a model; keep the tests of a file in one process of xdist."
+    "Mark the tests that need a model; put the longest files first, so that no process waits."
+    first = [*REAL_MODELS, *LONG]
     for item in items:
-        if "tiny_model" in item.fixturenames:
+        if "tiny_model" in item.fixturenames or item.path.stem in REAL_MODELS:
             item.add_marker(pytest.mark.model)
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=lambda i: first.index(i.path.stem) if i.path.stem in first else len(first))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    "Keep a file's tests in one process; files with real models share one, for memory."
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            name = file_name(nodeid)
+            return "real models" if name in REAL_MODELS else name
+
+    return ByFile(config, log)
 
 
 @pytest.fixture

@@ -16,8 +16,6 @@ from arte.engines.open import ENGINES, open_model
 from arte.models.folders import NANO, package_files, resolve_model
 from arte.models.load import ModelOptions
 
-pytestmark = pytest.mark.xdist_group("real models")  # one at a time, for memory
-
 FLOAT32 = ModelOptions("float32")
 STOP = ("</ans>", "\nQuestion:")
 EXAMPLE = (

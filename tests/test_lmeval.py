@@ -22,8 +22,6 @@ from arte.eval import evaluate
 from arte.run.lmeval import UNTIL, export_lm_eval, process_results, read_test
 from arte.run.stage import tasks_of
 
-pytestmark = pytest.mark.xdist_group("real models")  # one at a time, for memory
-
 HERE = Path(__file__).parent
 PYTHON = (
     sys.executable if find_spec("lm_eval") else HERE.parent / ".venv" / "lmeval" / "bin" / "python"

@@ -31,8 +31,6 @@ from arte.run.engine import live_engine
 from arte.run.rundir import RunDir
 from support.tiny import tiny_recipe
 
-pytestmark = pytest.mark.xdist_group("real models")  # one at a time, for memory
-
 SLOW, ON_CPU = bool(os.environ.get("ARTE_SLOW")), PerReplica(gpus=0)
 PROMPTS = [
     f"Task Description: {t}\n\nQuestion: {q}\nAnswer:"

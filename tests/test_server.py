@@ -37,8 +37,6 @@ from arte.core.tasks import get_task
 from arte.run.report import write_report
 from support.world import World, answer
 
-pytestmark = pytest.mark.xdist_group("real models")  # one at a time, for memory
-
 STOP = Sampling(stop=("</ans>",), max_tokens=24)
 PROMPTS = [
     student_prompt(get_task(t), [], i.question)
