@@ -226,11 +226,12 @@ def plot_discriminations(
         ax = plt.subplots(figsize=(6.5, 4), layout="constrained")[1]
     a, low, high = _by_rank(fit)
     rank, bars = np.arange(1, len(a) + 1), np.array([a - low, high - a])
-    for part, style, label in [
-        (rank <= k, dict(color=_BLUE, fmt="o"), f"the first {k}"),
-        (rank > k, dict(color=_GREY, fmt="s"), "the others"),
+    for part, color, fmt, label in [
+        (rank <= k, _BLUE, "o", f"the first {k}"),
+        (rank > k, _GREY, "s", "the others"),
     ]:
-        ax.errorbar(rank[part], a[part], bars[:, part], ms=4, lw=1, label=label, **style)
+        x, y = rank[part], a[part]
+        ax.errorbar(x, y, bars[:, part], ms=4, lw=1, label=label, color=color, fmt=fmt)
     ax.set(title="Discriminations", xlabel="rank of the item", yscale="log")
     ax.set_ylabel("discrimination a, 95 % interval (log scale)")
     ax.set_yticks(_TICKS, map(str, _TICKS))

@@ -80,8 +80,15 @@ def trusted_fit(
     try:
         check_fit(fit)
     except ValueError:
-        longer = dict(draws=3 * draws, tune=3 * tune, target_accept=0.97)
-        fit = fit_2pl(matrix, method, seed, chains=chains, **longer)
+        fit = fit_2pl(
+            matrix,
+            method,
+            seed,
+            draws=3 * draws,
+            tune=3 * tune,
+            chains=chains,
+            target_accept=0.97,
+        )
         check_fit(fit)
     return fit
 

@@ -167,7 +167,8 @@ def question_pairs(
     "Pair better with worse questions of the same generation prompt (Appendix G)."
     s = scores[scores.level == "question"][["id", "s"]]
     rows = questions.merge(s, left_on="question_id", right_on="id")
-    pairs, dropped = [], []
+    pairs: list[dict] = []
+    dropped: list[dict] = []
     for _, of_task in rows.groupby("task", sort=False):
         prompts = list(of_task.groupby("prompt_id", sort=False))
         for i, (name, group) in enumerate(prompts):

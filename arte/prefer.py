@@ -310,8 +310,9 @@ def plot_words(
     table = table.assign(words=table.rationale.map(count_words), s=table.draft.map(s))
     names = table.task.unique()
     size = (max(5, 3.6 * len(names)), 3.4)
-    how = dict(figsize=size, sharey=True, squeeze=False, layout="constrained")
-    fig, axes = plt.subplots(1, len(names), **how)
+    fig, axes = plt.subplots(
+        1, len(names), figsize=size, sharey=True, squeeze=False, layout="constrained"
+    )
     for ax, name in zip(axes[0], names):
         _words_panel(ax, name, table[table.task == name], n_boot)
     axes[0, 0].set(ylabel="one-shot accuracy (%)", ylim=(-4, 104))

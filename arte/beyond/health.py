@@ -43,7 +43,9 @@ def cover_of_tests(
     places = _runs_of_tests(items, n)
     cover = np.zeros(len(questions))
     for i, question in enumerate(questions):
-        shared = defaultdict(set)  # number of the item → places of its shared tokens
+        shared: dict[int, set] = defaultdict(
+            set
+        )  # number of the item → places of its shared tokens
         for run in set(token_runs(words_and_marks(question), n)):
             for number, start in places.get(run, ()):
                 shared[number].update(range(start, start + len(run)))
@@ -77,7 +79,8 @@ def near_repeats(
     max_rouge: float = 0.7,  # Self-Instruct's threshold
 ) -> tuple[bool, ...]:  # one for each
     "Return which questions nearly repeat an earlier one; the same questions are compared once."
-    repeats, earlier = [], []
+    repeats: list[bool] = []
+    earlier: list[str] = []
     for question in questions:
         repeats.append(near_duplicate(question, earlier, max_rouge) is not None)
         earlier.append(question)

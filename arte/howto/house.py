@@ -105,7 +105,7 @@ def imports(
         for node in import_statements(syntax_tree(file)):
             names.update(mentioned(node, f"{top}.{name}"))
         known = names.intersection(whole_names)
-        read[name] = sorted(map(whole_names.get, known))
+        read[name] = sorted(whole_names[o] for o in known)
     return read
 
 # %% ../../nbs/howto/house.ipynb #4818dfe8
@@ -179,7 +179,7 @@ NO_VERBS = frozenset(
 
 
 def public_definitions(
-    tree: ast.AST,  # a module or a class
+    tree: ast.Module | ast.ClassDef,
     prefix: str = "",  # of the names
 ) -> list:  # (name, node)
     "Return the functions and classes that a reader may use, with their methods."
@@ -232,7 +232,8 @@ def fields(
     if not any("dataclass" in o for o in decorators):
         return []
     annotated = [o for o in node.body if isinstance(o, ast.AnnAssign)]
-    return [(o.target.id, o.lineno) for o in annotated if not o.target.id.startswith("_")]
+    names = [(ast.unparse(o.target), o.lineno) for o in annotated]
+    return [(name, line) for name, line in names if not name.startswith("_")]
 
 
 def parameters(

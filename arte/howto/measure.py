@@ -87,7 +87,7 @@ def count(
     plain = [o for o in statements if not isinstance(o, (ast.FunctionDef, ast.ClassDef))]
     return Counts(
         lines=tuple(len(o) for o in exported_lines(text)),
-        functions=tuple(o.end_lineno - o.lineno + 1 for o in functions),
+        functions=tuple((o.end_lineno or o.lineno) - o.lineno + 1 for o in functions),
         statements=len(statements),
         sizes=tuple(expressions(o) for o in plain),
         nested=tuple(is_nested(o) for o in nodes if isinstance(o, COMPREHENSIONS)),

@@ -207,7 +207,7 @@ def table_stages(
     parts: Parts = PARTS,  # with the stages
 ) -> dict[str, str]:  # table → the stage that makes it
     "Return which stage makes each table."
-    made = {}
+    made: dict[str, str] = {}
     for stage in parts.stages:
         made |= dict.fromkeys(stage.tables, stage.name)
     return made

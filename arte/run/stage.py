@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 import pandas as pd
+from ..data.benchmarks import Benchmark
 from ..core.basics import nearest
 from ..core.fields import RecipeError
 from ..core.settings.recipe import Recipe
@@ -47,7 +48,7 @@ class Parts:
     signals: tuple  # `arte.prefer.Signal`s
     sources: tuple[Source, ...]  # of items
     engines: tuple[EngineKind, ...]  # that run models
-    benchmarks: tuple[str, ...]  # names of the benchmarks outside of BBH
+    benchmarks: tuple[Benchmark, ...]  # outside of BBH
 
     def check(
         self,
@@ -124,7 +125,8 @@ def _check_generated(recipe):
 def _check_tasks(recipe, parts):
     "Refuse tasks that the source of items does not have."
     source = by_name(recipe.data.items, parts.sources)
-    unseen = [task for task in recipe.unseen.tasks if task not in parts.benchmarks]
+    benchmarks = [benchmark.name for benchmark in parts.benchmarks]
+    unseen = [task for task in recipe.unseen.tasks if task not in benchmarks]
     for field, names in (("tasks", recipe.tasks), ("unseen.tasks", unseen)):
         for i, name in enumerate(names):
             try:

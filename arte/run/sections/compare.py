@@ -145,8 +145,9 @@ def plot_runs(
     arms = arms_named(a.arm)[::-1]
     height = 1.2 + len(arms) * (0.28 + 0.1 * len(runs))
     size = (1.5 + 2.7 * len(shots), height)
-    some = dict(sharey=True, squeeze=False, layout="constrained")
-    fig, axes = plt.subplots(1, len(shots), figsize=size, **some)
+    fig, axes = plt.subplots(
+        1, len(shots), figsize=size, sharey=True, squeeze=False, layout="constrained"
+    )
     for ax, s in zip(axes[0], shots):
         plot_shots(ax, a[a.shots == s], runs, arms)
         ax.set(title=shots_name(s), xlim=(-2, 100 * a.hi.max() + 2))
