@@ -40,7 +40,7 @@ class Verdict:
 
 def judge(
     answer,  # None: not answered yet
-    exercise: Exercise,
+    exercise: Exercise,  # of `EXERCISES`, or one of your own
 ) -> Verdict:
     "Compare an answer with an exercise's key."
     asked = f"Asked: {exercise.asked}"

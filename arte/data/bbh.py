@@ -85,7 +85,15 @@ def load_bbh(
     for row in _rows(task, source):
         _check_row(row, f"{task} from {source}")
         question, answer = row["input"], row["target"]
-        items.append(Item(item_id(task, question), task, split, question, answer, kind))
+        item = Item(
+            item=item_id(task, question),
+            task=task,
+            split=split,
+            question=question,
+            answer=answer,
+            kind=kind,
+        )
+        items.append(item)
     return items
 
 # %% ../../nbs/data/bbh.ipynb #bc3abda9

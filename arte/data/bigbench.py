@@ -190,5 +190,13 @@ def load_bigbench(
         except ValueError as e:
             where = f"{bigbench_name(task)} from {source}, example {i}"
             raise ValueError(f"{where}: {e}; fetch the file again") from None
-        items.append(Item(item_id(task, question), task, split, question, answer, kind))
+        item = Item(
+            item=item_id(task, question),
+            task=task,
+            split=split,
+            question=question,
+            answer=answer,
+            kind=kind,
+        )
+        items.append(item)
     return items

@@ -105,5 +105,11 @@ def task_from_csv(
     task = make_task(path.stem, fields, path)
     rows = _read_rows(path)
     _check_rows(path, rows, answer_kind(kind))
-    items = [Item(item_id(task.name, q), task.name, "", q, a, kind) for _, q, a in rows]
+    items = []
+    for _, question, answer in rows:
+        name = item_id(task.name, question)
+        item = Item(
+            item=name, task=task.name, split="", question=question, answer=answer, kind=kind
+        )
+        items.append(item)
     return task, items

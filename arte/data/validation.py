@@ -51,7 +51,10 @@ def validation_items(
         )
     held = _drawn(test, missing, seed, "held out", task)
     chosen = {origin: found, "bbh held out": held}
-    return {o: [replace(item, split="val") for item in items] for o, items in chosen.items()}
+    pool = {}
+    for origin, items in chosen.items():
+        pool[origin] = [replace(item, split="val") for item in items]
+    return pool
 
 
 def validation_pool(

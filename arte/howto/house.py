@@ -179,7 +179,7 @@ NO_VERBS = frozenset(
 
 
 def public_definitions(
-    tree: ast.Module | ast.ClassDef,
+    tree: ast.Module | ast.ClassDef,  # its source, parsed
     prefix: str = "",  # of the names
 ) -> list:  # (name, node)
     "Return the functions and classes that a reader may use, with their methods."

@@ -75,7 +75,10 @@ def _in_words(anno):
 class ApiTable(DocmentTbl):
     "fastcore's parameter table, with unions in words."
 
-    def __init__(self, obj):
+    def __init__(
+        self,
+        obj,  # a function, class or method
+    ):
         super().__init__(obj)
         rows = {}
         for name, d in _as_written(obj, self.dm):
@@ -96,7 +99,12 @@ def _summary(docs):
 class ApiRenderer(ShowDocRenderer):
     "A `show_doc` renderer with nbdev's classic parameter table."
 
-    def __init__(self, sym, *args, **kwargs):
+    def __init__(
+        self,
+        sym,  # what is shown: a function, class or method
+        *args,  # of `ShowDocRenderer`
+        **kwargs,  # likewise
+    ):
         super().__init__(_from_package(sym), *args, **kwargs)
         self.dm.dm = AttrDict(_as_written(self.sym, self.dm.dm))
 

@@ -57,8 +57,8 @@ class Beginnings:
     def attend(
         self,
         query,  # (rows, key heads, queries of a key head, head size)
-        key,
-        value,  # (rows, key heads, own tokens, head size)
+        key,  # (rows, key heads, own tokens, head size)
+        value,  # likewise
         mask,  # (rows, 1, steps, own tokens): True where a step sees a token
         scaling: float,  # of the products, usually 1/√(head size)
         layer: int,  # its number

@@ -62,7 +62,7 @@ def school_items(
 ) -> list[
     Item
 ]:  # all that `school_examples` shows: neither teacher nor student may be tested on them
-    "The items of the school of one task. No question comes up twice."
+    "Make the items of one task's school; no question comes up twice."
     return make_items(
         task,
         n_rationales + sum(3 + n for n in _new_questions(n_questions)),
@@ -78,7 +78,7 @@ def school_examples(
 ) -> list[
     dict
 ]:  # each with "prompt", "completion" and "kind" ("technique", "naive" or "question"), shuffled
-    "What the nano teacher is schooled on, for one task."
+    "Make what the nano teacher is schooled on, for one task."
     items = iter(school_items(task, n_rationales, n_questions, seed))
     names, examples = list(TECHNIQUES), []
     for k in range(n_rationales):
@@ -93,14 +93,14 @@ def school_examples(
 
 # %% ../../nbs/models/school.ipynb #73b4122a
 def school_tasks(recipe) -> list:  # names
-    "What a recipe's teacher is schooled on: the run's tasks, and those that alignment is not to see."
+    "Return the tasks of a school: the run's, and those that alignment must not see."
     return [*recipe.tasks, *recipe.unseen.tasks]
 
 
 def all_school_examples(
     recipe,  # a `Recipe` with `teacher.school`
 ) -> list[dict]:  # "prompt", "completion", "kind"
-    "The school's examples for all tasks of a recipe."
+    "Make the school's examples for all tasks of a recipe."
     s = recipe.teacher.school
     return [
         e
@@ -114,7 +114,7 @@ def school_folder(
     recipe,  # a `Recipe` with `teacher.school`
     examples: list[dict],  # from `all_school_examples`
 ) -> Path:  # in the cache folder; may not exist yet
-    "The folder whose name says what the schooled teacher was made of."
+    "Return the folder whose name depends on what the schooled teacher was made of."
     what = json.dumps([fingerprint(base), asdict(recipe.teacher.school), examples], sort_keys=True)
     return cache_dir() / f"school-{blake2b(what.encode(), digest_size=8).hexdigest()}"
 
