@@ -347,7 +347,8 @@ def load_instructions(
     if len(pairs) < n:
         unusable = f"{left_out.total()} rows could not be used: {dict(left_out)}"
         raise ValueError(
-            f"{name}: {n} examples asked for, but there are only {len(pairs)} distinct ones ({unusable}); "
+            f"{name}: {n} examples asked for, but there are only {len(pairs)} distinct ones "
+            f"({unusable}); "
             "ask for fewer, or look for a file that is missing"
         )
     ids = [f"{name}-{_number('id', *pair):016x}" for pair in pairs]

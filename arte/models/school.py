@@ -72,8 +72,10 @@ def school_items(
 
 def school_examples(
     task: str,  # one of `GENERATED_TASKS`
-    n_rationales: int,  # examples with a rationale: three quarters technique prompts, one quarter the naive prompt
-    n_questions: int,  # examples of the question prompt: half of them for five questions, half for one
+    # examples with a rationale: three quarters technique prompts, one quarter the naive prompt
+    n_rationales: int,
+    # examples of the question prompt: half of them for five questions, half for one
+    n_questions: int,
     seed: int = 0,  # the same seed gives the same examples
 ) -> list[
     dict
@@ -123,8 +125,8 @@ def school(
     base: str | Path,  # the base model's folder
     recipe,  # a `Recipe` with `teacher.school`
     track: dict | None = None,  # who follows, see `arte.models.train.follow`; None: nobody
-) -> tuple:  # (folders of the states, the last is the teacher; the training log; was all of it in the cache?)
-    "School a base model so that it follows the question prompt, the technique prompts and the naive prompt. Not in the paper."
+) -> tuple:  # (folders, the last is the teacher; training log; was all of it in the cache?)
+    "School a base model so that it follows the method's prompts. Not in the paper."
     s, examples = recipe.teacher.school, all_school_examples(recipe)
     folder = school_folder(base, recipe, examples)
     if cached := (folder / "log.parquet").exists():

@@ -14,7 +14,8 @@ from datetime import date
 MONTHS = tuple(
     "January February March April May June July August September October November December".split()
 )
-_TIME_WORDS = (  # (words, days from the date in the hint to today, times the number if there is one)
+# (words, days from the date in the hint to today, times the number if there is one)
+_TIME_WORDS = (
     (r"day before yesterday", 2),
     (r"day after tomorrow", -2),
     (r"[Yy]esterday", 1),

@@ -25,7 +25,7 @@ ASKED = {  # the words of the question → (days, months) from today
     "a month ago": (0, -1),
     "one year ago from today": (0, -12),
 }
-# (sentence, today minus the date in it, in days; "n": n days, "-n": n days before, "years": n years)
+# (sentence, today minus the date in it, in days; "n": n days, "-n": before, "years": n years)
 HINTS = (
     ("Today is {d}.", 0),
     ("It is {d} today.", 0),
