@@ -94,9 +94,8 @@ def get_source(
         if source.name == name:
             return source
     names = [source.name for source in sources]
-    raise ValueError(
-        f"there is no source {name!r}: expected one of {', '.join(names)}. {nearest(name, names)}".strip()
-    )
+    problem = f"there is no source {name!r}: expected one of {', '.join(names)}."
+    raise ValueError(f"{problem} {nearest(name, names)}".strip())
 
 
 def source_of_tests(

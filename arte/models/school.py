@@ -9,6 +9,7 @@ __all__ = ['school_items', 'school_examples', 'school_tasks', 'all_school_exampl
 import json
 from dataclasses import asdict, replace
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 
 import pandas as pd
@@ -88,8 +89,9 @@ def school_examples(
         naive = place == 3
         technique = names[(block if naive else 3 * block + place) % 4]
         examples.append(_rationale_example(next(items), technique, naive))
-    take = lambda n: [next(items) for _ in range(n)]
-    examples += [_question_example(take(3), take(n)) for n in _new_questions(n_questions)]
+    for n in _new_questions(n_questions):
+        shown, new = list(islice(items, 3)), list(islice(items, n))
+        examples.append(_question_example(shown, new))
     seeded("order", task, seed).shuffle(examples)
     return examples
 
