@@ -23,8 +23,16 @@ DATA_SETTINGS = (
 )
 
 
-REAL_MODELS = ("test_engine", "test_server", "test_replicas", "test_lmeval")
-LONG = ("test_site", "test_run", "test_launch", "test_kill", "test_damage", "test_plan")
+REAL_MODELS = ("test_engine", "test_server", "test_lmeval")
+LONG = (
+    "test_replicas",
+    "test_site",
+    "test_run",
+    "test_launch",
+    "test_kill",
+    "test_damage",
+    "test_plan",
+)
 
 
 def file_name(nodeid):
