@@ -69,7 +69,8 @@ def test_truncated_journal(stopped, go_on, whole, share, least, rescued):
     cut(journal, int(share * journal.stat().st_size))
     with pytest.raises(
         ValueError,
-        match=f"{journal} can't be read as a journal.*Save what is left of it, and go on, with: ",
+        match=f"{journal} can't be read as a journal.*To save what is left of it, and continue: "
+        "python -c",
     ) as e:
         go_on()
     assert all(

@@ -145,9 +145,9 @@ def test_another_recipe_takes_over_what_is_the_same(first, recipe, tmp_path, mon
     use_scripts(monkeypatch, TASKS, generated)
     monkeypatch.setattr(align_stage, "align", lambda *a, **k: pytest.fail("aligned again"))
 
-    def noted(*args, **how):
-        learnt.append(how["arm"])
-        return distill(*args, **how)
+    def noted(folder, examples, arm, **how):
+        learnt.append(arm)
+        return distill(folder, examples, arm, **how)
 
     monkeypatch.setattr(train_stage, "distill", noted)
     two = run(

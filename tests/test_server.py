@@ -253,11 +253,11 @@ def test_whole_run(tiny_model, tmp_path, monkeypatch, capfd, caplog):
     scripted, _ = world.run({})
     tokenizer, name = load_tokenizer(world.models["student"]), fingerprint(world.models["student"])
     scripts = engine.live_engine
-    monkeypatch.setattr(
-        engine,
-        "live_engine",
-        lambda run, role, folder: (opened if role == "student" else scripts)(run, role, folder),
-    )
+
+    def open_student_there(run, role, *how):
+        return (opened if role == "student" else scripts)(run, role, *how)
+
+    monkeypatch.setattr(engine, "live_engine", open_student_there)
     with unreliable() as (server, url):
         server.model, server.answer = (
             str(world.models["student"]),
