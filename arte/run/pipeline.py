@@ -103,7 +103,8 @@ def stage_line(
     for key, n in counts.items():
         value = f"{n:,}" if isinstance(n, int) else n
         made.append(f"{key.replace('_', ' ')} {value}")
-    return f"{name:10} {seconds:7.1f} s   " + ", ".join(made)
+    counted = ", ".join(made)
+    return f"{name:10} {seconds:7.1f} s   {counted}"
 
 
 def status(
@@ -112,7 +113,8 @@ def status(
 ) -> str:  # a line per stage
     "Write what is done and what comes next."
     folder = RunDir(path)
-    lines, stages = [f"{folder.folder}: recipe {folder.recipe.name}"], folder.stages
+    lines = [f"{folder.folder}: recipe {folder.recipe.name}"]
+    stages = folder.stages
     for stage in parts.stages:
         done = stages.get(stage.name)
         if done:

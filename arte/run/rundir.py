@@ -294,8 +294,7 @@ class RunDir:
         "Note a model's folder and fingerprint."
         from arte.models.folders import fingerprint
 
-        folder = Path(folder).resolve()
-        place = folder
+        place = folder = Path(folder).resolve()
         for base, sign in ((Path.home(), "~"), (self.folder.resolve(), "")):
             if folder.is_relative_to(base):
                 place = Path(sign, folder.relative_to(base))
@@ -333,7 +332,8 @@ class RunDir:
         "Train and register a model of this run, unless it is there and made of the same."
         self._must_write()
         made_of = _hash_of(what)
-        out, log = self.path("models", role), self.path("models", f"{role}.log.parquet")
+        out = self.path("models", role)
+        log = self.path("models", f"{role}.log.parquet")
         known = self.models.get(role, {}).get("made_of")
         if known != made_of or not log.exists():
             write_whole(log, train(out).to_parquet(index=False))

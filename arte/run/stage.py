@@ -165,7 +165,8 @@ def preference_items(
     run: RunDir,  # in which the stage irt is done
 ) -> pd.DataFrame:  # rows of the table `items`
     "Return the validation items that form the preference set."
-    val, prefset = split(run.table("items"), "val"), run.table("prefset")
+    prefset = run.table("prefset")
+    val = split(run.table("items"), "val")
     return val[val.item.isin(prefset[prefset.chosen].item)]
 
 

@@ -43,7 +43,8 @@ def check_budget(
     worst = table.loc[table[column].idxmax()]
     unit = "h" if column == "hours" else ""
     settings = ", ".join(by_name(worst.stage, parts.stages).settings)
-    takes, most = f"{short(total)}{unit}", f"{short(worst[column])}{unit}"
+    takes = f"{short(total)}{unit}"
+    most = f"{short(worst[column])}{unit}"
     problem = f"got {budget}, but the plan takes {takes}, of which {most} in {worst.stage}"
     remedy = f"Lower {settings}, or allow --budget {math.ceil(total)}{unit}."
     raise RecipeError("budget", problem, remedy)

@@ -54,7 +54,8 @@ def _decoding_tokens(run):
     rows = run.journal.db.execute(
         "SELECT sampling, count(*), sum(tokens) FROM completions GROUP BY sampling"
     ).fetchall()
-    counts, sums = {5: 0, 1: 0}, {5: 0, 1: 0}
+    counts = {5: 0, 1: 0}
+    sums = {5: 0, 1: 0}
     for how, count, tokens in rows:
         for n in counts:
             if tuple(json.loads(how)["stop"]) == question_stop(n):
@@ -227,7 +228,8 @@ class Estimate:
         pairs = zip(cycle(shown), cycle(x.val))
         for example, item in islice(pairs, SAMPLE):
             prompts.append(student_prompt(x.task, [example], item.question))
-        return self.ask(role, n, prompts, out=self.answer(x, role, limit), longest=limit)
+        length = self.answer(x, role, limit)
+        return self.ask(role, n, prompts, out=length, longest=limit)
 
     def tests(
         self,
@@ -237,7 +239,8 @@ class Estimate:
     ) -> list[Job]:
         "Count greedy answers to the test items."
         limit, jobs = self.recipe.eval.max_tokens, []
-        length, n = self.answer(x, role, limit, "tested"), students * x.n_test
+        length = self.answer(x, role, limit, "tested")
+        n = students * x.n_test
         for shots in self.recipe.eval.shots:
             prompts = [student_prompt(x.task, x.tested[:shots], i.question) for i in x.test]
             jobs.append(self.ask(role, n, prompts, out=length, longest=limit))

@@ -132,9 +132,10 @@ def plan_text(
         cells = [_cell(name, row[name]) for name in names]
         rows.append([row["stage"], *cells])
     width = table.stage.str.len().max()
-    makes = [f"{stage:{width}}  {made}" for stage, made in zip(table.stage, table.makes)]
-    lines = [table.attrs["title"], "", *_aligned(rows), "", *makes, "", *table.attrs["notes"]]
-    return "\n".join(lines)
+    both = zip(table.stage, table.makes)
+    makes = [f"{stage:{width}}  {made}" for stage, made in both]
+    lines = [*_aligned(rows), "", *makes, "", *table.attrs["notes"]]
+    return "\n".join([table.attrs["title"], "", *lines])
 
 
 def _total(table, names):

@@ -42,14 +42,16 @@ def run_align(
     how = dict(settings=r.align, seed=seed, options=ModelOptions.of(r))
 
     def train(out):
-        base, adapter = run.model_folder("teacher"), run.path("models", "adapter")
+        base = run.model_folder("teacher")
+        adapter = run.path("models", "adapter")
         track = tracked(run, "aligned")
         return launch(r.accelerate, align, base, pairs, adapter, out=out, track=track, **how)
 
     texts = pairs[["prompt", "chosen", "rejected"]]
     settings = asdict(r.align) | dict(held_out=None)
     teacher = run.models["teacher"]["fingerprint"]
-    log = run.trained("aligned", [teacher, texts, settings, seed, r.chat], train)
+    made_of = [teacher, texts, settings, seed, r.chat]
+    log = run.trained("aligned", made_of, train)
     run.save("align_log", log)
     long = cut_off(run, "teacher", pairs, ("chosen", "rejected"), "align")
     return Counts(steps=len(log)) | long
@@ -151,7 +153,8 @@ def heldout_needs(
     e: Estimate,  # of a recipe
 ) -> tuple[list[Job], str]:  # jobs, what they make
     "Count the rationales for held-out questions before and after alignment, and their scoring."
-    n, teachers, jobs = e.recipe.align.held_out, 1 + e.recipe.rounds, []
+    n, jobs = e.recipe.align.held_out, []
+    teachers = 1 + e.recipe.rounds
     if n == 0:
         return [], "nothing: align.held_out is 0"
     for x in e.texts:

@@ -60,7 +60,8 @@ def all_responses(
 ) -> pd.DataFrame:  # table `responses`
     "Let every respondent answer every validation item, with every number of worked examples."
     r, responses = run.recipe, []
-    val, tasks = split(run.table("items"), "val"), tasks_of(run.recipe, parts.sources)
+    val = split(run.table("items"), "val")
+    tasks = tasks_of(run.recipe, parts.sources)
     shown = worked_examples(r, r.data.items, parts.sources)
     for role in respondents(run):
         with opened(run, role, counts, parts) as engine:

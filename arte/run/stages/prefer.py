@@ -57,7 +57,8 @@ def measured_by_task(
     "Measure and score the drafts of each task by the recipe's rule."
     r, drafts = run.recipe.prefer, run.table("drafts")
     tasks = tasks_of(run.recipe, parts.sources)
-    val, prefset = split(run.table("items"), "val"), run.table("prefset")
+    val = split(run.table("items"), "val")
+    prefset = run.table("prefset")
     chosen = preference_items(run)
     for _, rows in drafts.groupby("task", sort=False):
         if r.rule == "elimination":
@@ -84,7 +85,8 @@ def answers_for_agreement(
     r, drafts = run.recipe.prefer, run.table("drafts")
     number = drafts.groupby("task").question_id.transform(lambda q: pd.factorize(q)[0])
     some = drafts[number < r.agreement_questions]
-    val, tasks = split(run.table("items"), "val"), tasks_of(run.recipe, parts.sources)
+    val = split(run.table("items"), "val")
+    tasks = tasks_of(run.recipe, parts.sources)
     yield from one_shot_by_task(student, some, val, tasks, max_tokens=r.max_tokens, subset="val")
 
 
@@ -122,7 +124,8 @@ def prefer_needs(
     again = r.prefer.agreement_questions * r.elicit.techniques
     more = [again * (x.n_val - r.irt.k) for x in e.texts]
     jobs = [e.one_shot(x, scored + m) for x, m in zip(e.texts, more)]
-    words = f"{scored:,} answers a task ({scored * len(e.texts):,} in all) for the scores"
+    total = scored * len(e.texts)
+    words = f"{scored:,} answers a task ({total:,} in all) for the scores"
     if sum(more) > 0:
         words += f", {sum(more):,} more for the agreement"
     return jobs, words
@@ -145,7 +148,8 @@ def run_pairs(
     "Make preference pairs of rationales and of questions (App. G)."
     r, s = run.recipe, run.recipe.pairs
     scores, questions = run.table("scores"), run.table("questions")
-    drafts, tasks = run.table("drafts"), tasks_of(r, parts.sources)
+    drafts = run.table("drafts")
+    tasks = tasks_of(r, parts.sources)
     rationales, dropped = rationale_pairs(drafts, scores, tasks, s.min_margin, seed=r.seed)
     more, dropped_too = question_pairs(
         questions[~questions.held_out],

@@ -41,7 +41,8 @@ def open_round(
     k: int,  # which round, ≥ 2
 ) -> RunDir:  # opened to write
     "Open the run folder of a further round, with the items and models that it begins with."
-    folder = RunDir(run.path(f"round-{k}"), round_recipe(run.recipe, k), run.journal)
+    recipe = round_recipe(run.recipe, k)
+    folder = RunDir(run.path(f"round-{k}"), recipe, run.journal)
     borrow_model(folder, "student", run, "student")
     borrow_model(folder, "teacher", run, aligned_role(k - 1))
     held_out = run.table("questions").query("held_out")[["task", "question"]]
@@ -61,7 +62,8 @@ def borrow_model(
     model = lender.models[its_role]
     folder = Path(model["folder"]).expanduser()
     if not folder.is_absolute():
-        model = model | dict(folder=os.path.relpath(lender.path(folder), run.folder))
+        place = os.path.relpath(lender.path(folder), run.folder)
+        model = model | dict(folder=place)
     run.note_model(role, model)
 
 # %% ../../../nbs/run/stages/rounds.ipynb #8690ba43
@@ -105,7 +107,8 @@ def rounds_needs(
     again = e.recipe.rounds - 1
     if again == 0:
         return [], "nothing: rounds is 1"
-    a_round, jobs = e.for_recipe(round_recipe(e.recipe, 2)), []
+    jobs: list[Job] = []
+    a_round = e.for_recipe(round_recipe(e.recipe, 2))
     for needs in (elicit_needs, prefer_needs, align_needs):
         jobs += needs(a_round)[0]
     return jobs * again, f"{again} more times drafts, scores and an alignment"

@@ -49,7 +49,8 @@ def run_eval(
 ) -> dict:  # counts
     "Test the vanilla student and every arm's (§4)."
     r, counts, results = run.recipe, Counts(), []
-    source, tasks = test_source(r, parts.sources), tasks_of(r, parts.sources)
+    source = test_source(r, parts.sources)
+    tasks = tasks_of(r, parts.sources)
     items = table_items(split(run.table("items"), "test"))
     shown = worked_examples(r, source, parts.sources)
     for arm in ("vanilla", *r.distill.arms):
@@ -65,7 +66,8 @@ def eval_needs(
     students, jobs = 1 + len(e.recipe.distill.arms), []
     for x in e.texts:
         jobs += e.tests(x, students)
-    n, settings = sum(x.n_test for x in e.texts), len(e.recipe.eval.shots)
+    n = sum(x.n_test for x in e.texts)
+    settings = len(e.recipe.eval.shots)
     return jobs, f"{n:,} test items × {students} students × {settings} settings"
 
 
@@ -98,8 +100,9 @@ def benchmarks_needs(
     e: Estimate,  # of a recipe
 ) -> tuple[list[Job], str]:  # jobs, what they make
     "Count the answers to other benchmarks."
-    students, settings = 1 + len(e.recipe.distill.arms), len(e.recipe.eval.shots)
-    texts, jobs = [_benchmark_texts(e.recipe, name) for name in e.recipe.eval.benchmarks], []
+    students, jobs = 1 + len(e.recipe.distill.arms), []
+    settings = len(e.recipe.eval.shots)
+    texts = [_benchmark_texts(e.recipe, name) for name in e.recipe.eval.benchmarks]
     if not texts:
         return [], "nothing: eval.benchmarks is empty"
     for x in texts:

@@ -40,7 +40,8 @@ def run_tailor(
     parts: Parts,  # arms, signals, sources and engines to choose from
 ) -> dict:  # counts
     "Make the training examples of all arms, equally many of each (App. F, §4.1)."
-    counts, tests = Counts(), list(split(run.table("items"), "test").question)
+    counts = Counts()
+    tests = list(split(run.table("items"), "test").question)
     material, aside, written = write_arms(run, counts, parts)
     arms = [by_name(name, parts.arms) for name in run.recipe.distill.arms]
     own = [arm.name for arm in arms if arm.writer != "others"]
@@ -199,7 +200,8 @@ def learn(
         folder, track = run.model_folder(base), tracked(run, role)
         return launch(r.accelerate, distill, folder, examples, arm, out=out, track=track, **how)
 
-    start, rows = run.models[base]["fingerprint"], arm_examples(examples, arm)
+    start = run.models[base]["fingerprint"]
+    rows = arm_examples(examples, arm)
     settings = asdict(r.distill) | dict(arms=None)
     seed = derive_seed(r.seed, "distill")
     return run.trained(role, [start, rows, settings, seed, r.chat], train)
@@ -209,7 +211,8 @@ def distill_needs(
     e: Estimate,  # of a recipe
 ) -> tuple[list[Job], str]:  # jobs, what they make
     "Count the tokens of fine-tuning; instruction sets are taken to be as long as the other arms."
-    arms, n = len(e.recipe.distill.arms), e.recipe.elicit.questions
+    arms = len(e.recipe.distill.arms)
+    n = e.recipe.elicit.questions
     jobs = [e.fine_tune(e.texts, n)] * arms
     return jobs, f"{arms} students, of {n * len(e.texts):,} examples each"
 
