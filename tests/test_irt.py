@@ -81,6 +81,7 @@ def hard():
     return m
 
 
+@pytest.mark.model
 def test_nuts_on_a_hard_matrix(hard, tmp_path):
     fit = fit_2pl(hard, seed=3, chains=2, draws=500, tune=500)
     check_fit(fit, min_ess=50)
@@ -101,6 +102,7 @@ def test_nothing_to_choose_from():
         response_matrix(pd.DataFrame(columns=["model", "shots", "item", "correct"]))
 
 
+@pytest.mark.model
 def test_noise_is_recognised_as_often_as_it_should():
     p = [
         structure_test(
@@ -122,6 +124,7 @@ def test_more_respondents_recover_more():
     assert np.mean(many) > 0.9 > np.mean(few)
 
 
+@pytest.mark.model
 def test_chains_agree_on_habits():
     "Some always say True, some always False: almost separable answers, as small models give them."
     rng = np.random.default_rng(0)
