@@ -8,6 +8,7 @@ __all__ = ['graded_answers', 'collect_responses', 'response_matrix', 'discrimina
 
 # %% ../nbs/01_irt.ipynb #7c4f511d
 import warnings
+from itertools import product
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -29,9 +30,9 @@ def graded_answers(
     done = engine.generate(prompts, Sampling(0.0, max_tokens, STOP))
     graded = []
     for (_, item), completions in zip(asked, done):
-        kind = tasks[item.task].kind
-        answer = completions[0]
-        graded.append((answer, grade(answer.text, item.answer, kind, item.question)))
+        kind, answer = tasks[item.task].kind, completions[0]
+        correct = grade(answer.text, item.answer, kind, item.question)
+        graded.append((answer, correct))
     return graded
 
 # %% ../nbs/01_irt.ipynb #8ea6ab8e
@@ -45,12 +46,14 @@ def collect_responses(
     max_tokens: int = 256,  # recipe.prefer.max_tokens
 ) -> pd.DataFrame:  # responses: model, shots, item, task, correct, parsed
     "Collect a model's answers to the validation items under several numbers of shots (§4.1)."
-    worked = {t: _worked(t, exemplars[t], max(shots)) for t in items.task.unique()}
-    rows = [(s, i) for s in shots for i in items.itertuples()]
-    asked = [(worked[i.task][:s], i) for s, i in rows]
+    most = max(shots)
+    worked = {task: _worked(task, exemplars[task], most) for task in items.task.unique()}
+    rows = list(product(shots, items.itertuples()))
+    asked = [(worked[item.task][:n], item) for n, item in rows]
+    graded = graded_answers(engine, asked, tasks, max_tokens)
     responses = []
-    for (s, i), (_, g) in zip(rows, graded_answers(engine, asked, tasks, max_tokens)):
-        row = dict(model=label, shots=s, item=i.item, task=i.task)
+    for (n, item), (_, g) in zip(rows, graded):
+        row = dict(model=label, shots=n, item=item.item, task=item.task)
         responses.append(dict(row, correct=g.correct, parsed=g.parsed))
     return pd.DataFrame(responses)
 
@@ -79,10 +82,11 @@ def _refuse_unusable(responses):
         )
     odd = responses[~responses.correct.isin([0, 1])]
     if len(odd):
+        first = odd.iloc[0]
         raise ValueError(
             f"{len(odd)} answers are neither right (1) nor wrong (0), the first is "
-            f"{odd.correct.iloc[0]} for item {odd.item.iloc[0]}; grade them, or leave out answers "
-            "that were never asked for"
+            f"{first.correct} for item {first['item']}; grade them, or leave out answers that "
+            "were never asked for"
         )
 
 
@@ -91,18 +95,14 @@ def response_matrix(
 ) -> pd.DataFrame:  # respondents (`model @ shots`) × items, 1 right, 0 wrong, NaN not asked
     "Make the scoring matrix S of §3.2; empty, duplicate and ungraded answers are refused."
     _refuse_unusable(responses)
-    rows = pd.DataFrame(
-        dict(
-            respondent=responses.model.astype(str) + " @ " + responses.shots.astype(str),
-            item=responses.item,
-            correct=responses.correct.astype(float),
-        )
-    )
+    rows = responses[["item"]].assign(correct=responses.correct.astype(float))
+    rows["respondent"] = responses.model.astype(str) + " @ " + responses.shots.astype(str)
     twice = rows[rows.duplicated(["respondent", "item"])]
     if len(twice):
+        first = twice.iloc[0]
         raise ValueError(
-            f"{len(twice)} answers came twice, the first from {twice.respondent.iloc[0]} to item "
-            f"{twice.item.iloc[0]}; keep one answer per model, shots and item"
+            f"{len(twice)} answers came twice, the first from {first.respondent} to item "
+            f"{first['item']}; keep one answer per model, shots and item"
         )
     matrix = rows.pivot(index="respondent", columns="item", values="correct")
     return matrix.loc[rows.respondent.unique(), rows.item.unique()]
@@ -122,9 +122,10 @@ def discrimination_draws(
             f'method "{fit.method}" has no posterior to draw from; fit with "nuts" or "map"'
         )
     known = ~np.isnan(fit.a)
-    sd = np.nan_to_num(fit.a_sd[known] / fit.a[known])
-    z = np.random.default_rng(seed).normal(size=(n_draws, known.sum()))
-    return fit.a[known] * np.exp(sd * z)
+    a = fit.a[known]
+    sd = np.nan_to_num(fit.a_sd[known] / a)
+    rng = np.random.default_rng(seed)
+    return a * np.exp(sd * rng.normal(size=(n_draws, len(a))))
 
 
 def top_probability(
@@ -158,16 +159,18 @@ def top_k(
     k: int = 40,  # §4.1
 ) -> pd.DataFrame:  # `prefset`: task item a a_sd b b_sd rank chosen p_top, sorted by rank
     "Choose the `k` most discriminative items (§3.2); items all answered alike come last."
-    n, known = len(fit.items), ~np.isnan(fit.a)
+    n = len(fit.items)
+    known = ~np.isnan(fit.a)
     _refuse_size(k, n, known.sum())
     tasks = [i.rsplit("-", 1)[0] for i in fit.items]
     estimates = dict(a=fit.a, a_sd=fit.a_sd, b=fit.b, b_sd=fit.b_sd)
     table = pd.DataFrame(dict(task=tasks, item=fit.items, **estimates, p_top=np.nan))
     if fit.method in ("nuts", "map"):
-        draws = discrimination_draws(fit)
-        table.loc[known, "p_top"] = top_probability(draws, min(k, known.sum()))
+        at_most = min(k, known.sum())
+        table.loc[known, "p_top"] = top_probability(discrimination_draws(fit), at_most)
     table = table.sort_values("a", ascending=False, kind="stable", ignore_index=True)
-    return table.assign(rank=range(1, n + 1), chosen=np.arange(n) < k)[_PREFSET]
+    place = np.arange(n)
+    return table.assign(rank=place + 1, chosen=place < k)[_PREFSET]
 
 # %% ../nbs/01_irt.ipynb #df1b747c
 def balanced_order(
@@ -207,11 +210,19 @@ def _by_rank(fit):
     known = ~np.isnan(fit.a)
     a = fit.a[known]
     if fit.method == "nuts":
-        low, high = np.quantile(discrimination_draws(fit), [0.025, 0.975], axis=0)
+        draws = discrimination_draws(fit)
+        low, high = np.quantile(draws, [0.025, 0.975], axis=0)
     else:  # log-normal
-        spread = np.nan_to_num(fit.a_sd[known]) / a
-        low, high = a * np.exp(-1.96 * spread), a * np.exp(1.96 * spread)
-    return np.array([a, low, high])[:, np.argsort(-a, kind="stable")]
+        factor = np.exp(1.96 * np.nan_to_num(fit.a_sd[known]) / a)
+        low, high = a / factor, a * factor
+    order = np.argsort(-a, kind="stable")
+    return np.array([a, low, high])[:, order]
+
+
+def _error_bars(ax, first, estimates, **style):
+    a, low, high = estimates
+    rank = np.arange(first, first + len(a))
+    ax.errorbar(rank, a, [a - low, high - a], ms=4, lw=1, **style)
 
 
 def plot_discriminations(
@@ -224,18 +235,14 @@ def plot_discriminations(
 
     if ax is None:
         ax = plt.subplots(figsize=(6.5, 4), layout="constrained")[1]
-    a, low, high = _by_rank(fit)
-    rank, bars = np.arange(1, len(a) + 1), np.array([a - low, high - a])
-    for part, color, fmt, label in [
-        (rank <= k, _BLUE, "o", f"the first {k}"),
-        (rank > k, _GREY, "s", "the others"),
-    ]:
-        x, y = rank[part], a[part]
-        ax.errorbar(x, y, bars[:, part], ms=4, lw=1, label=label, color=color, fmt=fmt)
+    by_rank = _by_rank(fit)
+    _error_bars(ax, 1, by_rank[:, :k], color=_BLUE, fmt="o", label=f"the first {k}")
+    _error_bars(ax, k + 1, by_rank[:, k:], color=_GREY, fmt="s", label="the others")
     ax.set(title="Discriminations", xlabel="rank of the item", yscale="log")
     ax.set_ylabel("discrimination a, 95 % interval (log scale)")
     ax.set_yticks(_TICKS, map(str, _TICKS))
     ax.minorticks_off()
+    _, low, high = by_rank
     ax.set_ylim(low.min() / 1.2, high.max() * 1.2)
     ax.legend(frameon=False)
     return ax
@@ -249,7 +256,9 @@ def save_fit(
     path,  # the file to write, .nc
 ) -> Path:  # the file
     "Write a fit, with its posterior draws, as netCDF."
-    idata = quiet_arviz().InferenceData() if fit.idata is None else fit.idata.copy()
+    idata = quiet_arviz().InferenceData()
+    if fit.idata is not None:
+        idata = fit.idata.copy()
     idata.add_groups(constant_data=_estimates(fit))
     whole = bytes(idata.to_datatree().to_netcdf())  # in memory: HDF5 fails badly on a full disk
     write_whole(Path(path), whole)
@@ -257,14 +266,12 @@ def save_fit(
 
 
 def _estimates(fit):
-    dims = dict.fromkeys(_PER_ITEM, ["all_items"]) | dict.fromkeys(_PER_RESPONDENT, ["respondent"])
-    return quiet_arviz().dict_to_dataset(
-        {name: getattr(fit, name) for name in dims},
-        coords={"all_items": fit.items, "respondent": fit.respondents},
-        default_dims=[],
-        attrs={"method": fit.method},
-        dims=dims,
-    )
+    of_items = dict.fromkeys(_PER_ITEM, ["all_items"])
+    dims = of_items | dict.fromkeys(_PER_RESPONDENT, ["respondent"])
+    values = {name: getattr(fit, name) for name in dims}
+    coords = dict(all_items=fit.items, respondent=fit.respondents)
+    how = dict(default_dims=[], attrs=dict(method=fit.method))
+    return quiet_arviz().dict_to_dataset(values, coords=coords, dims=dims, **how)
 
 
 def load_fit(
@@ -277,8 +284,9 @@ def load_fit(
     with az.rc_context({"data.load": "eager"}):
         idata = az.from_netcdf(str(path))  # and close the file
     saved = idata.constant_data
+    estimates = {name: saved[name].values for name in _PER_ITEM + _PER_RESPONDENT}
     return Fit(
-        **{name: saved[name].values for name in _PER_ITEM + _PER_RESPONDENT},
+        **estimates,
         items=saved.all_items.values.tolist(),
         respondents=saved.respondent.values.tolist(),
         method=saved.attrs["method"],

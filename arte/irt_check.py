@@ -15,7 +15,9 @@ def _rhat_trouble(table, most):
     worst = table.r_hat.max()
     if worst <= most:
         return ""
-    name = table.r_hat.idxmax() if table.r_hat.notna().any() else table.index[0]
+    name = table.index[0]
+    if table.r_hat.notna().any():
+        name = table.r_hat.idxmax()
     return (
         f"R̂ is {worst:.3f} (at most {most}) for {name}: run longer, e.g. tune=3000, draws=3000, "
         "with at least 2 chains"
@@ -94,7 +96,8 @@ def trusted_fit(
 
 # %% ../nbs/01_irt_check.ipynb #05347059
 def _top(a, k):
-    return set(np.argsort(-np.nan_to_num(a), kind="stable")[:k])
+    order = np.argsort(-np.nan_to_num(a), kind="stable")
+    return set(order[:k])
 
 
 def recovery(
@@ -121,9 +124,12 @@ def item_rest(
     seen_elsewhere = seen.sum(1, keepdims=True) - seen
     rest = right_elsewhere / np.maximum(seen_elsewhere, 1)
     rest = np.where(seen, rest, np.nan)
-    dy, dr = Y - np.nanmean(Y, 0), rest - np.nanmean(rest, 0)
+    dy = Y - np.nanmean(Y, 0)
+    dr = rest - np.nanmean(rest, 0)
+    together = np.nansum(dy * dr, 0)
+    alone = np.sqrt(np.nansum(dy**2, 0) * np.nansum(dr**2, 0))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.nansum(dy * dr, 0) / np.sqrt(np.nansum(dy**2, 0) * np.nansum(dr**2, 0))
+        return together / alone
 
 
 def shuffle_matrix(
@@ -134,7 +140,8 @@ def shuffle_matrix(
     rng, out = np.random.default_rng(seed), matrix.copy()
     for item in matrix.columns:
         asked = matrix[item].notna()
-        out.loc[asked, item] = rng.permutation(matrix.loc[asked, item].values)
+        answers = matrix.loc[asked, item].values
+        out.loc[asked, item] = rng.permutation(answers)
     return out
 
 
@@ -151,4 +158,5 @@ def structure_test(
     found = _mean_item_rest(matrix)
     shuffled = (shuffle_matrix(matrix, seed + i) for i in range(n_shuffles))
     null = np.array([_mean_item_rest(m) for m in shuffled])
-    return found, null, float((1 + (null >= found).sum()) / (1 + n_shuffles))
+    as_high = (null >= found).sum()
+    return found, null, float((1 + as_high) / (1 + n_shuffles))

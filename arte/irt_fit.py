@@ -22,7 +22,8 @@ def p_correct(
     b,  # difficulties, on the scale of `theta`
 ):  # probabilities, 0 … 1
     "Return the chance of a right answer in the two-parameter logistic model (§3.2)."
-    return 1 / (1 + np.exp(-a * (theta - b)))
+    eta = a * (theta - b)
+    return 1 / (1 + np.exp(-eta))
 
 # %% ../nbs/01_irt_fit.ipynb #8a2474ed
 def information(
@@ -86,7 +87,8 @@ def _signs(matrix):
             "answers first"
         )
     s = np.where(asked, 2 * np.nan_to_num(Y) - 1, 0)
-    keep = (s == 1).any(0) & (s == -1).any(0)
+    right, wrong = s == 1, s == -1
+    keep = right.any(0) & wrong.any(0)
     if not keep.any():
         raise ValueError(
             f"All {Y.shape[1]} items were answered alike by all {Y.shape[0]} respondents, so no "
@@ -115,15 +117,17 @@ def irt_model(
 
     with pm.Model(coords={"respondent": respondents, "item": items}) as model:
         theta = pm.Normal("theta", 0, 1, dims="respondent")
-        mu_a, sigma_a = pm.Normal("mu_a", 0, 0.5), pm.HalfNormal("sigma_a", 0.5)
-        mu_b, sigma_b = pm.Normal("mu_b", 0, 1), pm.HalfNormal("sigma_b", 1.5)
+        mu_a = pm.Normal("mu_a", 0, 0.5)
+        sigma_a = pm.HalfNormal("sigma_a", 0.5)
+        mu_b = pm.Normal("mu_b", 0, 1)
+        sigma_b = pm.HalfNormal("sigma_b", 1.5)
         z_a = pm.Normal("z_a", 0, 1, dims="item")
         rise = pm.math.sigmoid(mu_a + sigma_a * z_a - np.log(7))
         a = pm.Deterministic("a", 8 * rise, dims="item")
         z_b = pm.Normal("z_b", 0, 1, dims="item")
         b = pm.Deterministic("b", mu_b + sigma_b * z_b, dims="item")
-        eta = s * a * (theta[:, None] - b)
-        pm.Potential("answers", -pm.math.log1pexp(-eta).sum())
+        minus_eta = -s * a * (theta[:, None] - b)
+        pm.Potential("answers", -pm.math.log1pexp(minus_eta).sum())
     return model
 
 # %% ../nbs/01_irt_fit.ipynb #488feff6
@@ -172,7 +176,8 @@ def _fit_nuts(matrix, seed, how):
 
 # %% ../nbs/01_irt_fit.ipynb #f4368d70
 _nodes = np.linspace(-5, 5, 61)
-_log_weights = -(_nodes**2) / 2 - np.log(np.exp(-(_nodes**2) / 2).sum())  # θ ~ N(0, 1) on the grid
+_log_normal = -(_nodes**2) / 2
+_log_weights = _log_normal - np.log(np.exp(_log_normal).sum())  # θ ~ N(0, 1) on the grid
 
 
 def _node_posterior(log_a, b, s):
@@ -182,8 +187,10 @@ def _node_posterior(log_a, b, s):
     wrong = (s == -1) @ np.logaddexp(0, eta).T
     log_joint = _log_weights - right - wrong
     top = log_joint.max(1, keepdims=True)
-    total = top + np.log(np.exp(log_joint - top).sum(1, keepdims=True))
-    return total[:, 0], np.exp(log_joint - total), eta, 1 / (1 + np.exp(-eta))
+    relative = np.exp(log_joint - top).sum(1, keepdims=True)
+    total = top + np.log(relative)
+    P = 1 / (1 + np.exp(-eta))
+    return total[:, 0], np.exp(log_joint - total), eta, P
 
 
 def marginal_likelihood(
@@ -195,18 +202,26 @@ def marginal_likelihood(
     ll, W, eta, P = _node_posterior(log_a, b, s)
     expected = (W.T @ (s != 0)) * P
     surplus = W.T @ (s == 1) - expected  # right answers at a node, observed minus expected
-    return ll.sum(), (surplus * eta).sum(0), -np.exp(log_a) * surplus.sum(0)
+    by_log_a = (surplus * eta).sum(0)
+    by_b = -np.exp(log_a) * surplus.sum(0)
+    return ll.sum(), by_log_a, by_b
 
 # %% ../nbs/01_irt_fit.ipynb #8b057e6e
-_bounds = (np.log(0.05), np.log(8)), (-6, 6)  # of log a and b: beyond, curves cannot be told apart
+# of log a and b: beyond, curves cannot be told apart
+_bounds = np.array([[np.log(0.05), np.log(8)], [-6, 6]])
 
 
 def _curvature_sd(grad, x, free, h=1e-4):
     "Return standard deviations from the inverse Hessian; NaN for parameters at a bound."
-    k, eye = np.flatnonzero(free), h * np.eye(len(x))
-    H = np.array([(grad(x + eye[j]) - grad(x - eye[j]))[k] / (2 * h) for j in k])
+    k = np.flatnonzero(free)
+    H = []
+    for step in h * np.eye(len(x))[k]:
+        rise = grad(x + step) - grad(x - step)
+        H.append(rise[k] / (2 * h))
+    H = np.array(H)
     var = np.diag(np.linalg.pinv((H + H.T) / 2))
-    return _spread(np.sqrt(np.where(var > 0, var, np.nan)), free)
+    var = np.where(var > 0, var, np.nan)
+    return _spread(np.sqrt(var), free)
 
 
 def _loss(x, s, prior):
@@ -216,8 +231,9 @@ def _loss(x, s, prior):
     gradient = -np.r_[by_a, by_b]
     if not prior:
         return -ll, gradient
-    sd = np.repeat([0.5, 1.5], n)
-    return -ll + (x**2 / sd**2).sum() / 2, gradient + x / sd**2
+    var = np.repeat([0.5, 1.5], n) ** 2
+    log_prior = -(x**2 / var).sum() / 2
+    return -ll - log_prior, gradient + x / var
 
 
 def _maximum(s, prior):
@@ -227,9 +243,10 @@ def _maximum(s, prior):
 
     loss = partial(_loss, s=s, prior=prior)
     n = s.shape[1]
-    bounds = np.repeat(np.array(_bounds), n, axis=0)
+    bounds = np.repeat(_bounds, n, axis=0)
     low, high = bounds.T
-    p = ((s == 1).sum(0) + 0.5) / ((s != 0).sum(0) + 1)
+    right, asked = (s == 1).sum(0), (s != 0).sum(0)
+    p = (right + 0.5) / (asked + 1)
     start = np.r_[np.zeros(n), np.log(1 / p - 1)]
     with threadpool_limits(1):  # more threads only slow down matrices this small
         x = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x

@@ -26,8 +26,9 @@ def best_and_worst(
 ) -> tuple[int, int]:  # position of a highest and of a lowest score
     "Return the positions of the best and the worst; ties are broken at random."
     order = rng.permutation(len(s))
-    best, worst = np.argmax(s[order]), np.argmin(s[order])
-    return int(order[best]), int(order[worst])
+    shuffled = s[order]
+    best, worst = order[shuffled.argmax()], order[shuffled.argmin()]
+    return int(best), int(worst)
 
 # %% ../nbs/03_pairs.ipynb #116da396
 def drop_reason(
@@ -55,7 +56,8 @@ def make_pair(
     (y_w, s_w, id_w), (y_l, s_l, id_l) = chosen, rejected
     whole = "\0".join([prompt, y_w, y_l])
     name = f"{kind[0]}-{sha1(whole.encode()).hexdigest()[:10]}"
-    return dict(zip(COLUMNS, (name, kind, task, prompt, y_w, y_l, s_w, s_l, id_w, id_l)))
+    row = (name, kind, task, prompt, y_w, y_l, s_w, s_l, id_w, id_l)
+    return dict(zip(COLUMNS, row))
 
 # %% ../nbs/03_pairs.ipynb #3ae3209d
 def rationale_pairs(
@@ -73,7 +75,8 @@ def rationale_pairs(
         rng = np.random.default_rng(derive_seed(seed, "rationale pair", question))
         best, worst = best_and_worst(s[rows.draft].to_numpy(), rng)
         w, l = rows.iloc[best], rows.iloc[worst]
-        reason = drop_reason(w.rationale, l.rationale, s[w.draft] - s[l.draft], min_margin)
+        margin = s[w.draft] - s[l.draft]
+        reason = drop_reason(w.rationale, l.rationale, margin, min_margin)
         if reason:
             dropped.append(dict(kind="rationale", task=w.task, id=question, reason=reason))
         else:
@@ -86,7 +89,8 @@ def rationale_pairs(
 
 def _rationale_pair(task, w, l, s):
     prompt = naive_prompt(task, w.question)
-    chosen, rejected = ((" " + d.rationale, s[d.draft], d.draft) for d in (w, l))
+    chosen = (" " + w.rationale, s[w.draft], w.draft)
+    rejected = (" " + l.rationale, s[l.draft], l.draft)
     return make_pair("rationale", w.task, prompt, chosen, rejected)
 
 
@@ -141,13 +145,14 @@ def candidates(
     order = order[np.argsort(s[order], kind="stable")].tolist()  # lowest first, ties at random
     if how == "extremes":
         size = min(n, len(s) // 2)
-        return list(zip(order[::-1][:size], order[:size]))
+        highest = order[::-1]
+        return list(zip(highest[:size], order[:size]))
     if how != "quartiles":
         raise ValueError(f"pairs.questions must be 'quartiles' or 'extremes', not {how!r}.")
     if len(s) < 2:
         return []
     size = max(1, len(s) // 4)
-    top = rng.permutation(order[len(s) - size :]).tolist()
+    top = rng.permutation(order[-size:]).tolist()
     bottom = rng.permutation(order[:size]).tolist()
     return match(top, bottom, n)
 
@@ -191,7 +196,8 @@ def _compare(group, found, min_margin, pairs, dropped):
             name = f"{w.question_id} {l.question_id}"
             dropped.append(dict(kind="question", task=w.task, id=name, reason=reason))
         else:
-            pairs.append(make_pair("question", w.task, w.prompt, _tagged(w), _tagged(l)))
+            chosen, rejected = _tagged(w), _tagged(l)
+            pairs.append(make_pair("question", w.task, w.prompt, chosen, rejected))
 
 
 def _tagged(q):
@@ -204,7 +210,8 @@ def pair_counts(
 ) -> pd.DataFrame:  # a row per kind and task: pairs, margin (mean), and the counts of each reason
     "Count pairs and dropped comparisons of each kind and task."
     by = ["kind", "task"]
-    margin = pairs.assign(margin=pairs.s_chosen - pairs.s_rejected).groupby(by).margin
+    margin = pairs.s_chosen - pairs.s_rejected
+    margin = pairs.assign(margin=margin).groupby(by).margin
     table = pd.DataFrame(dict(pairs=margin.size(), margin=margin.mean()))
     reasons = dropped.groupby(by).reason.value_counts().unstack()
     table = table.join(reasons, how="outer").reset_index()

@@ -19,15 +19,16 @@ def _beta(z, hint):
     from scipy.special import expit
 
     m, log_w, c = z
-    mean, rest = expit(m + c * hint), expit(-m - c * hint)
-    return mean * np.exp(log_w), rest * np.exp(log_w)
+    tilt, weight = m + c * hint, np.exp(log_w)
+    return expit(tilt) * weight, expit(-tilt) * weight
 
 
 def _prior_loss(z, right, asked, hint):
     from scipy.special import betaln
 
     a, b = _beta(z, hint)
-    counts = betaln(a, b) - betaln(a + right, b + asked - right)
+    a_now, b_now = a + right, b + asked - right
+    counts = betaln(a, b) - betaln(a_now, b_now)
     m, log_w, c = z
     return counts.sum() + m**2 / 8 + (log_w - 1) ** 2 / 8 + c**2 / 2  # weak normal priors
 
@@ -53,11 +54,13 @@ def score_chances(
 
     scaled = np.zeros(len(right))
     if hint is not None:
-        scaled = (hint - np.mean(hint)) / (np.std(hint) or 1)
+        spread = np.std(hint) or 1
+        scaled = (hint - np.mean(hint)) / spread
     a, b = _prior(right, asked, scaled)
-    still_right = np.arange(n + 1) - right[:, None]
-    left, a, b = (n - asked)[:, None], (a + right)[:, None], (b + asked - right)[:, None]
-    return betabinom.pmf(still_right, left, a, b)
+    scores = np.arange(n + 1)
+    a_now, b_now = a + right, b + asked - right
+    right, left = right[:, None], (n - asked)[:, None]
+    return betabinom.pmf(scores - right, left, a_now[:, None], b_now[:, None])
 
 
 def chance_of_best(
@@ -78,7 +81,8 @@ def undecided(
 ) -> np.ndarray:  # (n_rationales,) bool
     "Find the rationales to continue with: those that may be best or worst while it is open."
     out = np.zeros(len(chances), bool)
-    for p in (chance_of_best(chances), chance_of_best(chances[:, ::-1])):
+    from_the_other_end = chances[:, ::-1]
+    for p in (chance_of_best(chances), chance_of_best(from_the_other_end)):
         if p.max() < 1 - error:
             out |= p > error / len(p)  # those dropped: together at most `error`
     return out
@@ -89,7 +93,8 @@ def _counts(drafts, answers):
     of_draft = answers.groupby("draft")
     right, asked = of_draft.correct.sum(), of_draft.correct.size()
     unreadable = asked - of_draft.parsed.count()
-    return [counts.reindex(drafts.draft).to_numpy() for counts in (right, asked, unreadable)]
+    table = pd.DataFrame(dict(right=right, asked=asked, unreadable=unreadable))
+    return table.loc[drafts.draft].to_numpy().T
 
 
 def eliminate(
@@ -105,28 +110,27 @@ def eliminate(
     "Ask round by round, only with drafts that may still be the best or worst of their question."
     if not 0 <= error < 1:
         raise ValueError(
-            f"error = {error}, but it is a probability: choose 0 (certainty) or more, and less "
-            "than 1"
+            f"error = {error}, but it is a probability: give 0 (certainty) or more, less than 1"
         )
     live, answers = np.ones(len(drafts), bool), []
     for at in range(0, len(items), step):
-        answers.append(ask(_pairs(drafts[live], items[at : at + step])))
+        pairs = product(drafts[live].itertuples(), items[at : at + step].itertuples())
+        answers.append(ask(list(pairs)))
         right, asked, _ = _counts(drafts, pd.concat(answers))
-        live = _still_live(live, drafts, score_chances(right, asked, len(items), hint), error)
+        chances = score_chances(right, asked, len(items), hint)
+        live = _still_live(live, drafts, chances, error)
         if not live.any():
             break
     return pd.concat(answers, ignore_index=True)
 
 
-def _pairs(drafts, items):
-    return list(product(drafts.itertuples(), list(items.itertuples())))
-
-
 def _still_live(live, drafts, chances, error):
-    live, questions = live.copy(), pd.factorize(drafts.question_id)[0]
+    questions, _ = pd.factorize(drafts.question_id)
+    still = live.copy()
     for q in np.unique(questions[live]):
-        live[questions == q] &= undecided(chances[questions == q], error)
-    return live
+        its = questions == q
+        still[its] &= undecided(chances[its], error)
+    return still
 
 
 def expected_scores(
@@ -137,20 +141,22 @@ def expected_scores(
 ) -> pd.DataFrame:  # as from `preference_scores`; `se` is 0 where all items were asked
     "Return expected scores over all items (Eq. 1, 2) of drafts tested on different numbers."
     right, asked, failures = _counts(drafts, answers)
-    chances, share = score_chances(right, asked, n, hint), np.arange(n + 1) / n
+    chances = score_chances(right, asked, n, hint)
+    share = np.arange(n + 1) / n
     s = chances @ share
     var = chances @ share**2 - s**2
     r = drafts[["question_id", "task", "technique"]].assign(level="rationale", id=drafts.draft)
     r = r.assign(s=s, var=var, n=asked, failures=failures)
     table = pd.concat([r, _of_questions(r)], ignore_index=True)
-    return table.assign(se=table["var"].clip(0) ** 0.5)[SCORE_COLUMNS]
+    table["se"] = table["var"].clip(0) ** 0.5
+    return table[SCORE_COLUMNS]
 
 
 def _of_questions(r):
     g = r.groupby("question_id", sort=False)
-    q = pd.DataFrame(dict(task=g.task.first(), s=g.s.mean(), n=g.n.sum()))
+    q = g[["n", "failures"]].sum()
+    q["task"], q["s"] = g.task.first(), g.s.mean()
     q["var"] = g["var"].sum() / g.size() ** 2
-    q["failures"] = g.failures.sum()
     q = q.reset_index()
     return q.assign(level="question", id=q.question_id, technique="")
 
@@ -169,6 +175,7 @@ def answer_by_elimination(
     answers, scores = [], []
     for task, rows in drafts.groupby("task", sort=False):
         asked = balanced_order(items[items.task == task], prefset)
-        answers.append(eliminate(ask, rows, asked, error))
-        scores.append(expected_scores(rows, answers[-1], len(asked)))
+        seen = eliminate(ask, rows, asked, error)
+        answers.append(seen)
+        scores.append(expected_scores(rows, seen, len(asked)))
     return pd.concat(answers, ignore_index=True), pd.concat(scores, ignore_index=True)

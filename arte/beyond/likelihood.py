@@ -12,7 +12,15 @@ import pandas as pd
 from ..core.answers import normalise
 from ..core.basics import derive_seed
 from ..core.prompts import student_prompt
-from ..prefer import ACCURACY, Signal, preference_scores, rank_correlation, same_pick, spearman
+from arte.prefer import (
+    ACCURACY,
+    Signal,
+    draft_item_pairs,
+    preference_scores,
+    rank_correlation,
+    same_pick,
+    spearman,
+)
 
 # %% ../../nbs/beyond/likelihood.ipynb #e46cb098
 LEAD = " So the answer is"  # given, not scored: how the worked examples come to their answer
@@ -40,17 +48,17 @@ def answer_likelihoods(
             'the signal "likelihood" puts words behind the prompt, but a chat template has already '
             "closed the prompt there: use prefer.signal: accuracy, or chat: false"
         )
-    by_task = {t: list(rows.itertuples()) for t, rows in items.groupby("task")}
-    pairs = [(d, i) for d in drafts.itertuples() for i in by_task.get(d.task, ())]
+    pairs = draft_item_pairs(drafts, items)
     prompts, golds = [], []
     for d, i in pairs:
-        task, example = tasks[d.task], (d.question, d.rationale)
-        prompts.append(student_prompt(task, [example], i.question) + lead)
+        task = tasks[d.task]
+        prompts.append(student_prompt(task, [(d.question, d.rationale)], i.question) + lead)
         golds.append(gold_text(i.answer, task.kind))
     rows = []
-    for (d, i), lp in zip(pairs, engine.logprobs(prompts, golds)):
+    done = engine.logprobs(prompts, golds)
+    for (d, i), logs in zip(pairs, done):
         who = (d.draft, d.question_id, d.technique, i.item, d.task)
-        rows.append((*who, float(np.mean(lp)), len(lp)))
+        rows.append((*who, float(np.mean(logs)), len(logs)))
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 # %% ../../nbs/beyond/likelihood.ipynb #7707f487
@@ -69,7 +77,8 @@ def likelihood_scores(
     "Score rationales and questions by log-probabilities, between 0 and 1."
     _need(likelihood, _COLUMNS[:-1], "likelihood")
     logs = preference_scores(likelihood.assign(correct=likelihood.logprob, parsed="", set="pref"))
-    return logs.assign(s=np.exp(logs.s), se=np.exp(logs.s) * logs.se)
+    s = np.exp(logs.s)
+    return logs.assign(s=s, se=s * logs.se)
 
 # %% ../../nbs/beyond/likelihood.ipynb #5e1a0c22
 def _measure(student, drafts, items, tasks, settings):
@@ -85,25 +94,29 @@ def _both(a, b, level, least=1):
     needed = ["level", "id", "question_id", "task", "s"]
     _need(a, needed, "the first table of scores")
     _need(b, needed, "the second table of scores")
-    of_b = b[b.level == level][["id", "s"]]
-    both = a[a.level == level].merge(of_b, on="id", suffixes=("_a", "_b"))
-    both = both[both.groupby("question_id").id.transform("size") >= least]
-    by_task = both.groupby("task")
-    return both.assign(rank_a=by_task.s_a.rank(pct=True), rank_b=by_task.s_b.rank(pct=True))
+    a = a[a.level == level]
+    b = b[b.level == level][["id", "s"]]
+    both = a.merge(b, on="id", suffixes=("_a", "_b"))
+    size = both.groupby("question_id").id.transform("size")
+    both = both[size >= least]
+    ranks = both.groupby("task")[["s_a", "s_b"]].rank(pct=True)
+    return both.assign(rank_a=ranks.s_a, rank_b=ranks.s_b)
 
 
 def _rank_correlation(rows, how):
     "Return Spearman's rho over rows with its interval; nan if one side is constant."
-    a, b, questions = (rows[c].to_numpy() for c in ("rank_a", "rank_b", "question_id"))
-    return rank_correlation(a, b, questions, **how)
+    a, b = rows.rank_a.to_numpy(), rows.rank_b.to_numpy()
+    return rank_correlation(a, b, rows.question_id.to_numpy(), **how)
 
 
 def _of_question(rows):
     "Return rho, same best, same worst and chance of one question's rationales."
     x, y = rows.s_a.to_numpy(), rows.s_b.to_numpy()
-    flat = min(np.ptp(x), np.ptp(y)) < 1e-12
-    rho = np.nan if flat else spearman(x, y)
-    return rho, same_pick(x, y)[0], same_pick(-x, -y)[0], 1 / len(x)
+    narrower = min(np.ptp(x), np.ptp(y))
+    rho = np.nan if narrower < 1e-12 else spearman(x, y)
+    best, *_ = same_pick(x, y)
+    worst, *_ = same_pick(-x, -y)
+    return rho, best, worst, 1 / len(x)
 
 
 def _mean(values, how):
@@ -113,8 +126,10 @@ def _mean(values, how):
     if n == 0:
         return 0, np.nan, np.nan, np.nan
     rng = np.random.default_rng(derive_seed(how["seed"], "rank agreement"))
-    means = known[rng.integers(n, size=(how["n_boot"], n))].mean(1)
-    lo, hi = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    drawn = rng.integers(n, size=(how["n_boot"], n))
+    means = known[drawn].mean(1)
+    tails = np.array([1 - level, 1 + level]) / 2
+    lo, hi = np.quantile(means, tails)
     return n, known.mean(), lo, hi
 
 
@@ -128,7 +143,8 @@ def rank_agreement(
 ) -> pd.DataFrame:  # per task (and "all") and measure: task, measure, n, value, lo, hi, chance
     "Measure how alike two signals order the same drafts."
     how = dict(n_boot=n_boot, level=level, seed=seed)
-    r, q = _both(scores_a, scores_b, "rationale", 2), _both(scores_a, scores_b, "question")
+    r = _both(scores_a, scores_b, "rationale", least=2)
+    q = _both(scores_a, scores_b, "question")
     if r.empty:
         raise ValueError(
             "no question has two rationales that both tables score: score the same drafts twice, "
@@ -136,24 +152,28 @@ def rank_agreement(
         )
     rows = []
     for task in r.task.unique():
-        rows += _measures(task, r[r.task == task], q[q.task == task], how)
+        of_task = r[r.task == task]
+        rows += _measures(task, of_task, q[q.task == task], how)
     if r.task.nunique() > 1:
         rows += _measures("all", r, q, how)
     return pd.DataFrame(rows)
 
 
 def _measures(task, r, q, how):
-    of_question = [_of_question(rows) for _, rows in r.groupby("question_id", sort=False)]
-    rho, best, worst, chance = np.array(of_question).T
-    rows = [
-        ("rationales", len(r), *_rank_correlation(r, how), 0.0),
-        ("within", *_mean(rho, how), 0.0),
-        ("best", *_mean(best, how), chance.mean()),
-        ("worst", *_mean(worst, how), chance.mean()),
-        ("questions", len(q), *_rank_correlation(q, how), 0.0),
-    ]
-    names = ("measure", "n", "value", "lo", "hi", "chance")
-    return [dict(task=task) | dict(zip(names, row)) for row in rows]
+    by_question = r.groupby("question_id", sort=False)
+    rho, best, worst, chance = np.array([_of_question(rows) for _, rows in by_question]).T
+    found = dict(
+        rationales=(len(r), *_rank_correlation(r, how), 0.0),
+        within=(*_mean(rho, how), 0.0),
+        best=(*_mean(best, how), chance.mean()),
+        worst=(*_mean(worst, how), chance.mean()),
+        questions=(len(q), *_rank_correlation(q, how), 0.0),
+    )
+    rows = []
+    for measure, numbers in found.items():
+        row = dict(zip(("n", "value", "lo", "hi", "chance"), numbers))
+        rows.append(dict(task=task, measure=measure) | row)
+    return rows
 
 # %% ../../nbs/beyond/likelihood.ipynb #cb81a1b6
 def signal_cost(
@@ -164,8 +184,10 @@ def signal_cost(
 ) -> pd.DataFrame:  # signal, answers, written and scored (tokens), seconds, ms (per answer)
     "Compare the tokens and the time of both signals, beyond the prompts, which are the same."
     pref = answers[answers["set"] == "pref"]
-    written, scored = int(pref.tokens.sum()), int(likelihood.tokens.sum())
-    rows = [("accuracy", len(pref), written, 0), ("likelihood", len(likelihood), 0, scored)]
-    table = pd.DataFrame(rows, columns=["signal", "answers", "written", "scored"])
-    table["seconds"] = table.signal.map(seconds or {}).astype(float)
+    table = pd.DataFrame(dict(signal=["accuracy", "likelihood"]))
+    table["answers"] = [len(pref), len(likelihood)]
+    table["written"] = [int(pref.tokens.sum()), 0]
+    table["scored"] = [0, int(likelihood.tokens.sum())]
+    measured = table.signal.map(seconds or {})
+    table["seconds"] = measured.astype(float)
     return table.assign(ms=1000 * table.seconds / table.answers)
