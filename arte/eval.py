@@ -37,7 +37,7 @@ def _worked(exemplars, shots, names):
 
 def _answer_row(item, task, completion):
     "Return what `results` keeps of one answer."
-    graded = grade(completion.text, item.answer, item.kind, item.question)
+    graded = grade(completion.text, item.answer, task.kind, item.question)
     return dict(
         task=item.task,
         category=task.category,

@@ -9,6 +9,7 @@ from hypothesis import given, settings, strategies as st
 
 from arte.core.answers import (
     KINDS,
+    AnswerKind,
     STOP,
     cut_answer,
     extract_answer,
@@ -18,7 +19,8 @@ from arte.core.answers import (
 )
 from arte.core.tags import Tagged, _pieces, parse_questions, tag_question
 from arte.data.bbh import bbh_source, load_bbh, load_exemplars
-from arte.core.tasks import builtin_tasks
+from arte.core.tasks import builtin_tasks, items_table
+from arte.data.own_file import task_from_csv
 
 SCRAPS = [
     "<ans>",
@@ -269,3 +271,19 @@ def test_bbh_exemplars(folder):
                 and "\nA:" not in e.question
                 and e.rationale == e.rationale.strip()
             ), task
+
+
+def test_a_kind_of_your_own(tmp_path):
+    "A task may hold a kind that no list has: prompts show its form, tables keep its name."
+    hour = AnswerKind(
+        "hour", "<ans>17:30</ans>", lambda s: s if re.match(r"\d\d:\d\d$", s) else None
+    )
+    (tmp_path / "trains.csv").write_text("question,answer\nWhen?,17:30\nAnd then?,18:05\n")
+    task, items = task_from_csv(tmp_path / "trains.csv", "Say when the train leaves.", hour)
+    assert all(t.prompt.endswith("like <ans>17:30</ans>") for t in task.techniques)
+    assert list(items_table(items).kind) == ["hour", "hour"]
+    assert grade("It is <ans>17:30.</ans>", items[0].answer, task.kind).correct
+    assert grade("It is <ans>half past five</ans>", items[0].answer, task.kind).parsed is None
+    with pytest.raises(ValueError, match="'soon' is not of the kind hour"):
+        (tmp_path / "trains.csv").write_text("question,answer\nWhen?,soon\n")
+        task_from_csv(tmp_path / "trains.csv", "Say when the train leaves.", hour)
