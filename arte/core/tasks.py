@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CATEGORIES', 'Technique', 'Task', 'make_technique', 'make_task', 'load_tasks', 'builtin_tasks', 'get_task', 'Item',
-           'Exemplar', 'item_id', 'items_table', 'table_items', 'split_items']
+           'Exemplar', 'item_id', 'make_item', 'items_table', 'table_items', 'split_items']
 
 # %% ../../nbs/core/tasks.ipynb #fab7b0a9
 import hashlib
@@ -184,6 +184,23 @@ def item_id(
     "Make the id of a question: the same question has the same id everywhere."
     digest = hashlib.sha1(question.encode()).hexdigest()
     return f"{task}-{digest[:10]}"
+
+
+def make_item(
+    task: Task,  # whose question it is
+    question: str,  # its whole text
+    answer: str,  # as the data set has it
+    split: str = "",  # "seed", "val", "test", or not split yet
+) -> Item:
+    "Make an item; its id follows from its question."
+    return Item(
+        item=item_id(task.name, question),
+        task=task.name,
+        split=split,
+        question=question,
+        answer=answer,
+        kind=task.kind,
+    )
 
 # %% ../../nbs/core/tasks.ipynb #2a1cc1af
 _COLUMNS = [f.name for f in fields(Item)]

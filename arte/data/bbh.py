@@ -10,7 +10,7 @@ import json
 import re
 from pathlib import Path
 
-from ..core.tasks import Exemplar, Item, builtin_tasks, get_task, item_id
+from ..core.tasks import Exemplar, Item, builtin_tasks, get_task, make_item
 from .places import Place, find_data, load_from_hub
 
 # %% ../../nbs/data/bbh.ipynb #97493288
@@ -23,8 +23,9 @@ _ADVICE = (
 
 def _json_folder(folder):  # the folder itself or its bbh/, whichever has the json files
     for candidate in (folder, folder / "bbh"):
-        if any((candidate / f"{task}.json").is_file() for task in builtin_tasks()):
-            return candidate
+        for task in builtin_tasks():
+            if (candidate / f"{task}.json").is_file():
+                return candidate
     return None
 
 
@@ -55,18 +56,17 @@ def _rows(task, source):  # dicts with input and target
     try:
         return json.loads(path.read_text(encoding="utf-8"))["examples"]
     except (ValueError, KeyError, TypeError) as e:
+        problem = f"{path} is cut short or not a BBH file ({type(e).__name__}: {e})"
         expected = '{"examples": [{"input": …, "target": …}, …]}'
-        raise ValueError(
-            f"{path} is cut short or not a BBH file ({type(e).__name__}: {e}): "
-            f"expected {expected}; fetch it again"
-        ) from None
+        raise ValueError(f"{problem}: expected {expected}; fetch it again") from None
 
 
 def _check_row(row, where):
-    columns = row if isinstance(row, dict) else {}
-    if all(isinstance(columns.get(c), str) for c in ("input", "target")):
-        return
-    got = sorted(row) if isinstance(row, dict) else repr(row)
+    got = repr(row)
+    if isinstance(row, dict):
+        if isinstance(row.get("input"), str) and isinstance(row.get("target"), str):
+            return
+        got = sorted(row)
     raise ValueError(
         f"{where}: expected the columns input and target, both texts, got {got}; the data set "
         "has changed, use a folder of BBH's json files instead (ARTE_DATA)"
@@ -79,32 +79,31 @@ def load_bbh(
     split: str = "test",  # written into each item; BBH has this split only
 ) -> list[Item]:  # in the file's order, duplicates included
     "Read the items of one BBH task."
-    kind = get_task(task).kind
+    known, items = get_task(task), []
     source = source or bbh_source()
-    items = []
     for row in _rows(task, source):
         _check_row(row, f"{task} from {source}")
-        question, answer = row["input"], row["target"]
-        item = Item(
-            item=item_id(task, question),
-            task=task,
-            split=split,
-            question=question,
-            answer=answer,
-            kind=kind,
-        )
-        items.append(item)
+        items.append(make_item(known, row["input"], row["target"], split))
     return items
 
 # %% ../../nbs/data/bbh.ipynb #bc3abda9
+_WORKED = re.compile(
+    r"^Q: (.*?)\n"
+    r"A: Let's think step by step\.\s+(.*?)"
+    r"So the answer is (.*?)\.?\s*(?=\n\nQ: |\Z)",
+    re.M | re.S,
+)
+
+
 def parse_exemplars(
     text: str,  # of one of BBH's cot-prompts files
 ) -> list[Exemplar]:  # as many as it holds; the answer put between tags
     "Read worked examples written `Q: … A: Let's think step by step. … So the answer is ….`"
-    question, steps = r"^Q: (.*?)\n", r"A: Let's think step by step\.\s+(.*?)"
-    answer, end = r"So the answer is (.*?)\.?\s*", r"(?=\n\nQ: |\Z)"
-    turns = re.findall(question + steps + answer + end, text, re.M | re.S)
-    return [Exemplar(q.strip(), f"{r}So the answer is <ans>{a}</ans>.", a) for q, r, a in turns]
+    found = []
+    for question, steps, answer in _WORKED.findall(text):
+        rationale = f"{steps}So the answer is <ans>{answer}</ans>."
+        found.append(Exemplar(question.strip(), rationale, answer))
+    return found
 
 # %% ../../nbs/data/bbh.ipynb #fae1615f
 def load_exemplars(

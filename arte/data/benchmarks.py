@@ -18,13 +18,14 @@ import yaml
 
 from ..core.answers import answer_kind
 from ..core.basics import nearest
-from ..core.tasks import Exemplar, Item, Task, item_id, make_technique, split_items
+from ..core.tasks import Exemplar, Item, Task, make_item, make_technique, split_items
 from .places import CHANGED, Place, find_data, load_from_hub, read_column, read_jsonl
 
 # %% ../../nbs/data/benchmarks.ipynb #536a6573
 @lru_cache
 def _written():  # name → title, kind, description, techniques, worked
-    return yaml.safe_load((files("arte") / "data" / "benchmarks.yaml").read_text(encoding="utf-8"))
+    file = files("arte") / "data" / "benchmarks.yaml"
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
 def benchmark_task(
@@ -33,14 +34,11 @@ def benchmark_task(
     "Return a benchmark as a task."
     text = _written()[name]
     form = answer_kind(text["kind"]).form
-    return Task(
-        name=name,
-        title=text["title"],
-        category="out of domain",
-        kind=text["kind"],
-        description=text["description"],
-        techniques=tuple(make_technique(t, p, form) for t, p in text["techniques"].items()),
-    )
+    techniques = []
+    for technique, instruction in text["techniques"].items():
+        techniques.append(make_technique(technique, instruction, form))
+    fields = {field: text[field] for field in ("title", "kind", "description")}
+    return Task(name, category="out of domain", techniques=tuple(techniques), **fields)
 
 # %% ../../nbs/data/benchmarks.ipynb #f5562fff
 def letter(
@@ -55,8 +53,11 @@ def with_options(
     texts: list[str],  # its options, at most 26
 ) -> str:  # as BBH writes it
     "Write a question with its lettered options."
-    lines = [f"{letter(i)} {' '.join(text.split())}" for i, text in enumerate(texts)]
-    return "\n".join([stem.strip(), "Options:", *lines])
+    lines = [stem.strip(), "Options:"]
+    for i, text in enumerate(texts):
+        words = " ".join(text.split())
+        lines.append(f"{letter(i)} {words}")
+    return "\n".join(lines)
 
 # %% ../../nbs/data/benchmarks.ipynb #57fd3b5e
 def read_piqa(
@@ -82,8 +83,8 @@ def _nested_options(row, place):  # question, labels, texts of an original file
 
 
 def _flat_options(row, place):  # question, labels, texts of the hub
-    stem, where = read_column(row, "question", place), f"{place}, choices"
-    choices = read_column(row, "choices", place, dict, "label and text")
+    stem = read_column(row, "question", place)
+    choices, where = read_column(row, "choices", place, dict, "label and text"), f"{place}, choices"
     labels = read_column(choices, "label", where, list, "a list of texts")
     texts = read_column(choices, "text", where, list, "a list of texts")
     return stem, labels, texts
@@ -95,12 +96,13 @@ def read_choices(
 ) -> tuple[str, str]:  # question with options, gold letter
     "Read a row of CommonsenseQA or ARC."
     nested = isinstance(row, dict) and isinstance(row.get("question"), dict)
-    stem, labels, texts = _nested_options(row, place) if nested else _flat_options(row, place)
+    read = _nested_options if nested else _flat_options
+    stem, labels, texts = read(row, place)
     key = read_column(row, "answerKey", place)
-    if len(labels) != len(texts) or len(labels) < 2:
+    n_labels, n_texts = len(labels), len(texts)
+    if n_labels != n_texts or n_labels < 2:
         expected = f"{place}: expected at least two options, each with a label"
-        got = f"got {len(texts)} texts and {len(labels)} labels"
-        raise ValueError(f"{expected}, {got}; {CHANGED}")
+        raise ValueError(f"{expected}, got {n_texts} texts and {n_labels} labels; {CHANGED}")
     if key not in labels:
         known = ", ".join(labels)
         problem = f"{place}: the answerKey {key!r} is none of the options' labels {known}"
@@ -113,13 +115,14 @@ def read_gsm8k(
     place: str,  # what to call the row in an error
 ) -> tuple[str, str]:  # question, gold number
     "Read a row of GSM8K."
-    question, answer = read_column(row, "question", place), read_column(row, "answer", place)
+    question = read_column(row, "question", place).strip()
+    answer = read_column(row, "answer", place)
     _, sign, gold = answer.rpartition("####")
     gold = gold.strip().replace(",", "")
     if not sign or not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", gold):
-        expected = f"{place}: expected an answer that ends '#### ' and a number"
-        raise ValueError(f"{expected}, got {answer[-40:]!r}; {CHANGED}")
-    return question.strip(), gold
+        expected, end = "expected an answer that ends '#### ' and a number", answer[-40:]
+        raise ValueError(f"{place}: {expected}, got {end!r}; {CHANGED}")
+    return question, gold
 
 # %% ../../nbs/data/benchmarks.ipynb #edabb9c2
 @dataclass(frozen=True)
@@ -143,19 +146,19 @@ class Benchmark:
     @property
     def place(self) -> Place:
         "Return where its file may be found."
-        return Place(
-            variable="ARTE_BENCHMARKS",
-            look=lambda folder: folder if (folder / self.file).is_file() else None,
-            holds=f"{self.file}; put it there, or unset the variable to use the hub "
-            f"({self.hub[0]})",
-            hub=self.hub[0],
-            shared="",
-        )
+        hub = self.hub[0]
+        holds = f"{self.file}; put it there, or unset the variable to use the hub ({hub})"
+        return Place("ARTE_BENCHMARKS", self._look, holds, hub, shared="")
+
+    def _look(self, folder):
+        return folder if (folder / self.file).is_file() else None
 
     @property
     def advice(self) -> str:
         "Return what to do without the hub."
-        needed = f"{self.file} and piqa/valid-labels.lst" if self.name == "piqa" else self.file
+        needed = self.file
+        if self.name == "piqa":
+            needed += " and piqa/valid-labels.lst"
         return (
             f"To work offline: put {needed} into a folder and set ARTE_BENCHMARKS to that folder, "
             f"or leave {self.name} out of the recipe."
@@ -251,22 +254,24 @@ def _with_labels(rows, path, advice):  # PIQA's rows with the labels of the file
         raise FileNotFoundError(f"{problem}. {advice}")
     labels = file.read_text(encoding="utf-8").split()
     if len(labels) != len(rows):
-        raise ValueError(
-            f"{path} has {len(rows)} questions and {file.name} {len(labels)} labels, expected the "
-            "same number; one of them is cut short, fetch both again"
-        )
-    numbers = [int(label) if label.isdecimal() else label for label in labels]
-    return [row | dict(label=number) for row, number in zip(rows, numbers)]
+        problem = f"{path} has {len(rows)} questions and {file.name} {len(labels)} labels"
+        advice = "one of them is cut short, fetch both again"
+        raise ValueError(f"{problem}, expected the same number; {advice}")
+    found = []
+    for row, label in zip(rows, labels):
+        found.append(row | dict(label=int(label) if label.isdecimal() else label))
+    return found
 
 
 def _local_rows(benchmark, path):
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist. {benchmark.advice}")
     rows = list(read_jsonl(path))
-    labelled = rows and isinstance(rows[0], dict) and "label" in rows[0]
-    if benchmark.name == "piqa" and not labelled:
-        return _with_labels(rows, path, benchmark.advice)
-    return rows
+    if benchmark.name != "piqa":
+        return rows
+    if rows and isinstance(rows[0], dict) and "label" in rows[0]:
+        return rows
+    return _with_labels(rows, path, benchmark.advice)
 
 
 def _rows(benchmark, source):
@@ -290,15 +295,16 @@ def load_benchmark(
     benchmark, source = get_benchmark(name), source or benchmark_source(name)
     task, items = benchmark.task, {}
     for i, row in enumerate(_rows(benchmark, source), 1):
-        question, answer = benchmark.read(row, f"{name} from {source}, row {i}")
-        item = item_id(name, question)
-        if item not in items:
-            items[item] = Item(item, name, "test", question, answer=answer, kind=task.kind)
+        where = f"{name} from {source}, row {i}"
+        item = make_item(task, *benchmark.read(row, where), split="test")
+        items.setdefault(item.item, item)
     if not items:
         expected = f"expected {benchmark.n} rows, got none"
         raise ValueError(f"{name} from {source}: {expected}; fetch it again")
-    everything = list(items.values())
-    return task, split_items(everything, {"test": n}, seed)["test"] if n else everything
+    found = list(items.values())
+    if n:
+        found = split_items(found, {"test": n}, seed)["test"]
+    return task, found
 
 # %% ../../nbs/data/benchmarks.ipynb #a8460a08
 def benchmark_exemplars(

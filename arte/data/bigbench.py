@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from ..core.files import cache_dir, whole_folder
-from ..core.tasks import Item, builtin_tasks, get_task, item_id
+from ..core.tasks import Item, builtin_tasks, get_task, make_item
 from .bigbench_form import PROGRAMMATIC, bigbench_name, convert
 from .places import Place, find_data, load_from_hub, offline
 
@@ -31,12 +31,16 @@ def _file(folder, task):  # the task's file in a flat folder or in BIG-bench's t
     name = bigbench_name(task)
     flat = folder / f"{name.replace('/', '_')}.json"
     tree = Path(name) / "task.json"
-    files = (flat, folder / tree, folder / "bigbench" / "benchmark_tasks" / tree)
+    clone = folder / "bigbench/benchmark_tasks"
+    files = (flat, folder / tree, clone / tree)
     return next(filter(Path.is_file, files), None)
 
 
 def _with_files(folder):  # the folder, or None
-    return folder if any(_file(folder, task) for task in builtin_tasks()) else None
+    for task in builtin_tasks():
+        if _file(folder, task):
+            return folder
+    return None
 
 
 BIGBENCH_PLACE = Place(
@@ -109,8 +113,8 @@ _N_CHOICES = {"three_objects": 3, "five_objects": 5, "seven_objects": 7}
 
 def _as_in_file(row):  # a row of the hub as an example of a file
     scores = dict(zip(row["multiple_choice_targets"], row["multiple_choice_scores"]))
-    text = _AFTER.sub("", row["inputs"].split("\n  choice: ")[0])
-    return {"input": text, "target": row["targets"], "target_scores": scores}
+    text, _, _ = row["inputs"].partition("\n  choice: ")
+    return {"input": _AFTER.sub("", text), "target": row["targets"], "target_scores": scores}
 
 
 def _hub_rows(task):  # (head, rows), like a file's
@@ -119,54 +123,59 @@ def _hub_rows(task):  # (head, rows), like a file's
     parts = load_from_hub(what, _ADVICE, BIGBENCH_PLACE.hub, name).values()
     rows = [row for part in parts for row in part]
     if rows and not _COLUMNS <= rows[0].keys():
-        expected, got = ", ".join(sorted(_COLUMNS)), ", ".join(sorted(rows[0]))
-        raise ValueError(
-            f"{task} from the hub: expected the columns {expected}, got {got}; "
-            f"the data set has changed. {_ADVICE}"
-        )
-    if size in _N_CHOICES:
-        rows = [r for r in rows if len(r["multiple_choice_targets"]) == _N_CHOICES[size]]
-    return {"example_input_prefix": ""}, [_as_in_file(row) for row in rows]
+        expected = f"expected the columns {', '.join(sorted(_COLUMNS))}"
+        got = f"got {', '.join(sorted(rows[0]))}; the data set has changed"
+        raise ValueError(f"{task} from the hub: {expected}, {got}. {_ADVICE}")
+    found = []
+    for row in rows:
+        n = len(row["multiple_choice_targets"])
+        if _N_CHOICES.get(size, n) == n:
+            found.append(_as_in_file(row))
+    return {"example_input_prefix": ""}, found
 
 
 def _file_rows(task, folder):  # (head, rows)
-    path, name = _file(Path(folder), task), bigbench_name(task)
+    path = _file(Path(folder), task)
     if path is None:
-        flat = name.replace("/", "_")
-        raise FileNotFoundError(f"{folder} has no {flat}.json and no {name}/task.json. {_ADVICE}")
+        name = bigbench_name(task)
+        problem = f"{folder} has no {name.replace('/', '_')}.json and no {name}/task.json"
+        raise FileNotFoundError(f"{problem}. {_ADVICE}")
     try:
         head = json.loads(path.read_text(encoding="utf-8"))
         return head, list(head["examples"])
     except (ValueError, KeyError, TypeError) as e:
+        problem = f"{path} is cut short or no task.json of BIG-bench ({type(e).__name__}: {e})"
         expected = '{"examples": [{"input": …, "target_scores": …}, …]}'
-        raise ValueError(
-            f"{path} is cut short or no task.json of BIG-bench ({type(e).__name__}: {e}): "
-            f"expected {expected}; fetch it again"
-        ) from None
+        raise ValueError(f"{problem}: expected {expected}; fetch it again") from None
 
 # %% ../../nbs/data/bigbench.ipynb #879dc903
+def _all_are(types, values):
+    return all(isinstance(value, types) for value in values)
+
+
 def _right_answer(row, scores):  # the last of the right ones, as in BBH
-    right = [choice for choice, score in scores.items() if score == max(scores.values())]
-    if not right:
-        targets = row.get("target") or []
-        right = [targets] if isinstance(targets, str) else targets
-    if not right or not all(isinstance(answer, str) for answer in right):
+    right = row.get("target") or []
+    if scores:
+        best = max(scores.values())
+        right = [choice for choice, score in scores.items() if score == best]
+    if isinstance(right, str):
+        right = [right]
+    if not right or not _all_are(str, right):
         expected = "expected `target_scores`, or a text or texts as `target`"
         raise ValueError(f"{expected}, got {sorted(row)}")
     return right[-1]
 
 
 def _read_row(head, row):  # (text, choices, the right answer)
-    if not isinstance(row, dict) or not isinstance(row.get("input"), str):
-        got = sorted(row) if isinstance(row, dict) else repr(row)
-        raise ValueError(f"expected a text `input`, got {got}")
-    scores = row.get("target_scores") or {}
-    numbers = list(scores.values()) if isinstance(scores, dict) else [None]
-    if not all(isinstance(number, (int, float)) for number in numbers):
+    if not isinstance(row, dict):
+        raise ValueError(f"expected a text `input`, got {row!r}")
+    text, scores = row.get("input"), row.get("target_scores") or {}
+    if not isinstance(text, str):
+        raise ValueError(f"expected a text `input`, got {sorted(row)}")
+    if not isinstance(scores, dict) or not _all_are((int, float), scores.values()):
         raise ValueError(f"expected `target_scores` from choices to numbers, got {scores!r}")
-    label = head.get("example_input_prefix", "\nQ: ")
-    text = f"{head.get('task_prefix', '')}{label}{row['input']}"
-    return text, list(scores), _right_answer(row, scores)
+    prefix, label = head.get("task_prefix", ""), head.get("example_input_prefix", "\nQ: ")
+    return f"{prefix}{label}{text}", list(scores), _right_answer(row, scores)
 
 
 def load_bigbench(
@@ -176,7 +185,7 @@ def load_bigbench(
     split: str = "val",  # written into each item
 ) -> list[Item]:  # in the file's order, BBH's items and duplicates included
     "Read the examples of one BIG-bench task as BBH writes them."
-    kind, source = get_task(task).kind, source or bigbench_source()
+    known, source = get_task(task), source or bigbench_source()
     if task in PROGRAMMATIC:
         problem = f"{task} is a program in BIG-bench, which has no examples of it"
         raise ValueError(f"{problem}; use generate_items")
@@ -190,13 +199,5 @@ def load_bigbench(
         except ValueError as e:
             where = f"{bigbench_name(task)} from {source}, example {i}"
             raise ValueError(f"{where}: {e}; fetch the file again") from None
-        item = Item(
-            item=item_id(task, question),
-            task=task,
-            split=split,
-            question=question,
-            answer=answer,
-            kind=kind,
-        )
-        items.append(item)
+        items.append(make_item(known, question, answer, split))
     return items

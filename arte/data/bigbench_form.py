@@ -81,9 +81,10 @@ _LISTED = {
 def _choices_in_input(task, question, names, best):  # (question, choices, the right one)
     match = re.fullmatch(_PAIRS[task], question, re.S)
     if match is None or len(names) != 2:
-        raise ValueError(f"no two choices in {question[:80]!r}, named {', '.join(names)}")
-    texts = dict(zip(sorted(names), match.groups()[1:]))
-    return match[1], list(texts.values()), texts[best]
+        shown = repr(question[:80])
+        raise ValueError(f"no two choices in {shown}, named {', '.join(names)}")
+    question, *texts = match.groups()
+    return question, texts, texts[sorted(names).index(best)]
 
 
 def _without_stop(choice):
@@ -122,6 +123,8 @@ def convert(
     question, choices, best = _choices(task, question, choices, best)
     if not 1 < len(choices) <= 26:
         raise ValueError(f"got {len(choices)} choices, expected 2 to 26")
-    options = [f"({letter}) {choice}" for letter, choice in zip(ascii_uppercase, choices)]
-    letter = ascii_uppercase[choices.index(best)]
-    return "\n".join([question, "Options:", *options]), f"({letter})"
+    lines = [question, "Options:"]
+    for letter, choice in zip(ascii_uppercase, choices):
+        lines.append(f"({letter}) {choice}")
+    right = ascii_uppercase[choices.index(best)]
+    return "\n".join(lines), f"({right})"

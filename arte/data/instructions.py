@@ -27,8 +27,9 @@ def instruction_prompt(
     instruction: str,  # what the user wrote
 ) -> str:  # ends "Answer:"; what follows begins with a space
     "Write an instruction in the frame of Table 13."
-    lines = [f"Question: {instruction.strip()}", "Answer:"]
-    return "\n".join([system.strip(), *lines] if system.strip() else lines)
+    text = f"Question: {instruction.strip()}\nAnswer:"
+    system = system.strip()
+    return f"{system}\n{text}" if system else text
 
 # %% ../../nbs/data/instructions.ipynb #0e8e3166
 def _text(row, column, place):
@@ -41,9 +42,10 @@ def read_alpaca(
     place: str,  # what to call the row in an error
 ) -> tuple[str, str, str]:  # system prompt, instruction, answer
     "Read a row of GPT-4-LLM."
-    instruction, given = _text(row, "instruction", place), _text(row, "input", place)
+    instruction = _text(row, "instruction", place).strip()
+    given = _text(row, "input", place).strip()
     output = _text(row, "output", place)
-    return "", f"{instruction.strip()}\n{given.strip()}".strip(), output
+    return "", f"{instruction}\n{given}".strip(), output
 
 
 def read_orca(
@@ -51,7 +53,8 @@ def read_orca(
     place: str,  # what to call the row in an error
 ) -> tuple[str, str, str]:  # system prompt, instruction, answer
     "Read a row of OpenOrca."
-    system, question = _text(row, "system_prompt", place), _text(row, "question", place)
+    system = _text(row, "system_prompt", place)
+    question = _text(row, "question", place)
     return system, question, _text(row, "response", place)
 
 # %% ../../nbs/data/instructions.ipynb #c01f4ea0
@@ -72,10 +75,12 @@ class Turns:
         "Read the turns of a row."
         where, found = f"{place}, {self.column}", []
         for turn in read_column(row, self.column, place, list, "a list of turns"):
-            role, text = read_column(turn, self.who, where), _text(turn, self.what, where)
+            role = read_column(turn, self.who, where)
+            text = _text(turn, self.what, where)
             if role not in self.roles:
-                expected = f"expected the {self.who} to be {', '.join(self.roles)}, got {role!r}"
-                raise ValueError(f"{where}: {expected}; the data set has changed or is another one")
+                known = ", ".join(self.roles)
+                problem = f"expected the {self.who} to be {known}, got {role!r}"
+                raise ValueError(f"{where}: {problem}; the data set has changed or is another one")
             found.append((self.roles[role], text))
         return found
 
@@ -84,12 +89,15 @@ def first_exchange(
     turns: list[tuple[str, str]],  # (role, text), in order
 ) -> tuple[str, str, str]:  # system prompt, instruction, answer; the last two may be empty
     "Return the first user turn and its answer, with the system turns before them."
-    roles = [role for role, _ in turns]
-    i = roles.index("user") if "user" in roles else len(turns)
-    system = "\n".join(text for role, text in turns[:i] if role == "system")
-    if roles[i : i + 2] != ["user", "assistant"]:
-        return system, "", ""
-    return system, turns[i][1], turns[i + 1][1]
+    system, rest = [], list(turns)
+    while rest and rest[0][0] != "user":
+        role, text = rest.pop(0)
+        if role == "system":
+            system.append(text)
+    instruction = answer = ""
+    if len(rest) > 1 and rest[1][0] == "assistant":
+        instruction, answer = rest[0][1], rest[1][1]
+    return "\n".join(system), instruction, answer
 
 
 _TULU = Turns(
@@ -137,12 +145,12 @@ class InstructionSet:
     @property
     def place(self) -> Place:
         "Return where its files may be found."
-        return Place(
-            variable="ARTE_BASELINES",
-            look=lambda folder: folder / self.name if data_files(folder / self.name) else None,
-            holds=f".jsonl, .json or .parquet file in its folder {self.name}",
-            hub=self.hub,
-        )
+        holds = f".jsonl, .json or .parquet file in its folder {self.name}"
+        return Place("ARTE_BASELINES", self._look, holds, self.hub)
+
+    def _look(self, folder):
+        own = folder / self.name
+        return own if data_files(own) else None
 
 
 def data_files(
@@ -151,7 +159,8 @@ def data_files(
     "Return the .jsonl, .json and .parquet files of a folder."
     found = []
     for file in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+        parts = file.relative_to(folder).parts
+        hidden = any(part.startswith(".") for part in parts)
         if file.suffix in (".jsonl", ".json", ".parquet") and not hidden:
             found.append(file)
     return found
@@ -210,7 +219,7 @@ def get_instruction_set(
 
 # %% ../../nbs/data/instructions.ipynb #d50c62fe
 def _number(seed, prompt, completion):  # 0 ≤ number < 2⁶⁴
-    text = f"{seed}\0{prompt}\0{completion}".encode("utf-8", "replace")
+    text = "\0".join((str(seed), prompt, completion)).encode("utf-8", "replace")
     return int.from_bytes(blake2b(text, digest_size=8).digest())
 
 # %% ../../nbs/data/instructions.ipynb #f8a99765
@@ -226,16 +235,25 @@ def uniform_sample(
     held = set()
     for pair in pairs:
         number = _number(seed, *pair)
-        too_large = len(heap) == n and number > -heap[0][0]
-        if number in held or too_large:
+        if number in held:
             continue
         heapq.heappush(heap, (-number, pair))
         held.add(number)
         if len(heap) > n:
-            held.discard(-heapq.heappop(heap)[0])
+            largest, _ = heapq.heappop(heap)
+            held.discard(-largest)
     return [pair for _, pair in sorted(heap, reverse=True)]
 
 # %% ../../nbs/data/instructions.ipynb #215fabf4
+_MISSING = (
+    "the instruction set {known.name} is not there: {problem}. Its data is {known.hub} on the "
+    "Hugging Face hub ({known.size}, {known.licence}). On a machine that reaches the hub, "
+    "`hf download {known.hub} --repo-type dataset --local-dir {known.name}` fetches it; put its "
+    ".jsonl, .json or .parquet files (columns {known.columns}) into a folder {known.name} and set "
+    "ARTE_BASELINES to the folder above. Or take {known.name} out of the recipe."
+)
+
+
 class MissingInstructions(FileNotFoundError):
     "An instruction set is out of reach; says how to get it."
 
@@ -244,14 +262,8 @@ class MissingInstructions(FileNotFoundError):
         name: str,  # of one of `INSTRUCTION_SETS`
         problem: str,  # what was found instead
     ):
-        o = get_instruction_set(name)
-        super().__init__(
-            f"the instruction set {name} is not there: {problem}. Its data is {o.hub} on the "
-            f"Hugging Face hub ({o.size}, {o.licence}). On a machine that reaches the hub, "
-            f"`hf download {o.hub} --repo-type dataset --local-dir {name}` fetches it; put its "
-            f".jsonl, .json or .parquet files (columns {o.columns}) into a folder {name} and set "
-            f"ARTE_BASELINES to the folder above. Or take {name} out of the recipe."
-        )
+        text = _MISSING.format(known=get_instruction_set(name), problem=problem)
+        super().__init__(text)
 
 
 def instruction_source(
@@ -304,19 +316,22 @@ def _hub_rows(name):
         raise MissingInstructions(name, problem) from e
 
 
+def _parts(name, source):  # (where, rows) of each file
+    if source == "hub":
+        return [("the hub", _hub_rows(name))]
+    files = data_files(Path(source))
+    if not files:
+        raise MissingInstructions(name, f"{source} has no .jsonl, .json or .parquet file")
+    return [(file, _READERS[file.suffix](file)) for file in files]
+
+
 def instruction_rows(
     name: str,  # of one of `INSTRUCTION_SETS`
     source: Path | str,  # a folder, or "hub"
 ) -> Iterator[tuple]:  # system prompt, instruction, answer of each row
     "Read the rows of an instruction set, one after the other."
-    if source == "hub":
-        parts = [("the hub", _hub_rows(name))]
-    else:
-        parts = [(file, _READERS[file.suffix](file)) for file in data_files(Path(source))]
-    if not parts:
-        raise MissingInstructions(name, f"{source} has no .jsonl, .json or .parquet file")
     read = get_instruction_set(name).read
-    for where, rows in parts:
+    for where, rows in _parts(name, source):
         for i, row in enumerate(rows, 1):
             yield read(row, f"{name} from {where}, row {i}")
 
@@ -344,14 +359,14 @@ def load_instructions(
     left_out: Counter[str] = Counter()
     rows = instruction_rows(name, source or instruction_source(name))
     pairs = uniform_sample(_usable_pairs(rows, left_out), n, seed)
-    if len(pairs) < n:
+    there = len(pairs)
+    if there < n:
         unusable = f"{left_out.total()} rows could not be used: {dict(left_out)}"
-        raise ValueError(
-            f"{name}: {n} examples asked for, but there are only {len(pairs)} distinct ones "
-            f"({unusable}); "
-            "ask for fewer, or look for a file that is missing"
-        )
-    ids = [f"{name}-{_number('id', *pair):016x}" for pair in pairs]
+        problem = f"{n} examples asked for, but there are only {there} distinct ones ({unusable})"
+        advice = "ask for fewer, or look for a file that is missing"
+        raise ValueError(f"{name}: {problem}; {advice}")
+    numbers = [_number("id", *pair) for pair in pairs]
+    ids = [f"{name}-{number:016x}" for number in numbers]
     table = pd.DataFrame(pairs, columns=["prompt", "completion"])
     table = table.assign(example=ids, arm=name, task=name, question_id=ids)
     columns = ["example", "arm", "task", "prompt", "completion", "question_id"]

@@ -11,7 +11,7 @@ import io
 from pathlib import Path
 
 from ..core.answers import AnswerKind, answer_kind, normalise
-from ..core.tasks import Item, Task, item_id, make_task
+from ..core.tasks import Item, Task, make_item, make_task
 
 # %% ../../nbs/data/own_file.ipynb #4608c3b0
 GENERAL_TECHNIQUES = {
@@ -50,12 +50,11 @@ def _read_rows(path):  # (row, question, answer) of each, stripped
     rows = []
     for n, row in enumerate(table, 1):
         if None in row:  # where csv puts the fields that have no column
-            fields = len(columns) + len(row[None])
-            raise ValueError(
-                f"{path}, row {n}: {fields} fields under {len(columns)} column names; "
-                "a text with a comma in it goes in quotes"
-            )
-        rows.append((n, (row["question"] or "").strip(), (row["answer"] or "").strip()))
+            problem = f"{len(columns) + len(row[None])} fields under {len(columns)} column names"
+            advice = "a text with a comma in it goes in quotes"
+            raise ValueError(f"{path}, row {n}: {problem}; {advice}")
+        question, answer = row["question"] or "", row["answer"] or ""
+        rows.append((n, question.strip(), answer.strip()))
     return rows
 
 
@@ -105,11 +104,4 @@ def task_from_csv(
     task = make_task(path.stem, fields, path)
     rows = _read_rows(path)
     _check_rows(path, rows, answer_kind(kind))
-    items = []
-    for _, question, answer in rows:
-        name = item_id(task.name, question)
-        item = Item(
-            item=name, task=task.name, split="", question=question, answer=answer, kind=kind
-        )
-        items.append(item)
-    return task, items
+    return task, [make_item(task, question, answer) for _, question, answer in rows]

@@ -50,9 +50,11 @@ def hub_reachable(
 def _in_hub_cache(dataset):
     env = os.environ.get
     home = Path(env("HF_HOME", "~/.cache/huggingface"))
-    datasets = Path(env("HF_DATASETS_CACHE", home / "datasets")) / dataset.replace("/", "___")
-    files = Path(env("HF_HUB_CACHE", home / "hub")) / f"datasets--{dataset.replace('/', '--')}"
-    return datasets.expanduser().exists() or files.expanduser().exists()
+    tables = Path(env("HF_DATASETS_CACHE", home / "datasets")).expanduser()
+    downloads = Path(env("HF_HUB_CACHE", home / "hub")).expanduser()
+    if (tables / dataset.replace("/", "___")).exists():
+        return True
+    return (downloads / f"datasets--{dataset.replace('/', '--')}").exists()
 
 
 def hub_has(
@@ -95,7 +97,7 @@ def shared_folders(
 ) -> list[Path]:  # they need not exist
     "Return `../shared/data/name` as seen from the current folder and from each folder above it."
     here = Path.cwd()
-    return [folder.parent / "shared" / "data" / name for folder in (here, *here.parents)]
+    return [folder.parent / "shared/data" / name for folder in (here, *here.parents)]
 
 
 def find_data(

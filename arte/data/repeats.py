@@ -74,8 +74,8 @@ def stem(
     body, found, listed = text.rpartition("options:")
     if not found:
         return _said(text)
-    options = [_said(option) for option in _MARK.split(f"\n{listed}")]
-    return "|".join([_said(body), *sorted(option for option in options if option)])
+    options = sorted(_said(option) for option in _MARK.split(f"\n{listed}"))
+    return "|".join([_said(body), *filter(None, options)])
 
 
 def distinct(

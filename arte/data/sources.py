@@ -94,8 +94,8 @@ def get_source(
         if source.name == name:
             return source
     names = [source.name for source in sources]
-    problem = f"there is no source {name!r}: expected one of {', '.join(names)}."
-    raise ValueError(f"{problem} {nearest(name, names)}".strip())
+    problem = f"there is no source {name!r}: expected one of {', '.join(names)}"
+    raise ValueError(f"{problem}. {nearest(name, names)}".strip())
 
 
 def source_of_tests(
@@ -118,12 +118,13 @@ def draw_splits(
 ) -> dict[str, list[Item]]:  # by split; no two share an item
     "Draw the items of one task."
     avoid = list(avoid)
-    learnt_sizes = {split: sizes[split] for split in ("seed", "val")}
-    pool = source.items(task, sum(learnt_sizes.values()), derive_seed(seed, "items", task), avoid)
-    splits = split_items(pool, learnt_sizes, seed)
+    learnt = dict(seed=sizes["seed"], val=sizes["val"])
+    place = derive_seed(seed, "items", task)
+    pool = source.items(task, sum(learnt.values()), place, avoid)
+    splits = split_items(pool, learnt, seed)
     known = [*splits["seed"], *splits["val"]]
     avoid += [item.question for item in known]
-    pool = test.items(task, sizes["test"], derive_seed(seed, "test items", task), avoid)
-    left = distinct(pool, known)
+    place = derive_seed(seed, "test items", task)
+    left = distinct(test.items(task, sizes["test"], place, avoid), known)
     n_test = sizes["test"] or len({item.item for item in left})
     return splits | split_items(left, {"test": n_test}, seed)

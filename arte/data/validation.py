@@ -22,8 +22,13 @@ from .repeats import distinct
 
 # %% ../../nbs/data/validation.ipynb #2a39c448
 def _drawn(items, n, *names):  # n of them at random, all if there are fewer
-    order = np.random.default_rng(derive_seed(*names)).permutation(len(items))
+    rng = np.random.default_rng(derive_seed(*names))
+    order = rng.permutation(len(items))
     return [items[i] for i in order[:n]]
+
+
+def _as_validation(items):
+    return [replace(item, split="val") for item in items]
 
 
 def validation_items(
@@ -37,24 +42,22 @@ def validation_items(
     "Choose validation items by where they come from; ValueError if BBH would be used up."
     test, avoid = distinct(test), set(avoid)
     if task in PROGRAMMATIC:
-        origin, known = "generated", {*avoid, *(o.question for o in test)}
-        found = generate_items(task, n, derive_seed(seed, "validation", task), known)
+        avoid.update(item.question for item in test)
+        found = generate_items(task, n, derive_seed(seed, "validation", task), avoid)
     else:
-        origin, others = "bigbench", distinct(load_bigbench(task, source), test)
-        others = [o for o in others if o.question not in avoid]
+        others = distinct(load_bigbench(task, source), test)
+        others = [item for item in others if item.question not in avoid]
         found = _drawn(others, n, seed, "validation", task)
     missing = n - len(found)
     if missing and missing >= len(test):
+        has = f"BIG-bench has {len(found)} that are not in BBH"
+        rest = f"BBH's {len(test)} would be used up"
         raise ValueError(
-            f"{task}: {n} validation items asked for; BIG-bench has {len(found)} that are not in "
-            f"BBH, and BBH's {len(test)} would be used up: ask for fewer"
+            f"{task}: {n} validation items asked for; {has}, and {rest}: ask for fewer"
         )
     held = _drawn(test, missing, seed, "held out", task)
-    chosen = {origin: found, "bbh held out": held}
-    pool = {}
-    for origin, items in chosen.items():
-        pool[origin] = [replace(item, split="val") for item in items]
-    return pool
+    origin = "generated" if task in PROGRAMMATIC else "bigbench"
+    return {origin: _as_validation(found), "bbh held out": _as_validation(held)}
 
 
 def validation_pool(
@@ -100,5 +103,6 @@ def validation_counts(
     import pandas as pd
 
     source = source or bigbench_source()
-    rows = {task: _count(task, n, source) for task in tasks or builtin_tasks()}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("task")
+    tasks = list(tasks or builtin_tasks())
+    rows = [_count(task, n, source) for task in tasks]
+    return pd.DataFrame(rows, index=pd.Index(tasks, name="task"))

@@ -26,32 +26,33 @@ from .train import sft
 from .vocabulary import trim_vocabulary
 
 # %% ../../nbs/models/school.ipynb #53bdc72b
-def _rationale_example(item, technique, naive):
+def _technique_example(item, name):
     task = get_task(item.task)
-    prompt = (
-        naive_prompt(task, item.question)
-        if naive
-        else technique_prompt(
-            task, next(t for t in task.techniques if t.name == technique), item.question
-        )
+    technique = next(known for known in task.techniques if known.name == name)
+    return dict(
+        prompt=technique_prompt(task, technique, item.question),
+        completion=f" {write_rationale(item, item.task, name)}",
+        kind="technique",
     )
-    return {
-        "prompt": prompt,
-        "completion": " " + write_rationale(item, item.task, technique),
-        "kind": "naive" if naive else "technique",
-    }
+
+
+def _naive_example(item, technique):
+    return dict(
+        prompt=naive_prompt(get_task(item.task), item.question),
+        completion=f" {write_rationale(item, item.task, technique)}",
+        kind="naive",
+    )
 
 
 def _question_example(seeds, new):
-    tagged = [tag_question(i.question, i.answer, x) for x, i in enumerate(new, len(seeds) + 1)]
-    return {
-        "prompt": question_prompt(get_task(new[0].task), seeds, len(new)),
-        "completion": "\n".join(tagged),
-        "kind": "question",
-    }
+    task, tagged = get_task(seeds[0].task), []
+    for number, item in enumerate(new, len(seeds) + 1):
+        tagged.append(tag_question(item.question, item.answer, number))
+    prompt = question_prompt(task, seeds, len(new))
+    return dict(prompt=prompt, completion="\n".join(tagged), kind="question")
 
 
-def _new_questions(n_questions):
+def _new_questions(n_questions):  # how many each question prompt asks for
     return [1 if k % 2 else 5 for k in range(n_questions)]
 
 
@@ -60,15 +61,22 @@ def school_items(
     n_rationales: int,  # as for `school_examples`
     n_questions: int,  # as for `school_examples`
     seed: int = 0,  # the same seed gives the same items
-) -> list[
-    Item
-]:  # all that `school_examples` shows: neither teacher nor student may be tested on them
-    "Make the items of one task's school; no question comes up twice."
-    return make_items(
-        task,
-        n_rationales + sum(3 + n for n in _new_questions(n_questions)),
-        derive_seed(seed, "school"),
-    )
+) -> list[Item]:  # all that `school_examples` shows: neither model may be tested on them
+    "Return the items of the school of one task; no question comes up twice."
+    asked = _new_questions(n_questions)
+    n = n_rationales + 3 * n_questions + sum(asked)
+    return make_items(task, n, derive_seed(seed, "school"))
+
+
+def _rationale_examples(items, techniques):  # of four examples, the last has the naive prompt
+    examples = []
+    for k, item in enumerate(items):
+        block, place = divmod(k, 4)
+        if place == 3:
+            examples.append(_naive_example(item, techniques[block % 4]))
+        else:
+            examples.append(_technique_example(item, techniques[(3 * block + place) % 4]))
+    return examples
 
 
 def school_examples(
@@ -78,39 +86,32 @@ def school_examples(
     # examples of the question prompt: half of them for five questions, half for one
     n_questions: int,
     seed: int = 0,  # the same seed gives the same examples
-) -> list[
-    dict
-]:  # each with "prompt", "completion" and "kind" ("technique", "naive" or "question"), shuffled
-    "Make what the nano teacher is schooled on, for one task."
-    items = iter(school_items(task, n_rationales, n_questions, seed))
-    names, examples = list(TECHNIQUES), []
-    for k in range(n_rationales):
-        block, place = divmod(k, 4)  # four examples: three with technique prompts, one naive
-        naive = place == 3
-        technique = names[(block if naive else 3 * block + place) % 4]
-        examples.append(_rationale_example(next(items), technique, naive))
+) -> list[dict]:  # "prompt", "completion", "kind": "technique", "naive", "question"; shuffled
+    "Write the examples that the school shows for one task."
+    items = school_items(task, n_rationales, n_questions, seed)
+    examples = _rationale_examples(items[:n_rationales], list(TECHNIQUES))
+    rest = iter(items[n_rationales:])
     for n in _new_questions(n_questions):
-        shown, new = list(islice(items, 3)), list(islice(items, n))
-        examples.append(_question_example(shown, new))
+        examples.append(_question_example([*islice(rest, 3)], [*islice(rest, n)]))
     seeded("order", task, seed).shuffle(examples)
     return examples
 
 # %% ../../nbs/models/school.ipynb #73b4122a
-def school_tasks(recipe) -> list:  # names
-    "Return the tasks of a school: the run's, and those that alignment must not see."
+def school_tasks(
+    recipe,  # a `Recipe` with `teacher.school`
+) -> list[str]:  # names: the run's tasks, and those that alignment does not see
+    "Return the tasks that a recipe's teacher is schooled on."
     return [*recipe.tasks, *recipe.unseen.tasks]
 
 
 def all_school_examples(
     recipe,  # a `Recipe` with `teacher.school`
 ) -> list[dict]:  # "prompt", "completion", "kind"
-    "Make the school's examples for all tasks of a recipe."
-    s = recipe.teacher.school
-    return [
-        e
-        for t in school_tasks(recipe)
-        for e in school_examples(t, s.rationales, s.questions, s.seed)
-    ]
+    "Write the school's examples for all tasks of a recipe."
+    s, examples = recipe.teacher.school, []
+    for task in school_tasks(recipe):
+        examples += school_examples(task, s.rationales, s.questions, s.seed)
+    return examples
 
 
 def school_folder(
@@ -118,44 +119,46 @@ def school_folder(
     recipe,  # a `Recipe` with `teacher.school`
     examples: list[dict],  # from `all_school_examples`
 ) -> Path:  # in the cache folder; may not exist yet
-    "Return the folder whose name depends on what the schooled teacher was made of."
-    what = json.dumps([fingerprint(base), asdict(recipe.teacher.school), examples], sort_keys=True)
-    return cache_dir() / f"school-{blake2b(what.encode(), digest_size=8).hexdigest()}"
+    "Return the folder whose name depends on all that the schooled teacher is made of."
+    made_of = [fingerprint(base), asdict(recipe.teacher.school), examples]
+    text = json.dumps(made_of, sort_keys=True).encode()
+    digest = blake2b(text, digest_size=8).hexdigest()
+    return cache_dir() / f"school-{digest}"
+
+
+def _train(base, recipe, examples, folder, track):  # the log; states and teacher go to the folder
+    s = recipe.teacher.school
+    changes = dict(lr=s.lr, epochs=s.epochs, batch=s.batch, max_length=s.max_length)
+    settings = replace(recipe.distill, warmup=0.1, schedule="linear", **changes)
+    trim_vocabulary(base, folder / "base", s.vocabulary)
+    log = sft(
+        folder / "base",
+        examples,
+        folder / "teacher",
+        settings,
+        seed=derive_seed(s.seed, "school"),
+        saves=s.checkpoints,
+        options=ModelOptions(train_embeddings=False),
+        track=track,
+    )
+    # written last: a folder with a log is complete
+    write_whole(folder / "log.parquet", log.to_parquet())
+    return log
 
 
 def school(
     base: str | Path,  # the base model's folder
     recipe,  # a `Recipe` with `teacher.school`
-    track: dict | None = None,  # who follows, see `arte.models.train.follow`; None: nobody
-) -> tuple:  # (folders, the last is the teacher; training log; was all of it in the cache?)
-    "School a base model so that it follows the method's prompts. Not in the paper."
-    s, examples = recipe.teacher.school, all_school_examples(recipe)
+    track: dict | None = None,  # as for `arte.models.train.sft`; None: no tracker
+    # folders of the states, the last is the teacher; the training log; did the cache have it all?
+) -> tuple:
+    "Fine-tune a base model on the school's examples, or take it from the cache. Not in the paper."
+    examples = all_school_examples(recipe)
     folder = school_folder(base, recipe, examples)
-    if cached := (folder / "log.parquet").exists():
+    cached = (folder / "log.parquet").exists()
+    if cached:
         log = pd.read_parquet(folder / "log.parquet")
     else:
-        settings = replace(
-            recipe.distill,
-            lr=s.lr,
-            epochs=s.epochs,
-            batch=s.batch,
-            warmup=0.1,
-            schedule="linear",
-            max_length=s.max_length,
-        )
-        trim_vocabulary(base, folder / "base", s.vocabulary)
-        log = sft(
-            folder / "base",
-            examples,
-            folder / "teacher",
-            settings,
-            derive_seed(s.seed, "school"),
-            saves=s.checkpoints,
-            options=ModelOptions(train_embeddings=False),
-            track=track,
-        )
-        write_whole(
-            folder / "log.parquet", log.to_parquet()
-        )  # written last: it says that all is there
-    states = sorted(folder.glob("teacher-*"), key=lambda p: int(p.name.split("-")[1]))
+        log = _train(base, recipe, examples, folder, track)
+    states = sorted(folder.glob("teacher-*"), key=lambda state: int(state.name.split("-")[1]))
     return [*states, folder / "teacher"], log, cached

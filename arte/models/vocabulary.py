@@ -20,7 +20,7 @@ def _in_order(vocabulary):  # its tokens in the order of their ids
 
 
 def _is_plain(token):  # printable ASCII, with spaces as SentencePiece writes them
-    return all(c in "▁\n" or " " < c <= "~" for c in token)
+    return re.fullmatch("[▁\n!-~]*", token) is not None
 
 
 def kept_tokens(
@@ -34,10 +34,12 @@ def kept_tokens(
     must += [token for token in ordered if re.fullmatch("<0x[0-9A-F]{2}>", token)]
     must += [token for token in plain if len(token) == 1]
     if not len(must) <= n <= len(plain):
-        raise ValueError(f"vocabulary: got {n}, expected {len(must)} to {len(plain)} tokens")
+        few, many = len(must), len(plain)
+        raise ValueError(f"vocabulary: got {n}, expected {few} to {many} tokens")
     known = set(must)
     rest = [token for token in plain if token not in known]
-    return sorted(must + rest[: n - len(must)], key=vocabulary.__getitem__)
+    kept = must + rest[: n - len(must)]
+    return sorted(kept, key=vocabulary.__getitem__)
 
 
 def trim_tokenizer(

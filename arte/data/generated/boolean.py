@@ -16,6 +16,7 @@ from .form import GeneratedTask, listed
 
 # %% ../../../nbs/data/generated/boolean.ipynb #d6d86b38
 LENGTHS = (7, 9, 10)  # tokens of an expression; BBH's have 8
+_FORMS = ("not", "brackets", "binary")
 
 
 def random_expression(
@@ -25,9 +26,7 @@ def random_expression(
     "Return a random well-formed Boolean expression of exactly `length` tokens."
     if length == 1:
         return [rng.choice(("True", "False"))]
-    form = "not"
-    if length > 2:
-        form = rng.choices(("not", "brackets", "binary"), (3, 2, 5))[0]
+    form = rng.choices(_FORMS, (3, 2, 5))[0] if length > 2 else "not"
     if form == "not":
         return ["not", *random_expression(length - 1, rng)]
     if form == "brackets":
@@ -35,7 +34,8 @@ def random_expression(
     size = rng.randint(1, length - 2)
     left = random_expression(size, rng)
     operator = rng.choice(("and", "or"))
-    return [*left, operator, *random_expression(length - 1 - size, rng)]
+    right = random_expression(length - 1 - size, rng)
+    return [*left, operator, *right]
 
 # %% ../../../nbs/data/generated/boolean.ipynb #e2cfc6cc
 _PASSES = {
@@ -68,8 +68,9 @@ def _apply_pass(kind, pattern, expression):  # (kind, pieces with their values, 
     pieces = []
 
     def value(match):
-        pieces.append((match[0], _piece_value(kind, match[0])))
-        return pieces[-1][1]
+        found = _piece_value(kind, match[0])
+        pieces.append((match[0], found))
+        return found
 
     left = re.sub(pattern, value, expression)
     return kind, pieces, left
@@ -123,13 +124,16 @@ def read_boolean(
 
 
 def _plain(asked, rng):
-    return rng.choice((f"It is {asked.answer}.", f"This is {asked.answer}."))
+    start = rng.choice(("It is", "This is"))
+    return f"{start} {asked.answer}."
 
 
 def _expert(asked, rng):
-    start = rng.choice((f"{asked.expression}.", f"Start: {asked.expression}."))
-    passes = [f"{kind.capitalize()}: {left}." for kind, _, left in asked.steps]
-    return " ".join([start, *passes])
+    label = rng.choice(("", "Start: "))
+    sentences = [f"{label}{asked.expression}."]
+    for kind, _, left in asked.steps:
+        sentences.append(f"{kind.capitalize()}: {left}.")
+    return " ".join(sentences)
 
 
 _RULES = (
@@ -142,11 +146,14 @@ _RULES = (
 
 
 def _recall(asked, rng):
-    rule, here = rng.choice(_RULES), rng.choice(("Here", "In this expression"))
+    rule = rng.choice(_RULES)
+    here = rng.choice(("Here", "In this expression"))
     values = []
     for _, pieces, _ in asked.steps:
         values += [f"{piece} is {value}" for piece, value in pieces]
-    return f"{rule} {here} {listed(values or [f'{asked.expression} stands alone'])}."
+    if not values:
+        values = [f"{asked.expression} stands alone"]
+    return f"{rule} {here} {listed(values)}."
 
 
 def _split_top(tokens, operator):  # the parts that an operator outside of brackets joins
@@ -194,9 +201,8 @@ def _suppose(expression):  # what makes it True, and whether it is
 def _eliminate(asked, rng):
     other = "False" if asked.answer == "True" else "True"
     start = rng.choice(("Suppose it is True. Then", "If it is True, then"))
-    need = _suppose(asked.expression)
-    end = rng.choice((f"{other} is ruled out", f"It cannot be {other}"))
-    return f"{start} {need}. {end}."
+    end = rng.choice(("{} is ruled out", "It cannot be {}")).format(other)
+    return f"{start} {_suppose(asked.expression)}. {end}."
 
 # %% ../../../nbs/data/generated/boolean.ipynb #45a7ab0e
 def _walk(node):  # the value of a syntax tree
@@ -205,8 +211,8 @@ def _walk(node):  # the value of a syntax tree
     if isinstance(node, ast.UnaryOp):
         return not _walk(node.operand)
     if isinstance(node, ast.BoolOp):
-        values = [_walk(value) for value in node.values]
-        return all(values) if isinstance(node.op, ast.And) else any(values)
+        join = all if isinstance(node.op, ast.And) else any
+        return join([_walk(value) for value in node.values])
     raise ValueError("no Boolean operator")
 
 

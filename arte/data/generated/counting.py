@@ -47,7 +47,9 @@ _WORDS = {  # kind → words that BBH has too, words of ours
 def _plural(word):
     if re.search("[^aeiou]y$", word):
         return word[:-1] + "ies"
-    return word + ("es" if word.endswith(("ch", "sh", "x", "s")) else "s")
+    if word.endswith(("ch", "sh", "x", "s")):
+        return word + "es"
+    return word + "s"
 
 
 def _thing(word):  # (singular, plural)
@@ -59,18 +61,27 @@ def _things(words):
     return [_thing(word) for word in words.split()]
 
 
+def _read_words(words):  # common, ours, each [(singular, plural)]
+    return tuple(_things(half) for half in words)
+
+
+def _kinds(things):  # singular or plural → kind
+    kind_of = {}
+    for kind, (common, ours) in things.items():
+        for singular, plural in common + ours:
+            kind_of[singular] = kind_of[plural] = kind
+    return kind_of
+
+
 # kind → (common, ours), each [(singular, plural)]
-THINGS = {kind: (_things(common), _things(ours)) for kind, (common, ours) in _WORDS.items()}
-_KIND_OF = {}  # singular or plural → kind
-for _kind, _halves in THINGS.items():
-    for _singular, _several in _halves[0] + _halves[1]:
-        _KIND_OF[_singular] = _KIND_OF[_several] = _kind
+THINGS = {kind: _read_words(words) for kind, words in _WORDS.items()}
+_KIND_OF = _kinds(THINGS)
 NUMBERS = {"a": 1, "an": 1, "two": 2, "three": 3, "four": 4, "five": 5}
 
 # %% ../../../nbs/data/generated/counting.ipynb #41f5cca1
 def _some(thing, rng):  # ("an onion", 1) or ("two stalks of celery", 2)
     singular, plural = thing
-    n = rng.choices((1, 2, 3, 4, 5), (72, 13, 8, 5, 2))[0]
+    n = rng.choices(range(1, 6), (72, 13, 8, 5, 2))[0]
     if n == 1:
         article = "an" if singular[0] in "aeiou" else "a"
         return f"{article} {singular}", n
@@ -89,8 +100,8 @@ def _choose_things(kind, rng):  # things of the kind, things of another kind
         return wanted, []
     other = rng.choice([k for k in THINGS if k != kind])
     n = rng.randint(1, min(3, size - 1))
-    strangers = rng.sample(THINGS[other][0] + THINGS[other][1], n)
-    return wanted[: size - n], strangers
+    common, ours = THINGS[other]
+    return wanted[: size - n], rng.sample(common + ours, n)
 
 
 def _make(rng):
@@ -102,9 +113,9 @@ def _make(rng):
         entries.append(words)
         total += n if thing in wanted else 0
     rng.shuffle(entries)
-    *first, last = entries
-    question = f"I have {', '.join(first)}, and {last}. How many {kind} do I have?"
-    return question, str(total)
+    entries[-1] = f"and {entries[-1]}"
+    things = ", ".join(entries)
+    return f"I have {things}. How many {kind} do I have?", str(total)
 
 # %% ../../../nbs/data/generated/counting.ipynb #884ecdf1
 def read_list(
@@ -122,7 +133,8 @@ def read_list(
         if number not in NUMBERS or thing not in _KIND_OF:
             expected = f"expected one of {', '.join(NUMBERS)} and a thing from `THINGS`"
             raise ValueError(f"cannot count {words!r}: {expected}")
-        entries.append((words, NUMBERS[number], kind in ("objects", _KIND_OF[thing])))
+        counts = kind in ("objects", _KIND_OF[thing])
+        entries.append((words, NUMBERS[number], counts))
     return kind, entries
 
 
@@ -148,15 +160,18 @@ def read_counting(
 
 
 def _plain(asked, rng):
-    return rng.choice((f"There are {asked.answer}.", f"It is {asked.answer}."))
+    start = rng.choice(("There are", "It is"))
+    return f"{start} {asked.answer}."
 
 
 def _expert(asked, rng):
-    start, total, running = rng.choice(("Counting", "Adding up")), 0, []
+    start = rng.choice(("Counting", "Adding up"))
+    total, running = 0, []
     for words, n in asked.counted:
         total += n
         running.append(f"{words}, {total}")
-    return f"{start} the {asked.kind}: {'; '.join(running)}."
+    steps = "; ".join(running)
+    return f"{start} the {asked.kind}: {steps}."
 
 
 def _left_out(asked, rng):  # "" if everything counts
@@ -177,38 +192,50 @@ _RULES = (
 def _recall(asked, rng):
     left_out = _left_out(asked, rng)
     rule = rng.choice(_RULES).format(kind=asked.kind)
-    taken = ", ".join(f"{words} ({n})" for words, n in asked.counted)
-    numbers = " + ".join(str(n) for _, n in asked.counted)
-    parts = (rule, left_out, f"The {asked.kind} are {taken}.", f"{numbers} = {asked.answer}.")
-    return " ".join(part for part in parts if part)
+    taken, numbers = [], []
+    for words, n in asked.counted:
+        taken.append(f"{words} ({n})")
+        numbers.append(str(n))
+    things = f"The {asked.kind} are {', '.join(taken)}."
+    total = f"{' + '.join(numbers)} = {asked.answer}."
+    return " ".join(filter(None, (rule, left_out, things, total)))
+
+
+def _by_number(counted):  # number → things, the smallest number first
+    groups = {}
+    for words, n in sorted(counted, key=lambda entry: entry[1]):
+        _, thing = words.split(" ", 1)
+        groups.setdefault(n, []).append(thing)
+    return groups
 
 
 def _eliminate(asked, rng):
     start = _left_out(asked, rng)
     if not start:
         start = rng.choice(("Nothing is left out.", "All of them count."))
-    groups = {}  # number → things that there are so many of
-    for words, n in sorted(asked.counted, key=lambda entry: entry[1]):
-        groups.setdefault(n, []).append(words.split(" ", 1)[1])
     products, parts = [], []
-    for n, things in groups.items():
-        products.append(str(n * len(things)))
-        parts.append(f"{len(things)} times {n} ({', '.join(things)}) is {products[-1]}")
-    sums = f" {' + '.join(products)} = {asked.answer}." if len(groups) > 1 else ""
-    return f"{start} {'; '.join(parts)}.{sums}"
+    for n, things in _by_number(asked.counted).items():
+        times, product = len(things), n * len(things)
+        products.append(str(product))
+        parts.append(f"{times} times {n} ({', '.join(things)}) is {product}")
+    text = f"{start} {'; '.join(parts)}."
+    if len(products) == 1:
+        return text
+    return f"{text} {' + '.join(products)} = {asked.answer}."
 
 # %% ../../../nbs/data/generated/counting.ipynb #8612e7b2
 def solve_counting(
     question: str,  # as for `read_list`
 ) -> str:  # the number; ValueError when nothing of a known kind is asked for
     "Count by searching the text for the names of the kind's things."
-    kind = next((k for k in THINGS if f"How many {k} do I have" in question), None)
-    if kind is None:
+    asked = re.search(rf"How many ({'|'.join(THINGS)}) do I have", question)
+    if asked is None:
         kinds = ", ".join(THINGS)
         raise ValueError(f"no known kind is asked for: {question[:80]!r}; kinds: {kinds}")
-    names = [name for name, k in _KIND_OF.items() if kind in (k, "objects")]
+    names = [name for name, kind in _KIND_OF.items() if asked[1] in (kind, "objects")]
     name = "|".join(sorted(names, key=len, reverse=True))
-    found = re.findall(rf"\b({'|'.join(NUMBERS)}) (?:{name})(?=[,.]| and )", question)
+    number = "|".join(NUMBERS)
+    found = re.findall(rf"\b({number}) (?:{name})(?=[,.]| and )", question)
     if not found:
         raise ValueError(f"nothing known to count: {question[:80]!r}")
     return str(sum(NUMBERS[n] for n in found))

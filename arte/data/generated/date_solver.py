@@ -40,27 +40,32 @@ _DAYS_ASKED = {
 _HOLIDAYS = {"Eve": (12, 31), "Valentine": (2, 14), "Halloween": (10, 31)}
 
 
+_NUMBER_OF = {name[:3]: i for i, name in enumerate(MONTHS, 1)}
+
+
 def _numbered_date(hint):  # "2/28/1987", "Feb 28, 1987", or None
     if m := re.search(r"(\d+)/(\d+)/(\d{4})", hint):
-        a, b, year = map(int, m.groups())
-        return date(year, b, a) if "day is written before" in hint else date(year, a, b)
+        month, day, year = map(int, m.groups())
+        if "day is written before" in hint:
+            month, day = day, month
+        return date(year, month, day)
     if m := re.search(r"([A-Z][a-z]{2})[a-z]* (\d+), (\d{4})", hint):
-        return date(int(m[3]), _month_number(m[1]), int(m[2]))
+        short, day, year = m.groups()
+        return date(int(year), _NUMBER_OF[short], int(day))
     return None
-
-
-def _month_number(short):  # KeyError where there is no such month
-    return {name[:3]: i for i, name in enumerate(MONTHS, 1)}[short]
 
 
 def _first_date(hint):  # the first date in a hint, however it is written
     if told := _numbered_date(hint):
         return told
     if m := re.search(r"(first|last) day of ([A-Z][a-z]{2})\w* (\d{4})", hint):
-        year, month = int(m[3]), _month_number(m[2])
-        return date(year, month, 1 if m[1] == "first" else monthrange(year, month)[1])
+        end, short, year = m.groups()
+        month = _NUMBER_OF[short]
+        _, last = monthrange(int(year), month)
+        return date(int(year), month, 1 if end == "first" else last)
     if m := re.search(r"(Eve|Valentine|Halloween).* of (\d{4})", hint):
-        return date(int(m[2]), *_HOLIDAYS[m[1]])
+        holiday, year = m.groups()
+        return date(int(year), *_HOLIDAYS[holiday])
     raise ValueError(f"no date found in {hint[:80]!r}")
 
 
@@ -74,13 +79,15 @@ def _days_to_today(hint):
 def _today(hint):
     told = _first_date(hint)
     if m := re.search(r"turns (\d+)|(\d+)-year", hint):
-        return told.replace(year=told.year + int(m[1] or m[2]))
+        years = int(m[1] or m[2])
+        return told.replace(year=told.year + years)
     return date.fromordinal(told.toordinal() + _days_to_today(hint))
 
 
 def _away(today, asked):  # the date asked for; KeyError for unknown words
     if asked == "a month ago":
-        return date.fromordinal(today.replace(day=1).toordinal() - 1).replace(day=today.day)
+        first = today.replace(day=1).toordinal()
+        return date.fromordinal(first - 1).replace(day=today.day)
     if asked == "one year ago from today":
         return today.replace(year=today.year - 1)
     return date.fromordinal(today.toordinal() + _DAYS_ASKED[asked])
@@ -93,9 +100,11 @@ def solve_date(
     hint, _, rest = question.partition("What is the date ")
     answer = _away(_today(hint), rest.partition(" in MM/DD")[0])
     letters = []
-    for letter, month, day, year in re.findall(r"(\([A-F]\)) (\d+)/(\d+)/(\d+)", rest):
-        if date(int(year), int(month), int(day)) == answer:
+    for letter, *numbers in re.findall(r"(\([A-F]\)) (\d+)/(\d+)/(\d+)", rest):
+        month, day, year = map(int, numbers)
+        if date(year, month, day) == answer:
             letters.append(letter)
-    if len(letters) != 1:
-        raise ValueError(f"{len(letters)} options name {answer}: {question[:80]!r}")
+    n = len(letters)
+    if n != 1:
+        raise ValueError(f"{n} options name {answer}: {question[:80]!r}")
     return letters[0]

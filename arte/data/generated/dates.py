@@ -7,6 +7,7 @@ __all__ = ['ASKED', 'HINTS', 'DATES', 'move', 'us', 'read_hint', 'DateQuestion',
 
 # %% ../../../nbs/data/generated/dates.ipynb #abae0f33
 import re
+from calendar import monthrange
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -25,7 +26,7 @@ ASKED = {  # the words of the question → (days, months) from today
     "a month ago": (0, -1),
     "one year ago from today": (0, -12),
 }
-# (sentence, today minus the date in it, in days; "n": n days, "-n": before, "years": n years)
+# (sentence, today minus the date in it: days; "n" or "-n": plus or minus n days; "years": n years)
 HINTS = (
     ("Today is {d}.", 0),
     ("It is {d} today.", 0),
@@ -66,9 +67,9 @@ def move(
     months: int = 0,  # months to go; a day that the month does not have becomes its last
 ) -> date:
     "Return the date that many months and days away."
-    year, month = divmod(day.year * 12 + day.month - 1 + months, 12)
-    first_of_next = date(year + (month == 11), (month + 1) % 12 + 1, 1)
-    last = (first_of_next - timedelta(1)).day
+    since_year_0 = 12 * day.year + day.month - 1 + months
+    year, month = divmod(since_year_0, 12)
+    _, last = monthrange(year, month + 1)
     return date(year, month + 1, min(day.day, last)) + timedelta(days)
 
 
@@ -79,15 +80,18 @@ def us(
     return f"{day:%m/%d/%Y}"
 
 # %% ../../../nbs/data/generated/dates.ipynb #1cc4c77a
+_FORMS = (
+    "{short} {day.day}, {day.year}",
+    "{name} {day.day}, {day.year}",
+    "{day.month}/{day.day}/{day.year}",
+    "{day:%m/%d/%Y}",
+)
+
+
 def _in_words(day, rng):
-    month = MONTHS[day.month - 1]
-    forms = (
-        f"{month[:3]} {day.day}, {day.year}",
-        f"{month} {day.day}, {day.year}",
-        f"{day.month}/{day.day}/{day.year}",
-        us(day),
-    )
-    return rng.choice(forms)
+    form = rng.choice(_FORMS)
+    name = MONTHS[day.month - 1]
+    return form.format(day=day, name=name, short=name[:3])
 
 
 def _suited(today, far):  # the day near today that a hint can speak of
@@ -103,7 +107,8 @@ def _date_told(today, far, n):  # the date in the hint
         return move(today, months=-12 * n)
     if isinstance(far, int):
         return today - timedelta(far)
-    return today - timedelta({"n": n, "-n": -n}.get(far, 0))
+    days = {"n": n, "-n": -n}
+    return today - timedelta(days.get(far, 0))
 
 
 def _hint(today, rng):  # today, and a sentence from which it follows
@@ -111,53 +116,67 @@ def _hint(today, rng):  # today, and a sentence from which it follows
     n = rng.randint(2, 12)
     today = _suited(today, far)
     told = _date_told(today, far, n)
-    sentence = text.format(
-        d=_in_words(told, rng),
-        dmy=f"{told:%d/%m/%Y}",
-        month=f"{MONTHS[today.month - 1]} {today.year}",
-        year=today.year,
-        n=n,
-        k=rng.randint(2, 9),
-        who=rng.choice(_WHO),
-        where=rng.choice(_WHERE),
-    )
-    return today, sentence
+    fields = dict(d=_in_words(told, rng), dmy=f"{told:%d/%m/%Y}", n=n, year=today.year)
+    fields["month"] = f"{MONTHS[today.month - 1]} {today.year}"
+    fields["k"] = rng.randint(2, 9)
+    fields["who"], fields["where"] = rng.choice(_WHO), rng.choice(_WHERE)
+    return today, text.format(**fields)
+
+
+_MONTHS_AWAY = (-5, -4, -3, -2, 2, 3, 4, 5)
 
 
 def _other_years(answer, rng):
-    distances = (rng.randint(1, 9), rng.randint(10, 60))
-    day = min(answer.day, 28) if answer.month == 2 else answer.day
-    years = [answer.year + rng.choice((-1, 1)) * distance for distance in distances]
-    return [answer.replace(year=year, day=day) for year in years]
+    near, far = rng.randint(1, 9), rng.randint(10, 60)
+    if answer.month == 2:
+        answer = answer.replace(day=min(answer.day, 28))
+    found = []
+    for distance in (near, far):
+        years = rng.choice((-1, 1)) * distance
+        found.append(move(answer, months=12 * years))
+    return found
 
 
 def _wrong_dates(answer, today, asked, rng):
     days, months = ASKED[asked]
-    near = [answer + timedelta(rng.randint(1, 9)), answer - timedelta(rng.randint(1, 9))]
-    wrong = near + _other_years(answer, rng)
+    later = move(answer, rng.randint(1, 9))
+    earlier = move(answer, -rng.randint(1, 9))
+    wrong = [later, earlier, *_other_years(answer, rng)]
     if answer.day <= 12:
         wrong.append(date(answer.year, answer.day, answer.month))
-    wrong.append(move(answer, months=rng.choice((-5, -4, -3, -2, 2, 3, 4, 5))))
+    wrong.append(move(answer, months=rng.choice(_MONTHS_AWAY)))
     wrong.append(move(answer, days=rng.randint(-40, 40)))
     return [*wrong, move(today, -days, -months), today]
 
 
-def _make(rng):
-    day = date(rng.randint(1901, 2024), 1, 1) + timedelta(rng.randint(0, 364))
-    today, hint = _hint(day, rng)
-    asked = rng.choice(list(ASKED))
-    months_asked = ASKED[asked][1] != 0
-    if (today.day > 28 and months_asked) or (today.month, today.day) == (2, 29):
-        return _make(rng)  # "a month ago" must be plain
-    answer = move(today, *ASKED[asked])
-    wrong = sorted({*_wrong_dates(answer, today, asked, rng)} - {answer})
-    n_wrong = 4 if rng.random() < 0.15 else 5
-    options = [*rng.sample(wrong, min(len(wrong), n_wrong)), answer]
+def _is_plain(today, asked):  # "a month ago" of the 31st is not, and the 29th of February never
+    _, months = ASKED[asked]
+    if months and today.day > 28:
+        return False
+    return (today.month, today.day) != (2, 29)
+
+
+def _options(answer, wrong, rng):  # the answer among four or five wrong ones
+    wrong = sorted(set(wrong) - {answer})
+    n = 4 if rng.random() < 0.15 else 5
+    options = [*rng.sample(wrong, min(len(wrong), n)), answer]
     rng.shuffle(options)
-    lines = [f"({letter}) {us(option)}" for letter, option in zip("ABCDEF", options)]
-    question = f"{hint} What is the date {asked} in MM/DD/YYYY?"
-    letter = "ABCDEF"[options.index(answer)]
-    return "\n".join([question, "Options:", *lines]), f"({letter})"
+    return options
+
+
+def _make(rng):
+    first = date(rng.randint(1901, 2024), 1, 1)
+    today, hint = _hint(move(first, rng.randint(0, 364)), rng)
+    asked = rng.choice(list(ASKED))
+    if not _is_plain(today, asked):
+        return _make(rng)
+    answer = move(today, *ASKED[asked])
+    options = _options(answer, _wrong_dates(answer, today, asked, rng), rng)
+    lines = [f"{hint} What is the date {asked} in MM/DD/YYYY?", "Options:"]
+    for letter, option in zip("ABCDEF", options):
+        lines.append(f"({letter}) {us(option)}")
+    right = "ABCDEF"[options.index(answer)]
+    return "\n".join(lines), f"({right})"
 
 # %% ../../../nbs/data/generated/dates.ipynb #47c8da70
 _MONTH = "|".join(MONTHS)
@@ -186,8 +205,10 @@ def _read_date(text):  # as `_in_words` writes it
         month, day, year = map(int, text.split("/"))
         return date(year, month, day)
     word, day, year = text.replace(",", "").split()
-    months = [i for i, name in enumerate(MONTHS, 1) if word in (name, name[:3])]
-    return date(int(year), months[0] if months else 0, int(day))
+    for month, name in enumerate(MONTHS, 1):
+        if word in (name, name[:3]):
+            return date(int(year), month, int(day))
+    return date(int(year), 0, int(day))  # ValueError: there is no such month
 
 
 def _match_hint(sentence):  # the fields of the hint, and its distance
@@ -199,8 +220,8 @@ def _match_hint(sentence):  # the fields of the hint, and its distance
 
 def _end_of_month(words, far):
     name, year = words.split()
-    first = date(int(year), MONTHS.index(name) + 1, 1)
-    return move(first, -1, 1) if far == "last" else first
+    month = MONTHS.index(name) + 1
+    return _suited(date(int(year), month, 1), far)
 
 
 def read_hint(
@@ -220,7 +241,9 @@ def read_hint(
     if isinstance(far, int):
         return told, far, "days"
     n = int(fields["n"])
-    return told, -n if far == "-n" else n, "years" if far == "years" else "days"
+    if far == "years":
+        return told, n, "years"
+    return told, -n if far == "-n" else n, "days"
 
 # %% ../../../nbs/data/generated/dates.ipynb #62fc2e1c
 @dataclass(frozen=True)
@@ -237,33 +260,41 @@ class DateQuestion:
 def _clue(told, far, unit, today):
     if far == 0:
         return f"Today is {us(today)}."
-    amount = f"{abs(far)} {unit if abs(far) != 1 else unit[:-1]}"
+    amount = f"{abs(far)} {unit}"
+    if abs(far) == 1:
+        amount = amount.removesuffix("s")
     distance = f"was {amount} ago" if far > 0 else f"is {amount} ahead"
     return f"{us(told)} {distance}, so today is {us(today)}."
+
+
+_OPTION = re.compile(r"^(\([A-F]\)) (\d\d/\d\d/\d{4})$", re.M)
 
 
 def read_date(
     question: str,  # hint, question, "Options:", lettered options
 ) -> DateQuestion:  # ValueError when it cannot be read or no option is right
     "Read a question and work out its date and its option."
-    hint, _, asked = question.split("\n")[0].partition(" What is the date ")
+    first_line = question.split("\n")[0]
+    hint, _, asked = first_line.partition(" What is the date ")
     asked = asked.removesuffix(" in MM/DD/YYYY?")
     if asked not in ASKED:
-        raise ValueError(f"asks for {asked[:40]!r}; expected one of {', '.join(ASKED)}")
+        known = ", ".join(ASKED)
+        raise ValueError(f"asks for {asked[:40]!r}; expected one of {known}")
     told, far, unit = read_hint(hint)
     today = move(told, months=12 * far) if unit == "years" else move(told, far)
     answer = us(move(today, *ASKED[asked]))
-    options = dict(re.findall(r"^(\([A-F]\)) (\d\d/\d\d/\d{4})$", question, re.M))
-    letters = [letter for letter, option in options.items() if option == answer]
-    if not letters:
-        there = ", ".join(options.values())
-        raise ValueError(f"the date is {answer}, which no option names: {there}")
-    clue = _clue(told, far, unit, today)
-    return DateQuestion(asked=asked, options=options, date=answer, answer=letters[0], clue=clue)
+    options = dict(_OPTION.findall(question))
+    for letter, option in options.items():
+        if option == answer:
+            clue = _clue(told, far, unit, today)
+            return DateQuestion(asked, options, date=answer, answer=letter, clue=clue)
+    there = ", ".join(options.values())
+    raise ValueError(f"the date is {answer}, which no option names: {there}")
 
 
 def _plain(asked, rng):
-    return rng.choice((f"It is {asked.date}.", f"The date is {asked.date}."))
+    start = rng.choice(("It is", "The date is"))
+    return f"{start} {asked.date}."
 
 
 def _to_the_date(asked):  # the clue, and the step from today
@@ -273,8 +304,8 @@ def _to_the_date(asked):  # the clue, and the step from today
 
 
 def _expert(asked, rng):
-    end = rng.choice((f"That is option {asked.answer}.", f"This is {asked.answer}."))
-    return f"{_to_the_date(asked)} {end}"
+    end = rng.choice(("That is option", "This is"))
+    return f"{_to_the_date(asked)} {end} {asked.answer}."
 
 
 _DAY = (
@@ -304,20 +335,26 @@ def _recall(asked, rng):
         "First today's date has to be found.",
         "The hint gives today's date, from which the rest follows.",
     )
-    start, end = rng.choice(starts), f"Among the options {asked.answer} says {asked.date}."
-    return f"{start} {_RULES[asked.asked]} {_to_the_date(asked)} {end}"
+    start, rule = rng.choice(starts), _RULES[asked.asked]
+    end = f"Among the options {asked.answer} says {asked.date}."
+    return " ".join((start, rule, _to_the_date(asked), end))
+
+
+_DATE_PARTS = {"year": slice(6, 10), "month": slice(0, 2), "day": slice(3, 5)}
 
 
 def _eliminate(asked, rng):
-    left, struck = asked.options, []
-    for name, part in (("year", slice(6, 10)), ("month", slice(0, 2)), ("day", slice(3, 5))):
+    left, struck = dict(asked.options), []
+    for name, part in _DATE_PARTS.items():
         right = asked.date[part]
         wrong = [letter for letter, option in left.items() if option[part] != right]
+        for letter in wrong:
+            del left[letter]
         if wrong:
             struck.append(f"the {name} {right} rules out {listed(wrong)}")
-        left = {letter: option for letter, option in left.items() if letter not in wrong}
     start = rng.choice(("The date must be", "We look for"))
-    return f"{start} {asked.date}: {'; '.join(struck)}. Only {asked.answer} is left."
+    reasons = "; ".join(struck)
+    return f"{start} {asked.date}: {reasons}. Only {asked.answer} is left."
 
 # %% ../../../nbs/data/generated/dates.ipynb #95464dfb
 DATES = GeneratedTask(

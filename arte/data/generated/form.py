@@ -44,6 +44,5 @@ def listed(
     words: list[str],  # at least one
 ) -> str:  # "a, b and c"
     "Write a list in words."
-    if len(words) == 1:
-        return words[0]
-    return f"{', '.join(words[:-1])} and {words[-1]}"
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last

@@ -6,33 +6,38 @@
 __all__ = ['NAMES', 'generate_items']
 
 # %% ../../../nbs/data/generated/programs.ipynb #aa8df568
+import operator
 import random
 from collections.abc import Iterable
 
 from ...core.basics import derive_seed
-from ...core.tasks import Item, get_task, item_id
+from ...core.tasks import Item, get_task, make_item
 from ..bigbench_form import PROGRAMMATIC
 from .tasks import make_items
 from ..repeats import stem
 
 # %% ../../../nbs/data/generated/programs.ipynb #2bcbd679
+_OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
+
+
 def _make_bracket(rng):  # text, value
     numbers = [rng.randint(-9, 9) for _ in range(4)]
     signs = [rng.choice("+-*") for _ in range(3)]
-    words, terms = [str(numbers[0])], numbers[:1]
+    text, terms = str(numbers[0]), numbers[:1]
     for sign, number in zip(signs, numbers[1:]):
-        words.append(f"{sign} {number}")
+        text += f" {sign} {number}"
         if sign == "*":
             terms[-1] *= number
         else:
             terms.append(number if sign == "+" else -number)
-    return f"({' '.join(words)})", sum(terms)
+    return f"({text})", sum(terms)
 
 
 def _make_arithmetic(rng):
-    (left, x), (right, y) = _make_bracket(rng), _make_bracket(rng)
+    left, x = _make_bracket(rng)
+    right, y = _make_bracket(rng)
     sign = rng.choice("+-*")
-    value = {"+": x + y, "-": x - y, "*": x * y}[sign]
+    value = _OPERATORS[sign](x, y)
     return f"({left} {sign} {right}) =", str(value)
 
 # %% ../../../nbs/data/generated/programs.ipynb #2db1b04a
@@ -80,7 +85,7 @@ def generate_items(
     if task not in PROGRAMMATIC:
         programs = ", ".join(PROGRAMMATIC)
         raise ValueError(f"there is no program for {task!r}; there is one for {programs}")
-    avoid, kind = list(avoid), get_task(task).kind
+    avoid, known = list(avoid), get_task(task)
     pairs = _pairs(task, n, derive_seed(seed, "program", task), avoid)
     seen = {stem(question) for question in avoid}
     found: list[Item] = []
@@ -88,7 +93,6 @@ def generate_items(
         question, answer = next(pairs)
         said = stem(question)
         if said not in seen:
-            item = item_id(task, question)
-            found.append(Item(item, task, "val", question=question, answer=answer, kind=kind))
+            found.append(make_item(known, question, answer, "val"))
         seen.add(said)
     return found

@@ -113,9 +113,11 @@ def _make(rng):
     sport, other = rng.sample(list(ATHLETES), 2)
     plausible = rng.random() < 0.5
     acted = sport if plausible else other
-    where = f" in the {rng.choice(COMPETITIONS[acted])}" if rng.random() < 0.2 else ""
-    sentence = f"{rng.choice(ATHLETES[sport])} {rng.choice(ACTIONS[acted])}{where}."
-    question = f'Is the following sentence plausible? "{sentence}"'
+    where = ""
+    if rng.random() < 0.2:
+        where = f" in the {rng.choice(COMPETITIONS[acted])}"
+    who, did = rng.choice(ATHLETES[sport]), rng.choice(ACTIONS[acted])
+    question = f'Is the following sentence plausible? "{who} {did}{where}."'
     return question, "yes" if plausible else "no"
 
 # %% ../../../nbs/data/generated/sports.ipynb #03ca3631
@@ -176,17 +178,17 @@ def read_sports(
 
 
 def _plain(asked, rng):
-    verdict = "plausible" if asked.answer == "yes" else "not plausible"
-    return rng.choice((f"It is {verdict}.", f"This is {verdict}."))
+    start = rng.choice(("It is", "This is"))
+    return f"{start} plausible." if asked.answer == "yes" else f"{start} not plausible."
 
 
 def _expert(asked, rng):
-    same, different = (
-        ("Same sport.", "The sports agree."),
-        ("Different sports.", "The sports differ."),
-    )
-    verdict = rng.choice(same if asked.answer == "yes" else different)
-    return f'{asked.who} plays {asked.plays}, and "{asked.did}" is part of {asked.acted}. {verdict}'
+    verdicts = ("Different sports.", "The sports differ.")
+    if asked.answer == "yes":
+        verdicts = ("Same sport.", "The sports agree.")
+    first = f"{asked.who} plays {asked.plays}"
+    second = f'"{asked.did}" is part of {asked.acted}'
+    return f"{first}, and {second}. {rng.choice(verdicts)}"
 
 
 _RULES = (
@@ -201,15 +203,18 @@ def _player(sport):
 
 
 def _recall(asked, rng):
-    rule, plays, acted = rng.choice(_RULES), asked.plays, asked.acted
-    known = f"{asked.who} is known as {_player(plays)}."
-    about = f"{plays[0].upper() + plays[1:]} is about {SPORT_FACTS[plays]}."
-    words = f'The words "{asked.did}" belong to {acted}'
+    sport = asked.plays[0].upper() + asked.plays[1:]
+    sentences = [
+        rng.choice(_RULES),
+        f"{asked.who} is known as {_player(asked.plays)}.",
+        f"{sport} is about {SPORT_FACTS[asked.plays]}.",
+    ]
+    words = f'The words "{asked.did}" belong to {asked.acted}, which is'
     if asked.answer == "yes":
-        end = "which is the same sport."
+        sentences.append(f"{words} the same sport.")
     else:
-        end = f"which is about {SPORT_FACTS[acted]}. These are different sports."
-    return f"{rule} {known} {about} {words}, {end}"
+        sentences += [f"{words} about {SPORT_FACTS[asked.acted]}.", "These are different sports."]
+    return " ".join(sentences)
 
 
 def _eliminate(asked, rng):
@@ -218,7 +223,8 @@ def _eliminate(asked, rng):
         verdict = f"{asked.who} is one, so no is ruled out."
     else:
         verdict = f"{asked.who} plays {asked.plays}, so yes is ruled out."
-    return f'{need} {_player(asked.acted)}, because of "{asked.did}". {verdict}'
+    need = f"{need} {_player(asked.acted)}"
+    return f'{need}, because of "{asked.did}". {verdict}'
 
 # %% ../../../nbs/data/generated/sports.ipynb #e1950d35
 def _sports_named(sport_of, question):

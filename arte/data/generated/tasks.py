@@ -10,7 +10,7 @@ __all__ = ['GENERATORS', 'GENERATED_TASKS', 'generated_task', 'seeded', 'make_it
 import random
 
 from ...core.basics import derive_seed
-from ...core.tasks import Exemplar, Item, get_task, item_id
+from ...core.tasks import Exemplar, Item, get_task, make_item
 from .boolean import BOOLEAN
 from .counting import COUNTING
 from .dates import DATES
@@ -40,17 +40,6 @@ def seeded(
     return random.Random(derive_seed(0, *map(str, names)))
 
 
-def _item(task, question, answer, kind):
-    return Item(
-        item=item_id(task, question),
-        task=task,
-        split="generated",
-        question=question,
-        answer=answer,
-        kind=kind,
-    )
-
-
 def make_items(
     task: str,  # one of `GENERATED_TASKS`
     n: int,  # number of items
@@ -66,16 +55,16 @@ def make_items(
     avoid, dry = set(avoid), 0
     while len(found) < n:
         question, answer = make(rng)
-        dry = dry + 1 if question in found or question in avoid else 0
+        if question in found or question in avoid:
+            dry += 1
+        else:
+            found[question], dry = answer, 0
         if dry == 200:
-            raise ValueError(
-                f"{task}: asked for {n} different questions, but after {len(found)} nothing new "
-                "came up in 200 draws; ask for fewer, or avoid fewer"
-            )
-        if not dry:
-            found[question] = answer
-    kind = get_task(task).kind
-    return [_item(task, q, a, kind) for q, a in found.items()]
+            problem = f"after {len(found)} nothing new came up in 200 draws"
+            advice = "ask for fewer, or avoid fewer"
+            raise ValueError(f"{task}: asked for {n} different questions, but {problem}; {advice}")
+    known = get_task(task)
+    return [make_item(known, q, a, "generated") for q, a in found.items()]
 
 
 def write_rationale(
@@ -91,7 +80,8 @@ def write_rationale(
     try:
         body, answer = generated_task(task).write(question, technique, rng)
     except OverflowError as e:
-        raise ValueError(f"{task}: cannot solve {question[:100]!r} ({e})") from None
+        start = question[:100]
+        raise ValueError(f"{task}: cannot solve {start!r} ({e})") from None
     return f"{body} So the answer is <ans>{answer}</ans>."
 
 
@@ -103,7 +93,8 @@ def solve(
     try:
         return generated_task(task).solve(question)
     except (KeyError, OverflowError) as e:
-        raise ValueError(f"{task}: cannot read {question[:100]!r} ({e})") from None
+        start = question[:100]
+        raise ValueError(f"{task}: cannot read {start!r} ({e})") from None
 
 # %% ../../../nbs/data/generated/tasks.ipynb #08ed07e4
 def make_exemplars(
@@ -112,7 +103,10 @@ def make_exemplars(
     avoid=(),  # questions that must not come up, e.g. those of a test set
 ) -> list[Exemplar]:  # three; their answers are not all the same
     "Write three worked examples by the expert's technique, for few-shot prompts."
-    items = make_items(task, 20, derive_seed(seed, "exemplars"), avoid)
-    other = next(item for item in items[2:] if item.answer != items[0].answer)
-    shown = [*items[:2], other]
-    return [Exemplar(i.question, write_rationale(i, task, "expert"), i.answer) for i in shown]
+    first, second, *rest = make_items(task, 20, derive_seed(seed, "exemplars"), avoid)
+    third = next(item for item in rest if item.answer != first.answer)
+    shown = []
+    for item in (first, second, third):
+        rationale = write_rationale(item, task, "expert")
+        shown.append(Exemplar(item.question, rationale, item.answer))
+    return shown
