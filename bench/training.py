@@ -33,7 +33,7 @@ from arte.align import dpo_trainer, lora, pairs_dataset
 from arte.models.load import ModelOptions, load_model, load_tokenizer
 from arte.models.terminal import quiet
 from arte.models.folders import resolve_model
-from arte.models.school import school
+from arte.models.nano.school import school
 from arte.run.rundir import open_replay
 from arte.models.train import (
     examples_dataset,

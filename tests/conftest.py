@@ -7,7 +7,7 @@ import pytest
 
 from arte.data import places
 from arte.core.recipes import load_recipe
-from arte.models.tiny import save_tiny_model
+from arte.models.nano.tiny import save_tiny_model
 from support.tiny import SMALL
 
 # A tiny model gains nothing from threads, and each process of xdist has a core to itself.

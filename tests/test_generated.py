@@ -22,7 +22,7 @@ from arte.data.generated.tasks import (
 )
 from arte.data.generated.form import TECHNIQUES
 from arte.data.generated.counting import THINGS
-from arte.models.school import school_examples, school_items
+from arte.models.nano.school import school_examples, school_items
 from arte.data.bbh import bbh_source, load_bbh, load_exemplars
 from arte.core.tasks import get_task
 
@@ -131,7 +131,7 @@ def test_dates_have_different_options_of_which_one_is_right():
 @tasks
 def test_the_same_in_another_process(task):
     code = (
-        "from arte.data.generated.tasks import *; from arte.models.school import *\n"
+        "from arte.data.generated.tasks import *; from arte.models.nano.school import *\n"
         "from hashlib import sha1\n"
         f"print(sha1(repr((make_items({task!r}, 60, 4), school_examples({task!r}, 8, 4, 4), "
         f"make_exemplars({task!r}, 4))).encode()).hexdigest())"

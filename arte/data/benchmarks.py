@@ -293,10 +293,12 @@ def load_benchmark(
 ) -> tuple[Task, list[Item]]:  # a question that occurs twice counts once
     "Read a benchmark's task and its test items."
     benchmark, source = get_benchmark(name), source or benchmark_source(name)
-    task, items = benchmark.task, {}
+    task = benchmark.task
+    items: dict[str, Item] = {}
     for i, row in enumerate(_rows(benchmark, source), 1):
         where = f"{name} from {source}, row {i}"
-        item = make_item(task, *benchmark.read(row, where), split="test")
+        question, answer = benchmark.read(row, where)
+        item = make_item(task, question, answer, "test")
         items.setdefault(item.item, item)
     if not items:
         expected = f"expected {benchmark.n} rows, got none"

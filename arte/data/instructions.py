@@ -359,14 +359,14 @@ def load_instructions(
     left_out: Counter[str] = Counter()
     rows = instruction_rows(name, source or instruction_source(name))
     pairs = uniform_sample(_usable_pairs(rows, left_out), n, seed)
-    there = len(pairs)
-    if there < n:
+    if len(pairs) < n:
         unusable = f"{left_out.total()} rows could not be used: {dict(left_out)}"
-        problem = f"{n} examples asked for, but there are only {there} distinct ones ({unusable})"
+        problem = (
+            f"{n} examples asked for, but there are only {len(pairs)} distinct ones ({unusable})"
+        )
         advice = "ask for fewer, or look for a file that is missing"
         raise ValueError(f"{name}: {problem}; {advice}")
-    numbers = [_number("id", *pair) for pair in pairs]
-    ids = [f"{name}-{number:016x}" for number in numbers]
+    ids = [f"{name}-{_number('id', *pair):016x}" for pair in pairs]
     table = pd.DataFrame(pairs, columns=["prompt", "completion"])
     table = table.assign(example=ids, arm=name, task=name, question_id=ids)
     columns = ["example", "arm", "task", "prompt", "completion", "question_id"]

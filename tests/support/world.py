@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-import arte.models.school as nano
+import arte.models.nano.school as nano
 import arte.run.stages.align as align_stage
 import arte.run.stages.train as train_stage
 from arte.engines.protocol import FunctionEngine

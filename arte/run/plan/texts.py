@@ -85,7 +85,7 @@ def token_counter(
 
 
 def _trimmed(content, vocabulary):
-    from arte.models.vocabulary import kept_tokens, trim_tokenizer
+    from arte.models.nano.vocabulary import kept_tokens, trim_tokenizer
 
     kept = kept_tokens(content["model"]["vocab"], vocabulary)
     return json.dumps(trim_tokenizer(content, kept))

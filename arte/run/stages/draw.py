@@ -25,7 +25,7 @@ def taught_questions(
     recipe: Recipe,  # of the run
 ) -> list[str]:  # empty without a school
     "Return the questions of a task that the teacher's school shows."
-    from arte.models.school import school_items
+    from arte.models.nano.school import school_items
 
     s = recipe.teacher.school
     if s is None:

@@ -42,7 +42,7 @@ def run_school(
     parts: Parts,  # arms, signals, sources and engines to choose from
 ) -> dict:  # counts
     "School the teacher where the recipe says so."
-    from arte.models.school import school
+    from arte.models.nano.school import school
 
     if run.recipe.teacher.school is None:
         return Counts()
@@ -63,7 +63,7 @@ def school_needs(
     s = e.recipe.teacher.school
     if s is None:
         return [], "nothing: the teacher needs no school"
-    from arte.models.school import all_school_examples
+    from arte.models.nano.school import all_school_examples
 
     examples, tokens = all_school_examples(e.recipe), 0
     count = e.counter("teacher")
