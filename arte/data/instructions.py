@@ -240,8 +240,7 @@ def uniform_sample(
         heapq.heappush(heap, (-number, pair))
         held.add(number)
         if len(heap) > n:
-            largest, _ = heapq.heappop(heap)
-            held.discard(-largest)
+            held.discard(-heapq.heappop(heap)[0])
     return [pair for _, pair in sorted(heap, reverse=True)]
 
 # %% ../../nbs/data/instructions.ipynb #215fabf4
@@ -369,5 +368,5 @@ def load_instructions(
     ids = [f"{name}-{_number('id', *pair):016x}" for pair in pairs]
     table = pd.DataFrame(pairs, columns=["prompt", "completion"])
     table = table.assign(example=ids, arm=name, task=name, question_id=ids)
-    columns = ["example", "arm", "task", "prompt", "completion", "question_id"]
+    columns = "example arm task prompt completion question_id".split()
     return table[columns], dict(left_out)
