@@ -261,8 +261,7 @@ class MissingInstructions(FileNotFoundError):
         name: str,  # of one of `INSTRUCTION_SETS`
         problem: str,  # what was found instead
     ):
-        text = _MISSING.format(known=get_instruction_set(name), problem=problem)
-        super().__init__(text)
+        super().__init__(_MISSING.format(known=get_instruction_set(name), problem=problem))
 
 
 def instruction_source(
