@@ -4,6 +4,7 @@
 its rules; the others feed small packages with one fault each, and see that it is found.
 """
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,20 @@ def test_the_script_prints_the_figures():
     assert done.returncode == 0, done.stderr
     for name in BOUNDS:
         assert name in done.stdout
+
+
+# What a reader adds to the package
+
+PARTS = ["ROMAN = ", "NUMBERS = ", "READABLE = ", "SHORTEST = ", "PROGRAMS = ", "LABELS = "]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_of_ones_own_takes_at_most_15_lines(part):
+    page = json.loads((ROOT / "nbs/howto/extend.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in page["cells"] if cell["cell_type"] == "code"]
+    (cell,) = [cell for cell in cells if f"\n{part}" in cell]
+    lines = [line for line in cell.splitlines() if line.strip()]
+    assert len(lines) <= 15, f"{part.strip(' =')}: {len(lines)} lines"
 
 
 # Small packages with a fault
