@@ -17,7 +17,7 @@ from .core.basics import derive_seed
 from .core.prompts import student_prompt
 from .core.show import technique_colours
 from .core.stats import wilson
-from .irt import graded_answers
+from .irt.responses import graded_answers
 
 # %% ../nbs/02_prefer.ipynb #ba9e4475
 def draft_item_pairs(

@@ -13,7 +13,7 @@ from arte.core.basics import derive_seed
 from arte.core.stats import wilson
 from arte.core.tasks import items_table
 from arte.data.bbh import load_bbh
-from arte.irt import balanced_order
+from arte.irt.choose import balanced_order
 from arte.beyond.elimination import eliminate, expected_scores
 from arte.prefer import same_pick
 from results import ROOT, save

@@ -23,8 +23,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from arte.irt_check import check_fit, recovery
-from arte.irt_fit import fit_2pl, simulate
+from arte.irt.check import check_fit, recovery
+from arte.irt.fit import fit_2pl
+from arte.irt.model import simulate
 from results import ROOT, cached, mean_se, paired, save
 
 OTHERS, CACHE = ROOT / "bench" / ".venv-irt", ROOT / "runs" / "bench-irt"

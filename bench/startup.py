@@ -19,7 +19,7 @@ MODULES = (
     "arte.core.settings.recipe",
     "arte.engines.protocol",
     "arte.elicit",
-    "arte.irt",
+    "arte.irt.choose",
     "arte.prefer",
     "arte.pairs",
     "arte.align",

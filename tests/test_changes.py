@@ -12,7 +12,7 @@ from typing import get_args
 import pytest
 
 from arte.core.settings.recipe import Recipe
-from arte.irt import balanced_order
+from arte.irt.choose import balanced_order
 from support.tiny import TASKS
 from support.world import SCHOOL, UNSEEN, World, tables
 

@@ -4,9 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
-from arte.irt_check import check_fit, item_rest, recovery, shuffle_matrix, structure_test
-from arte.irt_fit import fit_2pl, simulate
-from arte.irt import load_fit, response_matrix, save_fit, top_k
+from arte.irt.check import check_fit, item_rest, recovery, shuffle_matrix, structure_test
+from arte.irt.fit import fit_2pl
+from arte.irt.model import simulate
+from arte.irt.choose import top_k
+from arte.irt.fit import load_fit, save_fit
+from arte.irt.responses import response_matrix
 
 
 @given(

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import product
 import numpy as np
 import pandas as pd
-from ..irt import balanced_order
+from ..irt.choose import balanced_order
 from ..prefer import SCORE_COLUMNS, answer_pairs
 
 # %% ../../nbs/beyond/elimination.ipynb #30c5a4b5
@@ -165,7 +165,7 @@ def answer_by_elimination(
     engine,  # the student: anything with `generate`
     drafts: pd.DataFrame,  # draft, question_id, task, technique, question, rationale
     items: pd.DataFrame,  # validation items: item, task, question, answer, kind
-    prefset: pd.DataFrame,  # from `arte.irt.top_k`, of all these items: item, rank
+    prefset: pd.DataFrame,  # from `arte.irt.choose.top_k`, of all these items: item, rank
     tasks: dict,  # name → `Task`
     max_tokens: int = 256,  # recipe.prefer.max_tokens; the paper gives none
     error: float = 0.2,  # recipe.prefer.error

@@ -25,7 +25,7 @@ ROOMS = (
     ("models",),
     ("engines",),
     ("elicit",),
-    ("irt", "irt_fit", "irt_check"),
+    ("irt",),
     ("prefer",),
     ("pairs",),
     ("align",),

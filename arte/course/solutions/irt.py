@@ -10,8 +10,9 @@ from functools import cache
 import numpy as np
 import pandas as pd
 from ..keys import Key, exercise
-from ...irt_fit import fit_2pl, information, simulate
-from ...irt_check import item_rest, recovery
+from ...irt.fit import fit_2pl
+from ...irt.model import information, simulate
+from ...irt.check import item_rest, recovery
 
 # %% ../../../nbs/course/solutions/01.ipynb #dcace6f8
 @exercise(

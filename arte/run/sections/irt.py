@@ -9,8 +9,8 @@ __all__ = ['PREFSET_HEADS', 'PREFERENCE_SET', 'fit_of_table', 'panels', 'plot_pr
 import math
 import numpy as np
 import pandas as pd
-from ...irt_fit import Fit
-from ...irt import plot_discriminations
+from ...irt.model import Fit
+from ...irt.choose import plot_discriminations
 from ..pages.blocks import Table, html_figure, percent
 from ..pages.page import Section
 

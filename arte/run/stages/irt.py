@@ -9,8 +9,10 @@ __all__ = ['IRT', 'respondents', 'run_irt', 'all_responses', 'most_discriminativ
 import pandas as pd
 from ...core.basics import derive_seed
 from ...core.prompts import student_prompt
-from ...irt import balanced_prefset, collect_responses, response_matrix, save_fit, top_k
-from ...irt_check import trusted_fit
+from ...irt.choose import balanced_prefset, top_k
+from ...irt.fit import save_fit
+from ...irt.responses import collect_responses, response_matrix
+from ...irt.check import trusted_fit
 from ...models.folders import resolve_model
 from ..plan.jobs import Estimate, Job
 from ..rundir import RunDir
