@@ -1,8 +1,10 @@
 """Hostile text through answers and tags, and the gold answers of BBH if they are there."""
 
+import json
 import re
 import signal
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -11,11 +13,13 @@ from arte.core.answers import (
     KINDS,
     AnswerKind,
     STOP,
+    _closed,
     cut_answer,
     extract_answer,
     grade,
     normalise,
     options,
+    read_answer,
 )
 from arte.core.tags import Tagged, _pieces, parse_questions, tag_question
 from arte.data.bbh import bbh_source, load_bbh, load_exemplars
@@ -119,7 +123,7 @@ def test_cut(text):
     assert (
         text.startswith(cut)
         and STOP[1] not in cut
-        and cut.count(STOP[0]) <= 1
+        and len(list(_closed(cut))) <= 1
         and cut_answer(cut) == cut
     )
     assert len(cut) == len(text) or cut.endswith(STOP[0]) or text[len(cut) :].startswith(STOP[1])
@@ -287,3 +291,59 @@ def test_a_kind_of_your_own(tmp_path):
     with pytest.raises(ValueError, match="'soon' is not of the kind hour"):
         (tmp_path / "trains.csv").write_text("question,answer\nWhen?,soon\n")
         task_from_csv(tmp_path / "trains.csv", "Say when the train leaves.", hour)
+
+
+CASES = Path(__file__).resolve().parents[2] / "shared/cases/answers.json"
+
+
+@pytest.fixture(scope="module")
+def cases():
+    "Answers that other tools read wrongly, with the right reading."
+    if not CASES.exists():
+        pytest.skip(f"{CASES} is not there")
+    return json.loads(CASES.read_text(encoding="utf-8"))
+
+
+def test_an_answer_with_two_readings_gets_no_credit(cases):
+    for case in cases["can_be_read_in_two_ways"]:
+        assert normalise(case["answer"], case["kind"]) is None, case
+
+
+def test_a_clear_answer_in_any_wrapping_gets_credit(cases):
+    for case in cases["one_clear_answer"]:
+        text = f"So the answer is <ans>{case['answer']}</ans>"
+        assert grade(text, case["gold"], case["kind"], cases["question"]).correct, case
+
+
+def test_tags_in_any_case_are_read(cases):
+    for case in cases["tags"]:
+        assert read_answer(case["text"], case["kind"]) == case["right"], case
+
+
+WRAPPINGS = [
+    "**{}**",
+    "[{}]",
+    "({})",
+    "${}$",
+    r"\boxed{{{}}}",
+    "“{}”",
+    "The answer is: {}.",
+    "\ufeff{}",
+]
+
+
+@pytest.mark.parametrize("inner", WRAPPINGS)
+@pytest.mark.parametrize("outer", WRAPPINGS)
+def test_two_layers_are_peeled(outer, inner):
+    for gold, kind in [("7", "integer"), ("2.5", "number"), ("Yes", "yesno"), ("B", "option")]:
+        said = outer.format(inner.format(gold))
+        assert normalise(said, kind) == normalise(gold, kind), said
+
+
+TWO = ["{a} or {b}", "{a}, {b}", "{a} and {b}", "{a}/{b}", "{a}, or {b}", "{a}; maybe {b}"]
+
+
+@pytest.mark.parametrize("form", TWO)
+def test_two_answers_are_none(form):
+    for a, b, kind in [("7", "8", "integer"), ("Yes", "No", "yesno"), ("(A)", "(B)", "option")]:
+        assert normalise(form.format(a=a, b=b), kind) is None
