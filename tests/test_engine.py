@@ -111,6 +111,7 @@ def shared(engine, prompts, new):
     )
 
 
+@pytest.mark.long
 @needs_student
 def test_families_change_nothing(student):
     engine, sampling = TransformersEngine(student, FLOAT32), Sampling(max_tokens=24, stop=STOP)
@@ -123,6 +124,7 @@ def test_families_change_nothing(student):
     engine.close()
 
 
+@pytest.mark.long
 @needs_teacher
 def test_families_and_a_sliding_window():
     engine = TransformersEngine(resolve_model("nano-teacher"), FLOAT32)
@@ -200,6 +202,7 @@ def test_both_engines_write_the_same(student, engine):
         vllm.close()
 
 
+@pytest.mark.long
 @needs_teacher
 @needs_vllm
 def test_the_teacher_begins_with_bos_in_both():

@@ -47,6 +47,7 @@ def check_same_change(start, one, two):
     assert apart(one, two) < 0.1 * apart(start, one)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["MULTI_GPU", "FSDP"])
 def test_distill(tiny_model, tmp_path, kind):
     examples = pd.DataFrame(

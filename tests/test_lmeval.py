@@ -138,6 +138,7 @@ def check_harness(tmp_path, recipe):
     )
 
 
+@pytest.mark.long
 @harness
 def test_harness_agrees(tmp_path):
     results, _, _ = check_harness(tmp_path, GENERATED)

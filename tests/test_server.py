@@ -357,6 +357,7 @@ def served(folder):
         server.wait(30)
 
 
+@pytest.mark.long
 def test_same_as_in_process(served, folder):
     "The server's answers, draws, log-probabilities and first tokens are those of our engine."
     answers, draws = (
