@@ -26,7 +26,7 @@ ROOMS = (
     ("engines",),
     ("elicit",),
     ("irt",),
-    ("prefer",),
+    ("prefer", "scores"),
     ("pairs",),
     ("align",),
     ("tailor",),
