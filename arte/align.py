@@ -14,7 +14,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 from .models.launch import is_first, processes
-from .models.load import ModelOptions, chat_text, load_model, load_tokenizer
+from .models.chat import training_texts
+from .models.load import ModelOptions, load_model, load_tokenizer
 from .models.terminal import quiet
 from .core.files import whole_folder
 from .core.stats import paired_bootstrap
@@ -130,8 +131,9 @@ def align(
     "Align the teacher with its student's preferences (§3.3)."
     options = replace(options, dtype="bfloat16" if fast_bf16() else "float32")
     tokenizer, model = load_tokenizer(folder, options), load_model(folder, options)
-    if options.chat:
-        pairs = pairs.assign(prompt=[chat_text(tokenizer, p) for p in pairs.prompt])
+    rows = pairs[["prompt", "chosen", "rejected"]].to_dict("records")
+    texts = training_texts(folder, options, tokenizer, rows, ("chosen", "rejected"))
+    pairs = pairs.assign(**pd.DataFrame(texts, pairs.index))
     with TemporaryDirectory() as tmp, score_completions_only():
         trainer = dpo_trainer(model, tokenizer, pairs, settings, seed=seed, folder=tmp)
         if track:

@@ -53,7 +53,7 @@ def run_likelihoods(run, parts):
     """
     counts, tables = Counts(), []
     for role, name in STUDENTS.items():
-        options = ModelOptions.of(run.recipe)
+        options = ModelOptions.of(run.recipe, role)
         make = partial(TransformersEngine, run.model_folder(role), options)
         engine = Journaled(run.journal, run.models[role]["fingerprint"], make, label=name)
         tables.append(answer_likelihoods(engine, *asked(run)).assign(student=name))

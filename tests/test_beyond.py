@@ -27,7 +27,10 @@ from arte.beyond.likelihood import (
     signal_cost,
 )
 from arte.core.answers import grade
+from arte.engines.journal import Journal
+from arte.engines.journaled import Journaled
 from arte.engines.protocol import Completion, FunctionEngine
+from arte.models.chat import ChatTemplate
 from arte.data.generated.tasks import make_items, write_rationale
 from arte.core.tasks import builtin_tasks, items_table
 from arte.data.repeats import words_and_marks
@@ -181,11 +184,17 @@ def student(f):
     return FunctionEngine(None, "student", lambda prompt, continuation: [f(prompt)] * 3)
 
 
-def test_a_chat_template_is_refused():
-    engine = student(lambda p: -1.0)
-    engine.wrap = str.upper
-    with pytest.raises(ValueError, match="chat: false"):
-        answer_likelihoods(engine, DRAFTS, ITEMS, TASKS)
+def test_a_chat_template_goes_before_the_lead(tmp_path):
+    asked = []
+    engine = Journaled(
+        Journal(tmp_path / "j.db"),
+        "student",
+        lambda: student(lambda p: asked.append(p) or -1.0),
+        template=ChatTemplate("<user>", "</user>"),
+    )
+    answer_likelihoods(engine, DRAFTS, ITEMS, TASKS)
+    assert asked and all(p.startswith("<user>") for p in asked)
+    assert all(p.endswith("</user>So the answer is") for p in asked)
 
 
 def test_empty_tables():

@@ -7,7 +7,7 @@ also made from nothing, and the tables must be the same."""
 import os
 from dataclasses import fields, is_dataclass
 from types import UnionType
-from typing import get_args
+from typing import get_args, get_origin
 
 import pytest
 
@@ -75,7 +75,8 @@ CHANGES = {
     "student.model": ("other", f"irt {SCORES}"),
     "seed": (1, ALL),
     "rounds": (2, "rounds aligned-2 heldout tailor student-arte eval"),
-    "chat": (True, ALL),
+    "teacher.chat": ("on", DRAFTS),
+    "student.chat": ("on", f"irt {SCORES}"),
     "data.items": ("bbh", ALL),
     "data.test": ("bbh", "eval"),
     "data.n_seed": (5, ALL),
@@ -135,7 +136,8 @@ CHANGES = {
 def setting_names(cls=Recipe, above=""):
     "Dotted names of every field; a section that may be absent is one too."
     for f in fields(cls):
-        section = next((o for o in (f.type, *get_args(f.type)) if is_dataclass(o)), None)
+        kinds = (f.type, *get_args(f.type)) if get_origin(f.type) is not tuple else ()
+        section = next((o for o in kinds if is_dataclass(o)), None)
         if section is None or isinstance(f.type, UnionType):
             yield above + f.name
         if section:

@@ -214,6 +214,9 @@ def test_command(finished, hub):
     assert set(hub.repos) == {("dataset", "me/by-command"), ("model", "me/by-command")}
 
 
+CHAT = {"chat": {"before": "<user>", "behind": "<assistant>"}}  # as an engine notes it
+
+
 class Changed:
     "The same run with another recipe; a further round has the tables of the first."
 
@@ -231,7 +234,9 @@ def test_cards_of_other_recipes(finished):
     pairs, own = len(finished.table("pairs")), finished.folder / "secret" / "mine"
     twice = dataset_card(Changed(finished, rounds=2)).text
     assert f"on {2 * pairs} pairs" in twice and "and 2 rounds" in twice
-    local = model_card(Changed(finished, student=Student(str(own)), chat=True))
+    chatty = Changed(finished, student=Student(str(own), chat="on"))
+    chatty.models = {role: model | CHAT for role, model in finished.models.items()}
+    local = model_card(chatty)
     assert local.data.base_model is None and "secret" not in local.text and "`mine`" in local.text
     assert (
         'dict(role="user", content=prompt)' in local.text

@@ -14,7 +14,17 @@ from arte.core.settings.recipe import Recipe
 from arte.data.generated.tasks import GENERATED_TASKS
 from arte.core.fields import NUMBERS, Name, RecipeError, from_dict
 from arte.core.settings.training import Align, Distill, Eval
-from arte.core.settings.method import Data, Elicit, Irt, Pairs, Prefer, School, Student, Teacher
+from arte.core.settings.method import (
+    Data,
+    Elicit,
+    Irt,
+    Pairs,
+    Prefer,
+    Respondent,
+    School,
+    Student,
+    Teacher,
+)
 from arte.core.basics import derive_seed
 from arte.core.recipes import dump_recipe, first_difference, load_recipe, parse_yaml, preset_names
 from arte.run.parts import PARTS
@@ -37,6 +47,7 @@ words = st.text(
 ).filter(lambda s: s.strip() and s.isprintable())
 counts, shares = st.integers(1, 10_000), st.floats(0, 1)
 rates = st.floats(0, 1, exclude_min=True)
+respondents = st.builds(Respondent, words, st.sampled_from(["auto", "on", "off"]))
 shots = st.lists(st.integers(0, 3), min_size=1, max_size=4, unique=True).map(tuple)
 
 
@@ -49,10 +60,9 @@ def recipes(draw):
         tasks=draw(st.lists(st.sampled_from(GENERATED_TASKS), min_size=1, unique=True)),
         seed=draw(st.integers(0, 2**40)),
         teacher=Teacher(
-            draw(words), draw(st.none() | st.builds(School, rationales=counts, lr=rates))
+            draw(words), draw(st.none() | st.builds(School, rationales=counts, lr=rates)), "off"
         ),
-        student=Student(draw(words)),
-        chat=draw(st.booleans()),
+        student=Student(draw(words), draw(st.sampled_from(["auto", "on", "off"]))),
         data=Data(
             draw(st.sampled_from(["bbh", "generated"])),
             "auto",
@@ -71,7 +81,7 @@ def recipes(draw):
             draw(st.sampled_from(["nuts", "map", "mle"])),
             draw(st.integers(1, n_val)),
             draw(shots),
-            tuple(draw(st.lists(words, max_size=3, unique=True))),
+            tuple(draw(st.lists(words | respondents, max_size=3, unique=True))),
         ),
         prefer=Prefer(draw(counts), draw(st.integers(0, questions))),
         pairs=Pairs("extremes", draw(st.integers(0, questions // 2)), draw(shares)),

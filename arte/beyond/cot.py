@@ -14,6 +14,7 @@ from ..core.answers import STOP, cut_answer, grade
 from ..core.prompts import naive_prompt
 from ..elicit import draft_id
 from ..engines.protocol import FirstToken, Sampling
+from ..models.chat import Begun
 
 # %% ../../nbs/beyond/cot.ipynb #9c57a520
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def cot_rationales(
     if len(questions) and not good:
         raise ValueError(_nothing_joins(task, len(questions), aside))
     sampling = Sampling(0.0, max_tokens - 1, STOP)
-    beginnings = [b.prompt + b.token.text for b in good]
+    beginnings = [Begun(b.prompt, b.token.text, exact=True) for b in good]
     done = engine.generate(beginnings, sampling)
     drafts = [_cot_draft(task, b, c[0].text) for b, c in zip(good, done)]
     return pd.DataFrame(drafts, columns=_DRAFT), pd.DataFrame(aside, columns=_ASIDE)
@@ -101,7 +102,7 @@ def _nothing_joins(task, n, aside):
 class _Reading:
     "Read an answer token by token."
 
-    head: str  # what has been read, prompt included
+    head: Begun  # what has been read, prompt included
     rest: str  # what follows, up to the closing tag
     left: int  # letters of the answer that have not been read
     leads: list[float] = field(default_factory=list)  # of the tokens that have been read
@@ -115,7 +116,7 @@ class _Reading:
             return
         lead = math.exp(likeliest.logprob) - math.exp(second.logprob)
         self.leads.append(lead)
-        self.head += text
+        self.head = Begun(self.head.prompt, self.head.begun + text)
         self.rest = self.rest.removeprefix(text)
         self.left -= len(text)
 
@@ -125,7 +126,7 @@ def _reading(prompt, text):
     head, tag, tail = text.rpartition("<ans>")
     answer, end, _ = tail.partition("</ans>")
     left = len(answer) if tag and end else 0
-    return _Reading(prompt + head + tag, answer + end, left)
+    return _Reading(Begun(prompt, head + tag), answer + end, left)
 
 
 def answer_confidence(

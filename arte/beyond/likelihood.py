@@ -12,6 +12,7 @@ import pandas as pd
 from ..core.answers import normalise
 from ..core.basics import derive_seed
 from ..core.prompts import student_prompt
+from ..models.chat import Begun
 from arte.prefer import (
     ACCURACY,
     Signal,
@@ -43,16 +44,12 @@ def answer_likelihoods(
     lead: str = LEAD,  # words between the prompt and the answer, not scored
 ) -> pd.DataFrame:  # draft, question_id, technique, item, task, logprob (a token, ≤ 0), tokens
     "Return the gold answers' log-probabilities per token after each draft (Table 13)."
-    if getattr(engine, "wrap", None):
-        raise ValueError(
-            'the signal "likelihood" puts words behind the prompt, but a chat template has already '
-            "closed the prompt there: use prefer.signal: accuracy, or chat: false"
-        )
     pairs = draft_item_pairs(drafts, items)
     prompts, golds = [], []
     for d, i in pairs:
         task = tasks[d.task]
-        prompts.append(student_prompt(task, [(d.question, d.rationale)], i.question) + lead)
+        prompt = student_prompt(task, [(d.question, d.rationale)], i.question)
+        prompts.append(Begun(prompt, lead))
         golds.append(gold_text(i.answer, task.kind))
     rows = []
     done = engine.logprobs(prompts, golds)

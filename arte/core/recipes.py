@@ -8,7 +8,7 @@ __all__ = ['preset_names', 'read_source', 'parse_yaml', 'apply_change', 'split_c
 
 # %% ../../nbs/core/recipes.ipynb #new00010
 from collections import Counter
-from dataclasses import asdict, fields
+from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 import yaml
@@ -178,7 +178,7 @@ def dump_recipe(
 ) -> str:  # YAML, every field written out
     "Write a recipe as YAML; `load_recipe` reads it back."
     return yaml.dump(
-        _plain(asdict(recipe)),
+        _plain(recipe),
         Dumper=yaml.SafeDumper,
         sort_keys=False,
         default_flow_style=None,
@@ -188,9 +188,15 @@ def dump_recipe(
 
 
 def _plain(value):
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+    "Return a setting as YAML's own kinds of values."
+    if isinstance(value, tuple):
+        return list(map(_plain, value))
+    if not isinstance(value, Section):
+        return value
+    alone = getattr(value, value.short) if value.short else None
+    if alone is not None and value == from_dict(type(value), alone):
+        return alone
+    return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
 
 # %% ../../nbs/core/recipes.ipynb #4c39bfe2
 def first_difference(

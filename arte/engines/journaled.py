@@ -16,6 +16,7 @@ from operator import attrgetter
 import numpy as np
 from .journal import CompletionRow, Journal, ScoreRow, entry_key, sampling_key
 from .protocol import Completion, Engine, FirstToken, Sampling
+from ..models.chat import ChatTemplate, is_thinking, without_thinking
 from ..models.terminal import progress
 
 # %% ../../nbs/engines/journaled.ipynb #cdc670ea
@@ -73,7 +74,14 @@ class _Completions:
             yield CompletionRow(*asked, *answer, engine)
 
     def answer(self, keys):
-        return [Completion(*self.found[key]) for key in keys]
+        return [_shown(*self.found[key]) for key in keys]
+
+
+def _shown(text, tokens, prompt_tokens, finish):
+    "Return a completion without what the model thought; one that thinks to its end is unfinished."
+    if is_thinking(text) and finish in ("stop", "eos"):
+        finish = "length"
+    return Completion(without_thinking(text), tokens, prompt_tokens, finish)
 
 
 class _Logprobs:
@@ -154,10 +162,10 @@ class Journaled(Engine):
         make: Callable[[], Engine] | None = None,  # opens the engine; None: replay only
         chunk: int = 512,  # completions in one transaction
         label: str = "",  # for the progress bar
-        wrap: Callable[[str], str] | None = None,  # put around each prompt first: a chat template
+        template: ChatTemplate | None = None,  # goes around each prompt first
     ):
         self.journal, self.fingerprint, self.make = journal, fingerprint, make
-        self.chunk, self.label, self.wrap = chunk, label, wrap
+        self.chunk, self.label, self.template = chunk, label, template
         self.inner: Engine | None = None
         self.hits = self.misses = self.tokens_in = self.tokens_out = 0
 
@@ -189,7 +197,11 @@ class Journaled(Engine):
         continuations: list[str],  # one per prompt
     ) -> list[np.ndarray]:  # float32 log-probability of each token of each continuation
         "Score given continuations."
-        pairs = list(zip(self._wrapped(prompts), continuations, strict=True))
+        pairs = list(zip(prompts, continuations, strict=True))
+        if self.template is None:
+            pairs = [(str(prompt), continuation) for prompt, continuation in pairs]
+        else:
+            pairs = [self.template.continued(*pair) for pair in pairs]
         return self._answers(_Logprobs(self.fingerprint), pairs, self.chunk)
 
     def first_tokens(
@@ -198,15 +210,10 @@ class Journaled(Engine):
         k: int,  # how many, at most
     ) -> list[list[FirstToken]]:  # per prompt, the most likely first
         "Return the most likely first tokens of each completion."
-        if self.wrap is not None:
-            raise ValueError(
-                "a first token comes right after the prompt, but the chat template has closed the "
-                "prompt already: use plain prompts (chat: false)"
-            )
-        return self._answers(_FirstTokens(self.fingerprint, k), prompts, self.chunk)
+        return self._answers(_FirstTokens(self.fingerprint, k), self._wrapped(prompts), self.chunk)
 
     def _wrapped(self, prompts):
-        return prompts if self.wrap is None else list(map(self.wrap, prompts))
+        return list(map(self.template or str, prompts))
 
     def _answers(self, asked, questions, size):
         "Return an answer to each question; generate what the journal lacks, `size` at a time."

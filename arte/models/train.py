@@ -22,7 +22,8 @@ from unittest.mock import patch
 import pandas as pd
 from .terminal import progress
 from .launch import is_first, processes
-from .load import ModelOptions, chat_text, load_model, load_tokenizer, save_model
+from .chat import training_texts
+from .load import ModelOptions, load_model, load_tokenizer, save_model
 from .terminal import quiet
 from ..core.fields import RecipeError
 
@@ -286,8 +287,7 @@ def sft(
     "Fine-tune all weights (§4.1); the folder `out` appears once it is complete."
     options = replace(options, dtype="float32")
     tokenizer, model = load_tokenizer(folder, options), load_model(folder, options)
-    if options.chat:
-        examples = [e | dict(prompt=chat_text(tokenizer, e["prompt"])) for e in examples]
+    examples = training_texts(folder, options, tokenizer, examples, ("completion",))
     model.get_input_embeddings().weight.requires_grad_(options.train_embeddings)
     with tempfile.TemporaryDirectory() as tmp:
         trainer = sft_trainer(model, tokenizer, examples, settings, seed=seed, folder=tmp)

@@ -281,8 +281,8 @@ class RunDir:
         return _read_table(file, again)
 
     @property
-    def models(self) -> dict[str, dict[str, str]]:
-        "Return the models by role, each with its folder, fingerprint and maybe made_of."
+    def models(self) -> dict[str, dict]:
+        "Return the models by role, each with folder, fingerprint, and maybe made_of and chat."
         return read_json(self.path("models.json"))
 
     def register(
@@ -306,7 +306,7 @@ class RunDir:
     def note_model(
         self,
         role: str,  # "teacher", "student", …
-        model: dict[str, str],  # its folder, fingerprint and maybe made_of
+        model: dict,  # its folder, fingerprint, and maybe made_of and chat
     ) -> None:
         "Note a model whose fingerprint is known."
         self._must_write()

@@ -8,7 +8,7 @@ __all__ = ['Recipe']
 # %% ../../../nbs/core/settings/recipe.ipynb #d945feea
 from dataclasses import dataclass
 from math import comb
-from ..fields import Count, RecipeError, Section, Size
+from ..fields import Count, RecipeError, Section, Size, Switch
 from .machine import EngineSettings, Tracker
 from .method import Data, Elicit, Irt, Pairs, Prefer, Student, Teacher
 from .training import Align, Distill, Eval, Tailor, Transfer, Unseen
@@ -74,24 +74,6 @@ def _check_lengths(r):
             section.refuse("max_length", problem, "Raise it.")
 
 
-def _check_chat(r):
-    "Refuse what needs a text behind the prompt, which a chat template closes."
-    if not r.chat:
-        return
-    closed = "where a chat template has already closed it"
-    if r.elicit.cot:
-        problem = (
-            f"got {r.elicit.cot} with chat: true, but a first token is put behind the prompt, "
-            f"{closed}"
-        )
-        raise RecipeError("elicit.cot", problem, "Write cot: 0, or chat: false.")
-    if r.prefer.signal == "likelihood":
-        problem = (
-            f"got likelihood with chat: true, but the answer is put behind the prompt, {closed}"
-        )
-        raise RecipeError("prefer.signal", problem, "Write signal: accuracy, or chat: false.")
-
-
 def _check_server(r):
     "Refuse a server whose model is none of the run's, or is fine-tuned before it is used."
     if r.engine.kind != "server":
@@ -111,6 +93,11 @@ def _check_server(r):
 class Recipe(Section):
     "Every setting of a run. Section names are the names of the steps."
 
+    gone = {
+        "chat": "Each model has its own now: teacher.chat and student.chat, each auto, on or off. "
+        "For chat: false write teacher: {chat: off} and student: {chat: off}."
+    }
+
     name: str  # a short name, shown in reports
     tasks: tuple[str, ...]  # names of BBH's files, without .json
     teacher: Teacher  # the model that writes
@@ -119,8 +106,6 @@ class Recipe(Section):
     # alignments in a row, each on new drafts of the teacher that the one before left; the paper
     # has one
     rounds: Count = 1
-    # wrap prompts in the model's chat template? The paper's Tables 8 and 13 are plain text
-    chat: bool = False
     trust_remote_code: bool = False  # may a model bring its own Python code?
     # train in several processes: an accelerate configuration, "fsdp-8" or the path of a file; the
     # paper gives none
@@ -147,5 +132,16 @@ class Recipe(Section):
         _check_items(self)
         _check_drafts(self)
         _check_lengths(self)
-        _check_chat(self)
         _check_server(self)
+
+    def chat_of(
+        self,
+        role: str,  # of a model of a run: "teacher", "aligned-2", "student-arte", "respondent-1"
+    ) -> Switch:  # "auto", "on" or "off"
+        "Return whether a model reads its chat template."
+        if role.startswith(("teacher", "aligned")):
+            return "off" if self.teacher.school else self.teacher.chat
+        number = role.removeprefix("respondent-")
+        if number != role:
+            return self.irt.respondents[int(number) - 1].chat
+        return self.student.chat

@@ -18,6 +18,7 @@ from arte.run.hub.claims import (
     results_text,
     tested_on,
 )
+from ..engine import chatting
 from .dataset import tailored_dataset
 from .terms import hub_name, licence_note, model_link, public_name, public_recipe
 from ..pages.accuracy import overall
@@ -240,10 +241,11 @@ def model_head(
 def asked_text(
     recipe,  # `Recipe`
     prompt: str,  # an example of one
+    chat: bool,  # is it asked in its chat template?
 ) -> dict:  # of the card's template
     "Write how the student is asked: in its chat template, or without one."
     asked = dict(prompt=repr(prompt), tokens=recipe.eval.max_tokens)
-    if recipe.chat:
+    if chat:
         form = "as the user's message in its chat template"
         return asked | dict(form=form, asked='[dict(role="user", content=prompt)]')
     return asked | dict(form="without a chat template", asked="prompt")
@@ -278,5 +280,5 @@ def model_card(
         repo=repo,
         tasks=titles_text(recipe),
         **shared_fields(run, arm, licence),
-        **asked_text(recipe, examples[0]["prompt"]),
+        **asked_text(recipe, examples[0]["prompt"], chatting(run, f"student-{arm}")),
     )

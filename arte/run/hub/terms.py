@@ -43,6 +43,13 @@ def outside(
     return name if name is None or name in HUB_NAMES else public_name(name)
 
 
+def _outside_respondent(respondent):
+    "Return an entry of `irt.respondents`, a name or a section, as it may be published."
+    if isinstance(respondent, str):
+        return outside(respondent)
+    return respondent | dict(model=outside(respondent["model"]))
+
+
 def public_recipe(
     recipe: Recipe,  # of the run
 ) -> str:  # YAML
@@ -50,8 +57,8 @@ def public_recipe(
     r = yaml.safe_load(dump_recipe(recipe))
     for section in ("teacher", "student", "engine"):
         r[section]["model"] = outside(r[section]["model"])
-    for section, field in (("irt", "respondents"), ("transfer", "students")):
-        r[section][field] = list(map(outside, r[section][field]))
+    r["transfer"]["students"] = list(map(outside, r["transfer"]["students"]))
+    r["irt"]["respondents"] = list(map(_outside_respondent, r["irt"]["respondents"]))
     r["accelerate"] = outside(r["accelerate"])
     r["engine"]["url"] = None
     return yaml.dump(r, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)

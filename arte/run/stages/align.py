@@ -17,6 +17,7 @@ from ...models.load import ModelOptions, load_tokenizer
 from ...models.train import too_long
 from ...prefer import answer_one_shot, preference_scores
 from ..plan.jobs import Estimate, Job, steps
+from ..engine import chatting, template_of
 from ..rundir import RunDir
 from ..sections.align import ALIGNED, ALIGNMENT
 from arte.run.stage import (
@@ -39,7 +40,7 @@ def run_align(
     "Align the teacher by DPO (§3.3)."
     r, pairs = run.recipe, run.table("pairs")
     seed = derive_seed(r.seed, "align")
-    how = dict(settings=r.align, seed=seed, options=ModelOptions.of(r))
+    how = dict(settings=r.align, seed=seed, options=ModelOptions.of(r, "teacher"))
 
     def train(out):
         base = run.model_folder("teacher")
@@ -50,7 +51,7 @@ def run_align(
     texts = pairs[["prompt", "chosen", "rejected"]]
     settings = asdict(r.align) | dict(held_out=None)
     teacher = run.models["teacher"]["fingerprint"]
-    made_of = [teacher, texts, settings, seed, r.chat]
+    made_of = [teacher, texts, settings, seed, chatting(run, "teacher")]
     log = run.trained("aligned", made_of, train)
     run.save("align_log", log)
     long = cut_off(run, "teacher", pairs, ("chosen", "rejected"), "align")
@@ -65,9 +66,12 @@ def cut_off(
     section: str,  # of the recipe: "align" or "distill"
 ) -> dict[str, int]:  # a count, if there is anything to count
     "Count the examples that are longer than the recipe allows; the trainer cuts them."
-    tokenizer = load_tokenizer(run.model_folder(role), ModelOptions.of(run.recipe))
-    longest = getattr(run.recipe, section).max_length
-    n = too_long(tokenizer, examples.to_dict("records"), answers, longest)
+    tokenizer = load_tokenizer(run.model_folder(role), ModelOptions.of(run.recipe, role))
+    longest, template = getattr(run.recipe, section).max_length, template_of(run, role)
+    rows = examples.to_dict("records")
+    n = too_long(
+        tokenizer, template.examples(rows, answers) if template else rows, answers, longest
+    )
     return {f"cut off at {section}.max_length": n} if n else {}
 
 # %% ../../../nbs/run/stages/align.ipynb #ccc16a5c

@@ -25,9 +25,9 @@ def respondents(
     run: RunDir,  # opened to write
 ) -> list[str]:  # roles
     "Return who answers the validation items; register the further models of the recipe."
-    for i, name in enumerate(run.recipe.irt.respondents, 1):
+    for i, respondent in enumerate(run.recipe.irt.respondents, 1):
         if f"respondent-{i}" not in run.models:
-            run.register(f"respondent-{i}", resolve_model(name))
+            run.register(f"respondent-{i}", resolve_model(respondent.model))
     further = ("teacher-school", "respondent")
     roles = [role for role in run.models if role == "student" or role.startswith(further)]
     if run.recipe.teacher.school:
@@ -100,7 +100,7 @@ def irt_needs(
     "Count the answers of the response matrix."
     r = e.recipe
     states = r.teacher.school.checkpoints if r.teacher.school else 0
-    roles = ["student", *["teacher"] * states, *r.irt.respondents]
+    roles = ["student", *["teacher"] * states, *(o.model for o in r.irt.respondents)]
     jobs = [_answers(e, role, x) for role in roles for x in e.texts]
     rows = len(roles) * len(r.irt.shots)
     return jobs, f"a matrix of {rows} rows × {r.data.n_val} items a task"

@@ -17,6 +17,7 @@ from ...distill import arm_examples, check_equal, distill
 from ...models.launch import launch
 from ...models.load import ModelOptions
 from ..plan.jobs import Estimate, Job
+from ..engine import chatting
 from ..rundir import RunDir
 from ..sections.distill import FINE_TUNING, SOUNDNESS
 from arte.run.stage import (
@@ -194,7 +195,7 @@ def learn(
 ) -> pd.DataFrame:  # the log
     "Fine-tune a student; one that is there and made of the same is not trained again."
     r = run.recipe
-    how = dict(settings=r.distill, seed=r.seed, options=ModelOptions.of(r))
+    how = dict(settings=r.distill, seed=r.seed, options=ModelOptions.of(r, base))
 
     def train(out):
         folder, track = run.model_folder(base), tracked(run, role)
@@ -204,7 +205,7 @@ def learn(
     rows = arm_examples(examples, arm)
     settings = asdict(r.distill) | dict(arms=None)
     seed = derive_seed(r.seed, "distill")
-    return run.trained(role, [start, rows, settings, seed, r.chat], train)
+    return run.trained(role, [start, rows, settings, seed, chatting(run, base)], train)
 
 
 def distill_needs(
