@@ -18,6 +18,7 @@ import numpy as np
 import yaml
 from .answers import KINDS, AnswerKind, answer_kind
 from .basics import derive_seed, nearest
+from .files import DoubledKey, load_yaml, read_text
 
 # %% ../../nbs/core/tasks.ipynb #36812678
 @dataclass(frozen=True)
@@ -127,7 +128,9 @@ def load_tasks(
     "Read tasks from a YAML file; ValueError names the file, the field, and what to write."
     file = Path(path) if isinstance(path, str) else path
     try:
-        given = yaml.safe_load(file.read_text(encoding="utf-8"))
+        given = load_yaml(read_text(file))
+    except DoubledKey as e:
+        raise ValueError(f"{path}: {e}, expected once; remove one") from None
     except yaml.YAMLError as e:
         raise ValueError(f"{path}: not valid YAML: {e}") from None
     if not isinstance(given, dict) or not given:

@@ -10,6 +10,7 @@ import json
 import re
 from pathlib import Path
 
+from ..core.files import read_text
 from ..core.tasks import Exemplar, Item, builtin_tasks, get_task, make_item
 from .places import Place, find_data, load_from_hub
 
@@ -54,7 +55,7 @@ def _rows(task, source):  # dicts with input and target
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist. {_ADVICE}")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["examples"]
+        return json.loads(read_text(path))["examples"]
     except (ValueError, KeyError, TypeError) as e:
         problem = f"{path} is cut short or not a BBH file ({type(e).__name__}: {e})"
         expected = '{"examples": [{"input": …, "target": …}, …]}'
@@ -124,7 +125,7 @@ def load_exemplars(
     path = next(filter(Path.is_file, paths), None)
     if path is None:
         raise FileNotFoundError(f"no cot-prompts/{task}.txt in {source} or beside it. {_ADVICE}")
-    found = parse_exemplars(path.read_text(encoding="utf-8"))
+    found = parse_exemplars(read_text(path))
     if len(found) != 3:
         problem = f"{path}: expected three worked examples, found {len(found)}"
         raise ValueError(f"{problem}; fetch the file again")

@@ -14,7 +14,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from ..core.files import cache_dir, whole_folder
+from ..core.files import cache_dir, read_text, whole_folder
 from ..core.tasks import Item, builtin_tasks, get_task, make_item
 from .bigbench_form import PROGRAMMATIC, bigbench_name, convert
 from .places import Place, find_data, load_from_hub, offline
@@ -141,7 +141,7 @@ def _file_rows(task, folder):  # (head, rows)
         problem = f"{folder} has no {name.replace('/', '_')}.json and no {name}/task.json"
         raise FileNotFoundError(f"{problem}. {_ADVICE}")
     try:
-        head = json.loads(path.read_text(encoding="utf-8"))
+        head = json.loads(read_text(path))
         return head, list(head["examples"])
     except (ValueError, KeyError, TypeError) as e:
         problem = f"{path} is cut short or no task.json of BIG-bench ({type(e).__name__}: {e})"

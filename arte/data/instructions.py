@@ -19,6 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.basics import nearest
+from ..core.files import read_text
 from .places import Place, find_data, read_column, read_jsonl
 
 # %% ../../nbs/data/instructions.ipynb #de5fc880
@@ -291,14 +292,14 @@ def _read_parquet(path):
 
 def _read_json(path):
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(read_text(path))
     except ValueError as e:
         advice = "fetch it again, or name it .jsonl if each line is a row"
         raise ValueError(f"{path} is cut short or no JSON ({e}); {advice}") from None
-    if not isinstance(rows, list):
-        got = type(rows).__name__
-        raise ValueError(f"{path}: expected a list of rows, got a {got}; fetch it again")
-    return rows
+    if isinstance(rows, list):
+        return rows
+    got = type(rows).__name__
+    raise ValueError(f"{path}: expected a list of rows, got a {got}; fetch it again")
 
 
 _READERS = {".jsonl": read_jsonl, ".json": _read_json, ".parquet": _read_parquet}
@@ -365,7 +366,6 @@ def load_instructions(
         advice = "ask for fewer, or look for a file that is missing"
         raise ValueError(f"{name}: {problem}; {advice}")
     ids = [f"{name}-{_number('id', *pair):016x}" for pair in pairs]
-    table = pd.DataFrame(pairs, columns=["prompt", "completion"])
-    table = table.assign(example=ids, arm=name, task=name, question_id=ids)
     columns = "example arm task prompt completion question_id".split()
-    return table[columns], dict(left_out)
+    rows = [(i, name, name, *pair, i) for i, pair in zip(ids, pairs)]
+    return pd.DataFrame(rows, columns=columns), dict(left_out)

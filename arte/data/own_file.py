@@ -37,18 +37,41 @@ def _read_text(path):
         ) from None
 
 
-def _read_rows(path):  # (row, question, answer) of each, stripped
-    table = csv.DictReader(io.StringIO(_read_text(path), newline=""))
-    columns = table.fieldnames or []
+def _check_columns(path, columns):
+    got = ", ".join(columns) or "(none)"
     for column in ("question", "answer"):
         if column not in columns:
-            got = ", ".join(columns) or "(none)"
             raise ValueError(
                 f"{path}: no column {column}; got the columns {got}, "
                 "expected question and answer, in the first line"
             )
+        if columns.count(column) > 1:
+            raise ValueError(
+                f"{path}: {columns.count(column)} columns are called {column}; got the columns "
+                f"{got}, expected one of each; rename or delete the others"
+            )
+
+
+def _whole_rows(path, table):
+    "Yield the rows of a CSV reader; name the row in which a quote goes wrong."
+    n = 0
+    try:
+        for row in table:
+            n += 1
+            yield row
+    except csv.Error as e:
+        raise ValueError(
+            f"{path}, row {n + 1}: a text in quotes does not end where it should ({e}); close the "
+            'quote, and write a quote inside of a text twice: ""'
+        ) from None
+
+
+def _read_rows(path):  # (row, question, answer) of each, stripped
+    table = csv.DictReader(io.StringIO(_read_text(path), newline=""), strict=True)
+    columns = list(table.fieldnames or [])
+    _check_columns(path, columns)
     rows = []
-    for n, row in enumerate(table, 1):
+    for n, row in enumerate(_whole_rows(path, table), 1):
         if None in row:  # where csv puts the fields that have no column
             problem = f"{len(columns) + len(row[None])} fields under {len(columns)} column names"
             advice = "a text with a comma in it goes in quotes"

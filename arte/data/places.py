@@ -148,7 +148,7 @@ def read_jsonl(
     path: Path,  # a file with a JSON value in each line
 ) -> Iterator:  # the values; ValueError names file and line
     "Read a file line by line."
-    with open(path, encoding="utf-8") as f:
+    with open(path, encoding="utf-8-sig") as f:
         for i, line in enumerate(f, 1):
             try:
                 if line.strip():

@@ -60,9 +60,16 @@ def near_duplicate(
 _MARK = re.compile(r"\s+(?:[-*•]|\(?[a-z][.)])\s|\n|,|\([a-z]\)")
 
 
+# points between digits, and signs of calculation, are part of what is said: 3.5, !=, ≥
+_PUNCTUATION = re.compile(
+    r"(?<=\d),(?=\d{3}(?!\d))|(?<!\d)[.,]|[.,](?!\d)|!(?!=)|[^\w\s()\[\]{}<>+*/=≥≤≠≈%^!.,-]"
+)
+
+
 def _said(text):  # without punctuation, then without hyphens and spaces
-    letters = re.sub(r"[^\w\s()\[\]{}<>+*/=-]", "", text)
-    return re.sub(r"\s|(?<=[a-z])-(?=[a-z])", "", letters)
+    letters = _PUNCTUATION.sub("", text)
+    apart = re.sub(r"(?<=\d)\s+(?=\d)", "_", letters)
+    return re.sub(r"\s|(?<=[a-z])-(?=[a-z])", "", apart)
 
 
 def stem(
