@@ -7,12 +7,12 @@ __all__ = ['preset_names', 'read_source', 'parse_yaml', 'apply_change', 'split_c
            'dump_recipe', 'first_difference']
 
 # %% ../../nbs/core/recipes.ipynb #new00010
-from collections import Counter
 from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 import yaml
 from .basics import nearest
+from .files import DoubledKey, load_yaml, read_text
 from .settings.recipe import Recipe
 from arte.core.fields import (
     RecipeError,
@@ -44,7 +44,7 @@ def read_source(
         return _preset_files().joinpath(f"{source}.yaml").read_text(encoding="utf-8")
     path = Path(source).expanduser()
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     names = ", ".join(presets)
     if path.suffix in (".yaml", ".yml"):
         raise FileNotFoundError(
@@ -56,28 +56,16 @@ def read_source(
     raise RecipeError("recipe", f"there is no preset {str(source)!r}", fix)
 
 # %% ../../nbs/core/recipes.ipynb #31b0b266
-class _Loader(yaml.SafeLoader):
-    "`SafeLoader` that refuses a key that is written twice."
-
-    def construct_mapping(self, node, deep=False):
-        names = [k.value for k, _ in node.value if isinstance(k, yaml.ScalarNode)]
-        for name, count in Counter(names).items():
-            if count > 1:
-                line = node.start_mark.line + 1
-                problem = f"is there twice in one section (line {line} and below), expected once"
-                raise RecipeError(name, problem, "Remove one.")
-        return super().construct_mapping(node, deep)
-
-
 def parse_yaml(
     text: str,  # YAML
     name: str,  # what to call it in an error
 ):
     "Return YAML text as plain Python values."
     try:
-        return yaml.load(text, Loader=_Loader)
-    except RecipeError:
-        raise
+        return load_yaml(text)
+    except DoubledKey as e:
+        problem = f"is there twice in one section (line {e.line} and below), expected once"
+        raise RecipeError(e.name, problem, "Remove one.") from None
     except (yaml.YAMLError, ValueError) as e:
         problem = f"this is not YAML: {' '.join(str(e).split())}"
         raise RecipeError(name, problem, "Check the indentation and the colons.") from None
