@@ -93,7 +93,8 @@ CHANGES = {
     "elicit.cot": (2, DRAFTS),
     "irt.method": ("mle", "", SCORES),
     "irt.k": (6, "prefer heldout", SCORES),
-    "irt.balance": (True, "", f"{SCORES} heldout"),
+    "irt.choose": ("information", "", f"{SCORES} heldout"),
+    "irt.balance": (False, "", f"{SCORES} heldout"),
     "irt.shots": ([0, 2], "irt", SCORES),
     "irt.respondents": (["other"], "irt", SCORES),
     "prefer.max_tokens": (90, "irt prefer heldout"),
@@ -175,7 +176,8 @@ def test_nothing_depends_on_these(world, settings):
 
 def test_balanced_preference_sets(world):
     "The same fits, other choices: as many items, their gold answers in turn."
-    plain = world.first({"irt.k": 3})  # three items that are all answered True, as it happens
+    # three items that are all answered True, as it happens
+    plain = world.first({"irt.k": 3, "irt.balance": False})
     balanced = world.run({"irt.k": 3, "irt.balance": True}, plain.folder)[0]
     a, b, items = plain.table("prefset"), balanced.table("prefset"), plain.table("items")
     for task, rows in a.groupby("task"):

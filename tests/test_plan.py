@@ -86,7 +86,7 @@ def test_the_papers_counts_do_not_depend_on_data_in_reach(offline):
 @pytest.mark.parametrize(
     "field, value, stage, factor",
     [
-        ("irt.k", 20, "heldout", 0.5),
+        ("irt.k", 20, "heldout", 80 / 60),
         ("elicit.techniques", 2, "prefer", 0.5),
         ("align.epochs", 3, "align", 3),
         ("distill.arms", ["arte", "original"], "distill", 0.5),

@@ -93,12 +93,56 @@ def _maximum(s, prior):
         return x, _curvature_sd(lambda x: loss(x)[1], x, free)
 
 
+def _scaled(s, log_a, b):
+    "Return each respondent's weights of the nodes (respondents, nodes), the greatest 1."
+    eta = np.exp(log_a) * (_nodes[:, None] - b)
+    joint = _log_weights - (s == 1) @ np.logaddexp(0, -eta).T - (s == -1) @ np.logaddexp(0, eta).T
+    return np.exp(joint - joint.max(1, keepdims=True))
+
+
+def _profiles(j, x, s, prior):
+    "Return the grid of log a and b of an item, and the best log-likelihood at each value."
+    log_a, b = np.split(x, 2)
+    others = np.arange(len(b)) != j
+    weights = _scaled(s[:, others], log_a[others], b[others])
+    grid = np.linspace(*_bounds.T, 81).T  # (2, 81)
+    of_a, of_b = np.meshgrid(*grid, indexing="ij")
+    eta = np.exp(of_a) * (_nodes[:, None, None] - of_b)
+    surface = 0
+    for answer in (1, -1):
+        chance = np.exp(-np.logaddexp(0, -answer * eta))
+        surface += np.log(np.tensordot(weights[s[:, j] == answer], chance, 1)).sum(0)
+    if prior:
+        surface -= ((of_a / 0.5) ** 2 + (of_b / 1.5) ** 2) / 2
+    return grid, (surface.max(1), surface.max(0))
+
+
+def _profile_range(values, profile, drop=1.92):
+    "Return where a profile is within `drop` of its maximum, between the values of the grid too."
+    fine = np.linspace(values[0], values[-1], 2001)
+    inside = np.interp(fine, values, profile) >= profile.max() - drop
+    return fine[inside][[0, -1]]
+
+
+def _ranges(x, sd, s, prior):
+    "Return 95 % intervals of log a and b, (2, 2 items): by the curvature, or by the profile."
+    low_high = x + 1.96 * np.array([[-1], [1]]) * sd
+    n = len(x) // 2
+    unknown = np.isnan(sd).reshape(2, n)
+    for j in np.flatnonzero(unknown.any(0)):
+        grid, profiles = _profiles(j, x, s, prior)
+        for which in np.flatnonzero(unknown[:, j]):
+            low_high[:, which * n + j] = _profile_range(grid[which], profiles[which])
+    return np.clip(low_high, *np.repeat(_bounds, n, axis=0).T)
+
+
 def _fit_marginal(matrix, prior):
     "Fit by the mode (`prior` True) or the maximum of the marginal likelihood (False)."
     s, keep = answer_signs(matrix)
     x, sd = _maximum(s, prior)
     log_a, b = np.split(x, 2)
     sd_log_a, sd_b = np.split(sd, 2)
+    range_log_a, range_b = np.split(_ranges(x, sd, s, prior), 2, axis=1)
     a = np.exp(log_a)
     W = _node_posterior(log_a, b, s)[1]
     theta = W @ _nodes
@@ -112,6 +156,8 @@ def _fit_marginal(matrix, prior):
         items=list(matrix.columns),
         respondents=list(matrix.index),
         method="map" if prior else "mle",
+        a_range=in_place(np.exp(range_log_a), keep),
+        b_range=in_place(range_b, keep),
     )
 
 # %% ../../nbs/01_irt_fit.ipynb #5264fcb1
@@ -135,6 +181,7 @@ def fit_2pl(
 
 # %% ../../nbs/01_irt_fit.ipynb #e56589a1
 _PER_ITEM, _PER_RESPONDENT = ("a", "a_sd", "b", "b_sd"), ("theta", "theta_sd")
+_RANGES = ("a_range", "b_range")
 
 
 def save_fit(
@@ -154,6 +201,9 @@ def save_fit(
 def _estimates(fit):
     of_items = dict.fromkeys(_PER_ITEM, ["all_items"])
     dims = of_items | dict.fromkeys(_PER_RESPONDENT, ["respondent"])
+    for name in _RANGES:
+        if getattr(fit, name) is not None:
+            dims[name] = ["end", "all_items"]
     values = {name: getattr(fit, name) for name in dims}
     coords = dict(all_items=fit.items, respondent=fit.respondents)
     how = dict(default_dims=[], attrs=dict(method=fit.method))
@@ -163,14 +213,15 @@ def _estimates(fit):
 def load_fit(
     path,  # a file written by `save_fit`
 ) -> Fit:
-    "Read a fit back."
+    "Read a fit back; one of an older version has no intervals."
     if not Path(path).is_file():
         raise FileNotFoundError(f"No fit at {path}; save one with save_fit, or run the stage irt")
     az = quiet_arviz()
     with az.rc_context({"data.load": "eager"}):
         idata = az.from_netcdf(str(path))  # and close the file
     saved = idata.constant_data
-    estimates = {name: saved[name].values for name in _PER_ITEM + _PER_RESPONDENT}
+    kept = [name for name in _PER_ITEM + _PER_RESPONDENT + _RANGES if name in saved]
+    estimates = {name: saved[name].values for name in kept}
     return Fit(
         **estimates,
         items=saved.all_items.values.tolist(),

@@ -134,9 +134,13 @@ class Respondent(Section, place="irt.respondents", short="model"):
 class Irt(Section, place="irt"):
     "Item response theory (§3.2, App. E): which validation items tell models apart."
 
-    # estimation: Bayesian in §3.2 (nuts, map), maximum likelihood in App. E (mle)
+    # estimation: Bayesian in §3.2, maximum likelihood in App. E (mle). nuts draws from the
+    # posterior; map is the mode of the items' marginal posterior, with fixed hyperparameters
     method: Literal["nuts", "map", "mle"] = "nuts"
-    k: Count = 40  # most discriminative items per task that form the preference set; §4.1
+    k: Count = 40  # items per task that form the preference set; §4.1
+    # by which the k best are chosen: discrimination in §3.2; information at the student's own
+    # ability is ours
+    choose: Literal["discrimination", "information"] = "discrimination"
     # every respondent answers with each number of worked examples; §4.1
     shots: tuple[Shots, ...] = (0, 1, 2, 3)
     # models that answer besides the student (and a school's checkpoints), each a name, or
@@ -145,8 +149,8 @@ class Irt(Section, place="irt"):
     draws: Count = 1000  # posterior draws per chain (nuts); the paper gives none, PyMC's default
     tune: Count = 1000  # warm-up draws per chain (nuts); the paper gives none, PyMC's default
     chains: Count = 4  # chains (nuts), at least 2 for R̂; the paper gives none
-    # the k items take their gold answers in turn, each answer's most discriminative ones first;
-    # the paper has no such rule
+    # the k items take their gold answers in turn, each answer's best ones first; the paper has no
+    # such rule, our presets have it on: small students answer by habit
     balance: bool = False
 
     def check(self):

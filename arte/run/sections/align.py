@@ -55,12 +55,26 @@ def heldout_section(
     unreadable = (sums.failures / sums.n).map(percent)
     return [
         "<p>Questions that alignment never saw, answered by the teacher with the naive prompt "
-        "before and after; each rationale is scored by the student's one-shot accuracy on the "
-        "preference set.</p>",
+        "before and after; each rationale is scored by the student's one-shot accuracy on "
+        f"{_scored_on(heldout)}.</p>",
         Table("heldout", gain_cells(gain), gain),
         f"<p>Student's answers that could not be read: {unreadable.before} before, "
         f"{unreadable.after} after.</p>",
     ]
+
+
+def _scored_on(heldout):
+    "Write on which items held-out questions were scored; older tables do not say it."
+    sets = heldout["set"] if "set" in heldout else pd.Series("pref", heldout.index)
+    chosen = sorted(heldout.task[sets == "pref"].unique())
+    if not chosen:
+        return "the validation items that were not chosen for the preference set"
+    if sets.eq("pref").all():
+        return "the preference set itself, for which the drafts were chosen: the gain flatters"
+    return (
+        "the validation items that were not chosen, but on the preference set itself for "
+        f"{html.escape(', '.join(chosen))}, where no others are left"
+    )
 
 
 ALIGNMENT = Section("Alignment", align_section, ("align_log",))

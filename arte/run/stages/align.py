@@ -26,7 +26,7 @@ from arte.run.stage import (
     Stage,
     aligned_role,
     opened,
-    preference_items,
+    held_out_items,
     save_tables,
     tasks_of,
     tracked,
@@ -117,17 +117,18 @@ def run_heldout(
     run: RunDir,  # opened to write
     parts: Parts,  # arms, signals, sources and engines to choose from
 ) -> dict:  # counts
-    "Let the teacher answer held-out questions before and after, and the student score them."
+    "Score the teacher's answers to held-out questions, before and after, on items not chosen."
     counts = Counts()
     drafts = all_held_out_drafts(run, counts, parts)
     if not drafts:
         return counts
     drafts = pd.concat(drafts, ignore_index=True)
     tasks = tasks_of(run.recipe, parts.sources)
-    items, limit = preference_items(run), run.recipe.prefer.max_tokens
+    items, limit = held_out_items(run), run.recipe.prefer.max_tokens
     with opened(run, "student", counts, parts) as student:
         answers = answer_one_shot(student, drafts, items, tasks, max_tokens=limit)
     scores = held_out_table(preference_scores(answers))
+    scores["set"] = scores.task.map(items.groupby("task")["set"].first())
     return counts | save_tables(run, heldout_drafts=drafts, heldout=scores)
 
 
@@ -163,7 +164,8 @@ def heldout_needs(
         return [], "nothing: align.held_out is 0"
     for x in e.texts:
         jobs += [e.naive(x, n)] * teachers
-        jobs.append(e.one_shot(x, teachers * n * e.recipe.irt.k))
+        unchosen = x.n_val - e.recipe.irt.k
+        jobs.append(e.one_shot(x, teachers * n * (unchosen or x.n_val)))
     return jobs, f"scores of {n * len(e.texts):,} questions before and after"
 
 
@@ -172,6 +174,6 @@ HELD_OUT = Stage(
     run_heldout,
     needs=heldout_needs,
     tables=("heldout_drafts", "heldout"),
-    settings=("align.held_out", "irt.k"),
+    settings=("align.held_out", "data.n_val", "irt.k"),
     sections=(ALIGNED,),
 )
