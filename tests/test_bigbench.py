@@ -18,7 +18,7 @@ from arte.data import bigbench, places
 from arte.core.answers import options
 from arte.data.bigbench_form import PROGRAMMATIC, bigbench_name
 from arte.data.bigbench import bigbench_source, load_bigbench, unpack_archive
-from arte.data.repeats import distinct, stem
+from arte.data.repeats import contradictory, distinct, stem
 from arte.data.validation import validation_counts, validation_items, validation_pool
 from arte.data.bbh import bbh_source, load_bbh
 from arte.core.tasks import builtin_tasks
@@ -114,7 +114,8 @@ def test_a_test_item_in_another_dress_is_found(data, task):
             for o in bbh
         ]
         assert distinct(rewritten, bbh) == [], reformat.__name__
-    assert len(distinct(bbh)) == len({plain(o.question) for o in bbh})
+    unclear = {plain(o.question) for o in contradictory(bbh)}  # with two answers
+    assert len(distinct(bbh)) == len({plain(o.question) for o in bbh} - unclear)
 
 
 @pytest.mark.parametrize("task", TASKS)

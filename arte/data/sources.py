@@ -18,7 +18,7 @@ from arte.data.generated.tasks import (
     make_exemplars,
     make_items,
 )
-from .repeats import distinct
+from .repeats import contradictory, distinct
 from .validation import validation_pool
 
 # %% ../../nbs/data/sources.ipynb #c73d7204
@@ -125,6 +125,10 @@ def draw_splits(
     known = [*splits["seed"], *splits["val"]]
     avoid += [item.question for item in known]
     place = derive_seed(seed, "test items", task)
-    left = distinct(test.items(task, sizes["test"], place, avoid), known)
+    found = test.items(task, sizes["test"], place, avoid)
+    unclear = contradictory(found)
+    if unclear:
+        print(f"{task}: {len(unclear)} items left out, each question occurs with two answers")
+    left = distinct(found, known)
     n_test = sizes["test"] or len({item.item for item in left})
     return splits | split_items(left, {"test": n_test}, seed)

@@ -40,12 +40,13 @@ def validation_items(
     avoid: Iterable[str] = (),  # further questions that must not come up
 ) -> dict[str, list[Item]]:  # "bigbench" or "generated", and "bbh held out" → items, split "val"
     "Choose validation items by where they come from; ValueError if BBH would be used up."
-    test, avoid = distinct(test), set(avoid)
+    every, avoid = list(test), set(avoid)
+    test = distinct(every)
     if task in PROGRAMMATIC:
-        avoid.update(item.question for item in test)
+        avoid.update(item.question for item in every)
         found = generate_items(task, n, derive_seed(seed, "validation", task), avoid)
     else:
-        others = distinct(load_bigbench(task, source), test)
+        others = distinct(load_bigbench(task, source), every)
         others = [item for item in others if item.question not in avoid]
         found = _drawn(others, n, seed, "validation", task)
     missing = n - len(found)
