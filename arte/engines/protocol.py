@@ -10,6 +10,7 @@ __all__ = ['MIN_PATTERN', 'MAX_PATTERN', 'REPEATS', 'Sampling', 'Completion', 'F
 from dataclasses import dataclass
 from typing import Protocol
 import numpy as np
+from ..models.chat import is_thinking
 
 # %% ../../nbs/engines/protocol.ipynb #b36f00f0
 @dataclass(frozen=True)
@@ -100,10 +101,13 @@ def cut_at_stop(
     text: str,  # what has been generated so far
     stop: tuple,  # stop strings
 ) -> str | None:  # the text up to and including its first stop string; None if it has none
-    "End a text at its first stop string."
+    "End a text at its first stop string outside of the blocks in which a model thinks."
     ends = []
     for s in stop:
-        if (start := text.find(s)) >= 0:
+        start = text.find(s)
+        while start >= 0 and is_thinking(text[:start]):
+            start = text.find(s, start + 1)
+        if start >= 0:
             ends.append(start + len(s))
     return text[: min(ends)] if ends else None
 

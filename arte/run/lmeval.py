@@ -17,6 +17,7 @@ from ..core.answers import cut_answer, grade
 from ..core.prompts import student_prompt
 from ..core.settings.recipe import Recipe
 from ..core.recipes import load_recipe, preset_names
+from ..models.chat import without_thinking
 from .rundir import RunDir
 from ..core.tasks import table_items
 from .stage import split, tasks_of
@@ -49,7 +50,7 @@ def process_results(
     results: list,  # one text, from the harness
 ) -> dict:  # acc and unreadable, 0 or 1
     "Grade an answer as `arte.eval.evaluate` does."
-    g = grade(cut_answer(results[0]), doc["answer"], doc["kind"], doc["question"])
+    g = grade(cut_answer(without_thinking(results[0])), doc["answer"], doc["kind"], doc["question"])
     return dict(acc=float(g.correct), unreadable=float(g.parsed is None))
 
 # %% ../../nbs/run/lmeval.ipynb #702d3184

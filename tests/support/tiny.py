@@ -9,8 +9,8 @@ def tiny_recipe(**changes):
     settings = dict(
         name="tiny",
         tasks=("boolean_expressions", "object_counting"),
-        teacher=Teacher("nano-teacher"),
-        student=Student("nano-student"),
+        teacher=Teacher("nano-teacher", chat="off"),
+        student=Student("nano-student", chat="off"),
         data=dict(items="generated", test="generated", n_val=6, n_test=4),
         elicit=dict(questions=4, techniques=2, budget=4, question_tokens=64, rationale_tokens=32),
         irt=dict(method="map", k=3, shots=(0, 1)),

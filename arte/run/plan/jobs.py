@@ -18,7 +18,8 @@ from ...core.settings.recipe import Recipe
 from ...core.tags import tag_question
 from ...data.sources import SOURCES, Source
 from ...elicit import question_stop, question_yield, seed_groups
-from .texts import SAMPLE, Texts, task_texts, token_counter
+from ...models.load import ModelOptions
+from .texts import SAMPLE, Texts, task_texts, template_tokens, token_counter
 from ..rundir import RunDir
 
 # %% ../../../nbs/run/plan/jobs.ipynb #23b1e881
@@ -124,9 +125,26 @@ class Estimate:
         role: str,  # of a job
     ) -> Callable[[str], int]:  # text → tokens
         "Return the token counter of a role."
-        if role == "teacher":
-            return token_counter(self.recipe.teacher.model, self.vocabulary)
-        return token_counter(self.recipe.student.model if role == "student" else role)
+        return token_counter(self.model(role), self.vocabulary if role == "teacher" else None)
+
+    def model(
+        self,
+        role: str,  # of a job
+    ) -> str:  # as the recipe names it
+        "Return the model of a role."
+        both = dict(teacher=self.recipe.teacher.model, student=self.recipe.student.model)
+        return both.get(role, role)
+
+    def prompt_counter(
+        self,
+        role: str,  # of a job
+    ) -> Callable[[str], int]:  # prompt → tokens
+        "Return the token counter of a role's prompts, which may be put into a chat template."
+        names = [o.model for o in self.recipe.irt.respondents]
+        as_run = f"respondent-{names.index(role) + 1}" if role in names else role
+        options = ModelOptions.of(self.recipe, as_run)
+        count, added = self.counter(role), template_tokens(self.model(role), options)
+        return lambda prompt: count(prompt) + added
 
     def new(
         self,
@@ -177,7 +195,7 @@ class Estimate:
         longest: int,  # most tokens of a completion
     ) -> Job:
         "Return a job of generating."
-        each = fmean(map(self.counter(role), prompts))
+        each = fmean(map(self.prompt_counter(role), prompts))
         written = n * min(out, longest)
         return Job(role, n, tokens_in=n * each, tokens_out=written, longest=longest)
 
@@ -260,7 +278,7 @@ class Estimate:
 
     def _example(self, x, role):
         "Mean tokens of one training example."
-        longest, count = self.recipe.distill.max_length, self.counter(role)
+        longest, count = self.recipe.distill.max_length, self.prompt_counter(role)
         answer = self.rationale(x, role, self.recipe.elicit.rationale_tokens)
         prompts = [student_prompt(x.task, [], q) for q, _, _ in x.drafts]
         return fmean(min(longest, count(prompt) + answer + 1) for prompt in prompts)

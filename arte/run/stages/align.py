@@ -88,7 +88,7 @@ def align_needs(
 
 def _pair_tokens(e, x):
     "The tokens of all pairs of one task, both sequences of each."
-    r, count = e.recipe, e.counter("teacher")
+    r, count = e.recipe, e.prompt_counter("teacher")
 
     def both(prompt, answer):  # chosen and rejected
         whole = count(prompt) + answer + 1

@@ -9,6 +9,7 @@ __all__ = ['ITEMS', 'SCHOOL', 'run_items', 'run_school', 'school_needs']
 from ...data.instructions import instruction_source
 from ...models.folders import resolve_model
 from ..plan.jobs import Estimate, Job, steps
+from ..engine import template_of
 from ..rundir import RunDir
 from ..stage import Counts, Parts, Stage, by_name, tracked
 from .draw import draw_items, test_source
@@ -27,6 +28,10 @@ def run_items(
     run.save("items", items)
     run.register("student", resolve_model(recipe.student.model))
     run.register(_first_teacher(recipe), resolve_model(recipe.teacher.model))
+    for role in ("student", _first_teacher(recipe)):
+        template_of(
+            run, role
+        )  # refuses a chat template that can't be used, before anything is made
     return Counts(items=len(items), test_data=test_source(recipe, parts.sources))
 
 
