@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['CATEGORY_TITLES', 'PAPER_TABLE2', 'SHOTS', 'evaluate', 'macro_interval', 'accuracy_table', 'compare_arms', 'in_order',
-           'comparisons', 'table2', 't_interval', 'over_seeds', 'shots_name', 'plot_arms']
+           'with_holm', 'comparisons', 'table2', 'shots_name', 'plot_arms']
 
 # %% ../nbs/07_eval.ipynb #79627688
 import numpy as np
 import pandas as pd
-from .core.answers import STOP, grade
+from .core.answers import STOP, grade, normalise
 from .engines.protocol import Sampling
 from .core.prompts import student_prompt
-from .core.stats import mcnemar, paired_bootstrap, wilson
+from .core.stats import holm, mcnemar, paired_interval, wilson
+from .measures.labels import habits, mean_habits
 from .tailor import ARMS, arms_named
 
 # %% ../nbs/07_eval.ipynb #9a0273e8
@@ -43,6 +44,7 @@ def _answer_row(item, task, completion):
         category=task.category,
         item=item.item,
         parsed=graded.parsed,
+        gold=normalise(item.answer, task.kind) or item.answer,
         correct=bool(graded.correct),
         tokens=completion.tokens,
     )
@@ -56,7 +58,9 @@ def evaluate(
     exemplars: dict,  # task's name → its `Exemplar`s; may be empty at zero shots
     tasks: dict,  # task's name → `Task`
     max_tokens: int = 256,  # length limit of an answer in tokens; the paper gives none
-) -> pd.DataFrame:  # table `results`: arm, shots, task, category, item, parsed, correct, tokens
+) -> (
+    pd.DataFrame
+):  # table `results`: arm, shots, task, category, item, parsed, gold, correct, tokens
     "Return a student's greedy answer to each item, graded (§4.1)."
     worked = _worked(exemplars, shots, {item.task for item in items})
     prompts = []
@@ -65,7 +69,9 @@ def evaluate(
         prompts.append(student_prompt(task, shown, item.question))
     answers = engine.generate(prompts, Sampling(0.0, max_tokens, STOP))
     rows = [_answer_row(i, tasks[i.task], done[0]) for i, done in zip(items, answers)]
-    table = pd.DataFrame(rows, columns=["task", "category", "item", "parsed", "correct", "tokens"])
+    table = pd.DataFrame(
+        rows, columns=["task", "category", "item", "parsed", "gold", "correct", "tokens"]
+    )
     table.insert(0, "arm", arm)
     table.insert(1, "shots", shots)
     return table
@@ -93,7 +99,7 @@ def _accuracies(tasks):  # a row per task: n, correct, unreadable
     micro = dict(average="micro", accuracy=k / n, lo=lo, hi=hi)
     mean, low, high = macro_interval(tasks.correct, tasks.n)
     macro = dict(average="macro", accuracy=mean, lo=low, hi=high)
-    counts = dict(n=n, correct=k, failures=tasks.unreadable.sum() / n)
+    counts = dict(n=n, correct=k, failures=tasks.unreadable.sum() / n) | mean_habits(tasks)
     return micro | counts, macro | counts
 
 
@@ -105,10 +111,16 @@ def _groups(tasks):  # of one arm and number of shots
     yield "all", "BBH", tasks
 
 
+_OF_TASK = ("label", "label_n", "readable", "constant")  # columns of `habits`
+
+
 def accuracy_table(
     results: pd.DataFrame,  # table `results`
     # per arm, shots, level ("task", "category", "all"), name and average ("micro", "macro"):
-    # accuracy, lo, hi (0–1), n, correct, failures (share of unreadable answers)
+    # accuracy, lo, hi (0–1), n, correct, failures (share of unreadable answers), and the columns
+    # `HABITS` of `arte.measures.labels` (means over the tasks), golds (items whose gold answer is
+    # known), for a task also label, label_n,
+    # readable, constant
 ) -> pd.DataFrame:
     "Return accuracies with 95 % intervals, per task, per category and over all (§4.2)."
     keys = ["arm", "shots", "category", "task"]
@@ -118,12 +130,14 @@ def accuracy_table(
         .agg(n=("correct", "size"), correct=("correct", "sum"), unreadable=("unreadable", "sum"))
         .reset_index()
     )
+    tasks = tasks.merge(habits(results), on=["arm", "shots", "task"])
     rows = []
     for (arm, shots), group in tasks.groupby(["arm", "shots"], sort=False):
         for level, name, part in _groups(group):
             micro, macro = _accuracies(part)
+            own = part.iloc[0][[*_OF_TASK]].to_dict() if level == "task" else {}
             for row in [micro] if level == "task" else [micro, macro]:
-                rows.append(dict(arm=arm, shots=shots, level=level, name=name) | row)
+                rows.append(dict(arm=arm, shots=shots, level=level, name=name) | row | own)
     return pd.DataFrame(rows)
 
 # %% ../nbs/07_eval.ipynb #1fbbabfa
@@ -145,13 +159,12 @@ def compare_arms(
     a: str,  # an arm
     b: str,  # the arm it is compared with
     shots: int,  # 0 or 3
-    seed: int = 0,  # of the bootstrap
     # a, b, shots, n, accuracy_a, accuracy_b, difference (a − b), lo, hi, only_a, only_b (items), p
 ) -> pd.Series:
-    "Return the difference of two arms on the same items: bootstrap interval, McNemar's test."
+    "Return the difference of two arms on the same items: interval, McNemar's test."
     x, y = _same_items(results, a, b, shots)
     accuracies = dict(n=len(x), accuracy_a=x.mean(), accuracy_b=y.mean())
-    difference, lo, hi = paired_bootstrap(x, y, seed=seed)
+    difference, lo, hi = paired_interval(x, y)
     only_a, only_b, p = mcnemar(x.astype(bool), y.astype(bool))
     interval = dict(difference=difference, lo=lo, hi=hi)
     test = dict(only_a=only_a, only_b=only_b, p=p)
@@ -169,11 +182,19 @@ def in_order(
     return sorted(keys, key=lambda key: (key[0], place[key[1]]))
 
 
+def with_holm(
+    rows: pd.DataFrame,  # of `compare_arms`: all comparisons that are made together
+) -> pd.DataFrame:  # with the column p_holm
+    "Add p-values that are corrected for the number of rows by Holm's method."
+    return rows.assign(p_holm=holm(rows.p)) if len(rows) else rows
+
+
 def comparisons(
     results: pd.DataFrame,  # table `results`
     # the arm that all others are compared with: Table 2's strongest one without alignment
     base: str = "original",
-    # a row of `compare_arms` per other arm and number of shots; empty without results of `base`
+    # a row of `compare_arms` per other arm and number of shots, and p_holm, corrected for the
+    # number of rows; empty without results of `base`
 ) -> pd.DataFrame:
     "Compare every arm with `base`, at every number of shots."
     keys = in_order(zip(results.shots, results.arm))
@@ -181,14 +202,15 @@ def comparisons(
     for shots, arm in keys:
         if arm != base and (shots, base) in keys:
             rows.append(compare_arms(results, arm, base, shots))
-    return pd.DataFrame(rows)
+    return with_holm(pd.DataFrame(rows))
 
 # %% ../nbs/07_eval.ipynb #f833dc90
 def table2(
     results: pd.DataFrame,  # table `results`
     average: str = "macro",  # "macro" or "micro", of the category columns; the paper doesn't say
     # index (shots, arm); columns the categories present, BBH macro, BBH micro (all in %),
-    # failures (% of unreadable answers), n
+    # constant (best constant answer), balanced (accuracy among readable answers), label (share of
+    # the most frequent one), failures (unreadable answers; all in %, means over tasks), n
 ) -> pd.DataFrame:
     "Return accuracies in the shape of Table 2."
     t = accuracy_table(results).set_index(["shots", "arm"])
@@ -200,50 +222,12 @@ def table2(
     micro = t.query("level == 'all' and average == 'micro'")
     cells["BBH macro"] = 100 * macro.accuracy
     cells["BBH micro"] = 100 * micro.accuracy
+    cells["constant"] = 100 * macro.constant_accuracy
+    cells["balanced"] = 100 * macro.balanced
+    cells["label"] = 100 * macro.label_share
     cells["failures"] = 100 * micro.failures
     cells["n"] = micro.n
     return cells.loc[in_order(cells.index)]
-
-# %% ../nbs/07_eval.ipynb #37965cad
-def t_interval(
-    x,  # (runs,) one number per run, at least two
-    level: float = 0.95,  # confidence level
-) -> tuple:  # mean, lower and upper limit
-    "Return the mean over runs with Student's t interval."
-    from scipy import stats
-
-    x = np.asarray(x, float)
-    mean, times = x.mean(), stats.t.ppf(0.5 + level / 2, len(x) - 1)
-    half = times * stats.sem(x)
-    return mean, mean - half, mean + half
-
-
-def _macro_accuracy(results):
-    "Return the macro accuracy of each (shots, arm) in %."
-    whole = accuracy_table(results).query("level == 'all' and average == 'macro'")
-    return 100 * whole.set_index(["shots", "arm"]).accuracy
-
-
-def over_seeds(
-    runs: list,  # tables `results`, one per seed, at least two
-    base: str = "original",  # the arm that differences are taken from
-    # index (shots, arm): accuracy, lo, hi (macro average, %), difference from base, its lo and hi
-    # (points), runs
-) -> pd.DataFrame:
-    "Return every arm's macro accuracy over several runs, and its difference from `base`."
-    if len(runs) < 2:
-        raise ValueError(
-            f"got {len(runs)} run, expected at least two: an interval over runs needs their spread"
-        )
-    accuracy = pd.concat([_macro_accuracy(r) for r in runs], axis=1, join="inner")
-    rows = []
-    for shots, arm in in_order(accuracy.index):
-        own = accuracy.loc[(shots, arm)]
-        mean, lo, hi = t_interval(own)
-        gain, low, high = t_interval(own - accuracy.loc[(shots, base)])
-        rows.append((shots, arm, mean, lo, hi, gain, low, high, len(runs)))
-    columns = "shots,arm,accuracy,lo,hi,difference,difference lo,difference hi,runs".split(",")
-    return pd.DataFrame(rows, columns=columns).set_index(["shots", "arm"])
 
 # %% ../nbs/07_eval.ipynb #5f075aa1
 PAPER_TABLE2 = pd.DataFrame(

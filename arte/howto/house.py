@@ -31,7 +31,7 @@ ROOMS = (
     ("align",),
     ("tailor",),
     ("distill",),
-    ("eval",),
+    ("eval", "measures"),
     ("beyond",),
     ("run",),
     ("paper", "howto", "course"),

@@ -7,11 +7,14 @@ __all__ = ['SHARES', 'DIFFERENCES', 'compare_by', 'verdict']
 
 # %% ../../nbs/paper/tables.ipynb #4e0c11a5
 import pandas as pd
-from ..eval import compare_arms
+from ..eval import compare_arms, with_holm
 
 # %% ../../nbs/paper/tables.ipynb #4e0c11a6
 SHARES = dict.fromkeys(("accuracy", "lo", "hi", "failures"), "{:.1%}")  # column → format
-DIFFERENCES = dict.fromkeys(("difference", "lo", "hi"), "{:+.1%}") | {"p": "{:.2g}"}
+DIFFERENCES = dict.fromkeys(("difference", "lo", "hi"), "{:+.1%}") | {
+    "p": "{:.2g}",
+    "p_holm": "{:.2g}",
+}
 
 
 def compare_by(
@@ -19,14 +22,14 @@ def compare_by(
     by: str,  # its column "task" or "student"
     arm: str = "arte",  # the arm that is compared
     base: str = "original",  # with this one
-) -> pd.DataFrame:  # the column `by`, and those of `arte.eval.compare_arms`
+) -> pd.DataFrame:  # the column `by`, those of `arte.eval.compare_arms` and p_holm
     "Compare two arms within each value of a column, at every number of shots."
     rows = []
     for value, group in results.groupby(by, sort=False):
         for shots in sorted(set(group.shots)):
             compared = compare_arms(group, arm, base, shots)
             rows.append({by: value} | compared.to_dict())
-    return pd.DataFrame(rows)
+    return with_holm(pd.DataFrame(rows))
 
 
 def verdict(

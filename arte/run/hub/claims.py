@@ -51,6 +51,8 @@ def results_table(
             "student": arm_titles(some.arm),
             "shots": some.shots,
             "accuracy in %": [interval(a) for a in some.itertuples()],
+            "best constant answer in %": (100 * some.constant_accuracy).map("{:.1f}".format),
+            "most frequent label in %": (100 * some.label_share).map("{:.1f}".format),
             "without an answer in %": (100 * some.failures).map("{:.1f}".format),
             "n": some.n,
         }
@@ -64,7 +66,7 @@ def versus_line(
     gain = f"{100 * r.difference:+.1f} points [{100 * r.lo:+.1f}, {100 * r.hi:+.1f}]"
     return (
         f"* Against the original teacher's training set, {r.shots} shots: {gain} "
-        f"on the same {r.n} items, McNemar p = {r.p:.2g}.\n"
+        f"on the same {r.n} items, McNemar p = {r.p_holm:.2g} (Holm); one training run.\n"
     )
 
 

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['MARKERS', 'setting_text', 'recipe_differences', 'differences', 'accuracies', 'side_by_side', 'marker', 'plot_arm',
            'plot_shots', 'name_runs', 'plot_runs', 'between_runs', 'what_section', 'differences_section',
-           'items_behind', 'accuracy_section', 'versus_rows', 'original_section', 'mean_section', 'pair_parts',
-           'between_section']
+           'items_behind', 'accuracy_section', 'versus_rows', 'original_section', 'mixed_parts', 'mean_section',
+           'pair_parts', 'between_section']
 
 # %% ../../../nbs/run/sections/compare.ipynb #d62ba852
 import html
 from dataclasses import asdict
 import pandas as pd
-from ...eval import compare_arms, comparisons, in_order, over_seeds
+from ...eval import compare_arms, comparisons, in_order, with_holm
+from ...measures.seeds import over_seeds, seed_accuracies, seed_effects
 from ..pages.accuracy import arm_titles, overall, paired_cells
 from ...eval import shots_name
 from ..pages.blocks import Table, flat_rows, html_figure, percent, points, row_texts
@@ -169,7 +170,7 @@ def between_runs(
             both = pd.concat([a.assign(arm="other"), b.assign(arm="first")])
             row = compare_arms(both, "other", "first", shots)
             rows.append(dict(arm=arm) | row.to_dict())
-    return pd.DataFrame(rows)
+    return with_holm(pd.DataFrame(rows))
 
 # %% ../../../nbs/run/sections/compare.ipynb #ecf11c75
 def what_section(
@@ -252,8 +253,40 @@ def original_section(
     cells = side_by_side(rows, row_texts(points, rows, "difference"), list(runs))
     return [
         "<p>Difference in points from the original teacher's student of the same run, on the "
-        "same items, with 95 % bootstrap intervals.</p>",
+        "same items, with 95 % intervals.</p>",
         Table("against-original", cells, rows),
+    ]
+
+
+def mixed_parts(
+    runs: dict,  # name → recipe, results; runs that differ in their seed only
+) -> list:  # parts; none for fewer than three runs
+    "Show each arm's difference from the original teacher's by a mixed model of all runs."
+    seeds = [(run.recipe.seed, 0, run.results) for run in runs.values()]
+    effects, spreads = [], []
+    for shots in sorted(set(seeds[0][2].shots)):
+        try:
+            found, spread = seed_effects(seed_accuracies(seeds, shots))
+        except ValueError:  # fewer than three seeds, or copies of one run
+            return []
+        effects.append(found.assign(shots=shots))
+        spreads += [f"{shots} shots: {r.effect} {r.sd:.1f}" for r in spread.itertuples()]
+    rows = pd.concat(effects, ignore_index=True)
+    shares = rows[["difference", "lo", "hi"]] / 100
+    cells = pd.DataFrame(
+        {
+            "training set": arm_titles(rows.arm),
+            "shots": rows.shots,
+            "difference in points [95 %]": row_texts(points, shares, "difference"),
+            "p (Holm)": rows.p_holm.map("{:.2g}".format),
+        }
+    )
+    return [
+        "<h3>Arms and seeds in one model</h3><p>A mixed model (statsmodels, REML) of the macro "
+        "accuracies: what a seed changes in all arms alike cancels, what it changes in one arm is "
+        "the error. Standard deviations between seeds in points: "
+        f"{html.escape('; '.join(spreads))}.</p>",
+        Table("mixed-model", cells, rows),
     ]
 
 
@@ -279,6 +312,7 @@ def mean_section(
         "<p>These runs differ in their seed only. Means over them with Student's t intervals, "
         "which are about another seed too; differences in points.</p>",
         Table("means", cells, means),
+        *mixed_parts(runs),
     ]
 
 
@@ -304,8 +338,8 @@ def between_section(
     first, *others = runs
     parts: list = [
         f"<p>Difference in points from {html.escape(first)}, on the test items that both have "
-        "answered, with 95 % bootstrap intervals. Of twenty such lines one is expected to leave "
-        "zero out by chance.</p>"
+        "answered, with 95 % intervals and McNemar's exact test, corrected by Holm's method for "
+        "the lines of each table.</p>"
     ]
     for i, other in enumerate(others, 1):
         parts += pair_parts(runs, first, other, f"paired-{i}")

@@ -8,7 +8,13 @@ __all__ = ['ARMS_COMPARED', 'in_table2_shape', 'accuracy_parts', 'versus_parts',
 # %% ../../../nbs/run/sections/eval.ipynb #bc00f314
 import pandas as pd
 from ...eval import PAPER_TABLE2, comparisons, plot_arms, table2
-from ..pages.accuracy import accuracy_cells, by_task, overall, paired_cells
+from arte.run.pages.accuracy import (
+    LABELS_EXPLAINED,
+    accuracy_cells,
+    by_task,
+    overall,
+    paired_cells,
+)
 from ..pages.blocks import Table, html_figure
 from ..pages.page import Section
 from ...tailor import title_by_arm
@@ -36,7 +42,7 @@ def accuracy_parts(
         "bars can still belong to arms that differ; see the paired comparisons.",
         "Accuracy of each arm with its interval, zero-shot and three-shot",
     )
-    return [figure, Table("accuracy", accuracy_cells(macro), macro)]
+    return [figure, Table("accuracy", accuracy_cells(macro), macro), LABELS_EXPLAINED]
 
 
 def versus_parts(
@@ -48,7 +54,9 @@ def versus_parts(
         return []
     cells = paired_cells(versus, "this one", "the original's")
     return [
-        "<h3>Against the original teacher, on the same items</h3>",
+        "<h3>Against the original teacher, on the same items</h3><p>p is McNemar's exact test, "
+        "corrected for the number of tests by Holm's method. It is about other items; another "
+        "training seed may change more (<code>arte compare</code> shows several runs).</p>",
         Table("against-original", cells, versus),
     ]
 
