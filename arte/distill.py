@@ -28,13 +28,14 @@ def completion_loss(
 def arm_examples(
     examples: pd.DataFrame,  # table `examples`
     arm: str,  # its name
-) -> list[dict]:  # prompt, completion
+) -> list[dict]:  # prompt, completion, finish (where it is recorded)
     "Return one arm's examples; an arm without any is refused."
     rows = examples[examples.arm == arm]
     if rows.empty:
         others = ", ".join(sorted(set(examples.arm))) or "none"
         raise ValueError(f"arm {arm!r} has no examples; arms with examples: {others}")
-    return rows[["prompt", "completion"]].to_dict("records")
+    columns = ["prompt", "completion", "finish"]
+    return rows[rows.columns.intersection(columns, sort=False)].to_dict("records")
 
 
 def check_equal(

@@ -273,14 +273,14 @@ def complete(
     prompts: list[str],  # each ends where a rationale begins
     rows: list,  # the prompts' questions, with `.question` and `.target`
     max_tokens: int,  # longest rationale, in tokens
-) -> list[tuple]:  # per prompt: rationale, its answer in normal form or None, tokens
+) -> list[tuple]:  # per prompt: rationale, its answer in normal form or None, tokens, finish
     "Return the teacher's greedy continuations, cut after their answer."
     done = engine.generate(prompts, Sampling(0.0, max_tokens, STOP))
     found = []
     for row, completions in zip(rows, done):
         text = cut_answer(completions[0].text).strip()
         answer = grade(text, row.target, task.kind, row.question).parsed
-        found.append((text, answer, completions[0].tokens))
+        found.append((text, answer, completions[0].tokens, completions[0].finish))
     return found
 
 
@@ -289,18 +289,19 @@ def draw_rationales(
     task,  # a `Task`
     questions: pd.DataFrame,  # rows of one task: question_id, question, target
     settings,  # `recipe.elicit`: techniques, rationale_tokens
-) -> pd.DataFrame:  # draft, question_id, task, technique, question, target, rationale, answer
+    # draft, question_id, task, technique, question, target, rationale, answer, finish
+) -> pd.DataFrame:
     "Answer each question once with each technique, greedily (§3.1)."
     asked = list(product(questions.itertuples(), task.techniques[: settings.techniques]))
     prompts = [technique_prompt(task, t, q.question) for q, t in asked]
     done = complete(engine, task, prompts, [q for q, _ in asked], settings.rationale_tokens)
     drafts = []
-    for (q, t), (rationale, answer, _) in zip(asked, done):
-        drafts.append(_draft(task, t, q, rationale, answer))
+    for (q, t), (rationale, answer, _, finish) in zip(asked, done):
+        drafts.append(_draft(task, t, q, rationale) | dict(answer=answer, finish=finish))
     return pd.DataFrame(drafts)
 
 
-def _draft(task, technique, q, rationale, answer):
+def _draft(task, technique, q, rationale):
     return dict(
         draft=draft_id(q.question_id, technique.name, rationale),
         question_id=q.question_id,
@@ -309,7 +310,6 @@ def _draft(task, technique, q, rationale, answer):
         question=q.question,
         target=q.target,
         rationale=rationale,
-        answer=answer,
     )
 
 # %% ../nbs/00_elicit.ipynb #399f807b
@@ -319,14 +319,14 @@ def naive_rationales(
     # question_id, question, target; of a table of drafts each question is taken once
     questions: pd.DataFrame,
     max_tokens: int = 512,  # longest rationale in tokens; the paper gives none
-) -> pd.DataFrame:  # question_id, task, question, target, rationale, answer, tokens
+) -> pd.DataFrame:  # question_id, task, question, target, rationale, answer, tokens, finish
     "Answer each question by the naive prompt at temperature 0 (Table 8, Appendix F)."
     rows = questions[["question_id", "question", "target"]].drop_duplicates("question_id")
     rows = rows.reset_index(drop=True)
     prompts = [naive_prompt(task, q) for q in rows.question]
     done = complete(engine, task, prompts, list(rows.itertuples()), max_tokens)
     rows.insert(1, "task", task.name)
-    for i, column in enumerate(("rationale", "answer", "tokens")):
+    for i, column in enumerate(("rationale", "answer", "tokens", "finish")):
         rows[column] = [d[i] for d in done]
     return rows
 

@@ -47,6 +47,7 @@ def _answer_row(item, task, completion):
         gold=normalise(item.answer, task.kind) or item.answer,
         correct=bool(graded.correct),
         tokens=completion.tokens,
+        finish=completion.finish,
     )
 
 
@@ -58,9 +59,8 @@ def evaluate(
     exemplars: dict,  # task's name → its `Exemplar`s; may be empty at zero shots
     tasks: dict,  # task's name → `Task`
     max_tokens: int = 256,  # length limit of an answer in tokens; the paper gives none
-) -> (
-    pd.DataFrame
-):  # table `results`: arm, shots, task, category, item, parsed, gold, correct, tokens
+    # table `results`: arm, shots, task, category, item, parsed, gold, correct, tokens, finish
+) -> pd.DataFrame:
     "Return a student's greedy answer to each item, graded (§4.1)."
     worked = _worked(exemplars, shots, {item.task for item in items})
     prompts = []
@@ -69,9 +69,8 @@ def evaluate(
         prompts.append(student_prompt(task, shown, item.question))
     answers = engine.generate(prompts, Sampling(0.0, max_tokens, STOP))
     rows = [_answer_row(i, tasks[i.task], done[0]) for i, done in zip(items, answers)]
-    table = pd.DataFrame(
-        rows, columns=["task", "category", "item", "parsed", "gold", "correct", "tokens"]
-    )
+    columns = ["task", "category", "item", "parsed", "gold", "correct", "tokens", "finish"]
+    table = pd.DataFrame(rows, columns=columns)
     table.insert(0, "arm", arm)
     table.insert(1, "shots", shots)
     return table

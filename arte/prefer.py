@@ -44,12 +44,12 @@ def answer_pairs(
     "Let the student answer each item with its draft as the one example (Table 13)."
     asked = [([(d.question, d.rationale)], item) for d, item in pairs]
     graded = graded_answers(engine, asked, tasks, max_tokens)
-    names = ["draft", "question_id", "technique", "item", "task", "correct", "parsed", "tokens"]
+    names = "draft question_id technique item task correct parsed tokens finish set".split()
     rows = []
     for (d, item), (answer, g) in zip(pairs, graded):
         who = (d.draft, d.question_id, d.technique, item.item, d.task)
-        rows.append((*who, g.correct, g.parsed, answer.tokens, subset))
-    table = pd.DataFrame(rows, columns=[*names, "set"])
+        rows.append((*who, g.correct, g.parsed, answer.tokens, answer.finish, subset))
+    table = pd.DataFrame(rows, columns=names)
     return table.astype(dict(parsed="str"))
 
 
@@ -60,7 +60,7 @@ def answer_one_shot(
     tasks: dict,  # name → `Task`
     max_tokens: int = 256,  # recipe.prefer.max_tokens; the paper gives none
     subset: str = "pref",  # "pref" or "val": the items' set, written into the column `set`
-) -> pd.DataFrame:  # draft, question_id, technique, item, task, correct, parsed, tokens, set
+) -> pd.DataFrame:  # table `answers`: a row per draft and item, with `finish` and `set`
     "Let the student answer all items of a task with each draft of that task (Table 13)."
     pairs = draft_item_pairs(drafts, items)
     return answer_pairs(engine, pairs, tasks, max_tokens, subset)

@@ -83,9 +83,10 @@ def consistent_drafts(
 # %% ../nbs/05_tailor.ipynb #fe560c37
 def make_examples(
     arm: str,  # its name, as in `ARMS`
-    rows: pd.DataFrame,  # columns question_id, task, question, rationale
+    rows: pd.DataFrame,  # question_id, task, question, rationale, finish (where it is known)
     tasks: dict,  # task's name → `Task`
-) -> pd.DataFrame:  # table `examples`: example, arm, task, prompt, completion, question_id
+    # table `examples`: example, arm, task, prompt, completion, question_id, finish
+) -> pd.DataFrame:
     "Return the training examples of one arm: zero-shot prompt and rationale."
     prompts = []
     for name, question in zip(rows.task, rows.question):
@@ -97,6 +98,7 @@ def make_examples(
         prompt=prompts,
         completion=" " + rows.rationale.str.strip(),
         question_id=rows.question_id,
+        finish=rows.get("finish"),
     )
     return pd.DataFrame(table).reset_index(drop=True)
 
@@ -118,7 +120,7 @@ class Material:
     def rationales(
         self,
         questions: pd.DataFrame,  # question_id, task, question, target, of several tasks
-    ) -> pd.DataFrame:  # question_id, task, question, target, rationale, answer, tokens
+    ) -> pd.DataFrame:  # question_id, task, question, target, rationale, answer, tokens, finish
         "Return the teacher's naive rationales, one for each question."
         written = []
         for name, rows in questions.groupby("task", sort=False):

@@ -55,6 +55,11 @@ def test_each_table_is_the_recorded_one(replayed, name):
 def test_new_columns(replayed):
     "What the recording does not have yet."
     assert (replayed.table("heldout")["set"] == "pref").all()
+    ends = {"eos", "stop", "length", "repeat"}
+    for name in ("drafts", "answers", "heldout_drafts", "examples"):
+        assert set(replayed.table(name).finish) <= ends, name
+    drafts = replayed.table("drafts")
+    assert set(drafts.finish[drafts.answer.notna()]) == {"stop"}
 
 
 def test_nothing_is_generated(replayed):

@@ -61,22 +61,24 @@ def cot_rationales(
     sampling = Sampling(0.0, max_tokens - 1, STOP)
     beginnings = [Begun(b.prompt, b.token.text, exact=True) for b in good]
     done = engine.generate(beginnings, sampling)
-    drafts = [_cot_draft(task, b, c[0].text) for b, c in zip(good, done)]
+    drafts = [_cot_draft(task, b, c[0]) for b, c in zip(good, done)]
     return pd.DataFrame(drafts, columns=_DRAFT), pd.DataFrame(aside, columns=_ASIDE)
 
 
-_DRAFT = ["draft", "question_id", "task", "technique", "question", "target", "rationale", "answer"]
+_DRAFT = ["draft", "question_id", "task", "technique", "question", "target"]
+_DRAFT += ["rationale", "answer", "finish"]
 _ASIDE = ["stage", "task", "reason", "text"]
 
 
 def _cot_draft(task, branch, continuation):
     "Return the row of `drafts` of a finished branch."
     q = branch.question
-    text = cut_answer(branch.token.text + continuation).strip()
+    text = cut_answer(branch.token.text + continuation.text).strip()
     graded = grade(text, q.target, task.kind, q.question)
     origin = dict(question_id=q.question_id, question=q.question, target=q.target)
     names = dict(draft=draft_id(q.question_id, branch.name, text), technique=branch.name)
-    return origin | names | dict(task=task.name, rationale=text, answer=graded.parsed)
+    written = dict(rationale=text, answer=graded.parsed, finish=continuation.finish)
+    return origin | names | dict(task=task.name) | written
 
 
 def _skipped(task, branch):

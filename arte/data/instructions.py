@@ -351,8 +351,8 @@ def load_instructions(
     seed: int = 0,  # the recipe's
     # a folder or "hub"; by default what `instruction_source` finds
     source: Path | str | None = None,
-    # table `examples`: example, arm, task, prompt, completion, question_id; reason → rows that
-    # could not be used
+    # table `examples`: example, arm, task, prompt, completion, question_id, finish ("eos": each
+    # text is whole); reason → rows that could not be used
 ) -> tuple[pd.DataFrame, dict]:
     "Draw exactly n examples of an instruction set; the first m rows are the draw of size m."
     left_out: Counter[str] = Counter()
@@ -366,6 +366,6 @@ def load_instructions(
         advice = "ask for fewer, or look for a file that is missing"
         raise ValueError(f"{name}: {problem}; {advice}")
     ids = [f"{name}-{_number('id', *pair):016x}" for pair in pairs]
-    columns = "example arm task prompt completion question_id".split()
-    rows = [(i, name, name, *pair, i) for i, pair in zip(ids, pairs)]
+    columns = "example arm task prompt completion question_id finish".split()
+    rows = [(i, name, name, *pair, i, "eos") for i, pair in zip(ids, pairs)]
     return pd.DataFrame(rows, columns=columns), dict(left_out)

@@ -45,8 +45,9 @@ _DATASET = (
 
 *With an answer*: the share of rationales that end in `<ans>…</ans>`. \
 Columns: `task`, `question`, `rationale`, `answer` (what the teacher gave as the answer before it \
-reasoned; it may be wrong), and `prompt` and `completion`, the form in which the student was \
-trained.
+reasoned; it may be wrong), `finish` (why the rationale ends: `stop` and `eos` are whole, \
+`length` and `repeat` are cut off), and `prompt` and `completion`, the form in which the \
+student was trained.
 
 ## How it was made
 

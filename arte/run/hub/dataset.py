@@ -15,7 +15,7 @@ from ..rundir import RunDir
 from ...tailor import ARMS
 
 # %% ../../../nbs/run/hub/dataset.ipynb #06132c45
-COLUMNS = ["task", "question", "rationale", "answer", "prompt", "completion"]
+COLUMNS = ["task", "question", "rationale", "answer", "finish", "prompt", "completion"]
 
 
 def holds_an_item(
@@ -66,4 +66,6 @@ def tailored_dataset(
     rows = with_questions(examples[examples.arm == arm], questions)
     repeats = repeat_items(rows, run.table("items"))
     kept = rows[~repeats].rename(columns={"target": "answer"})
-    return kept[COLUMNS].reset_index(drop=True), int(repeats.sum())
+    columns = kept.columns.intersection(COLUMNS)  # older runs have no `finish`
+    kept = kept[sorted(columns, key=COLUMNS.index)]
+    return kept.reset_index(drop=True), int(repeats.sum())
