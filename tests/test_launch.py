@@ -1,11 +1,13 @@
 "Two processes on the processor train as one does: the same losses, weights that are saved whole."
 
+import math
+
 import pandas as pd
 import pytest
 
 from arte.align import align
 from arte.models.launch import launch, launch_config
-from arte.models.load import load_model
+from arte.models.load import ModelOptions, load_model
 from arte.models.train import trainer_arguments
 from arte.core.settings.training import Align, Distill
 from arte.distill import distill
@@ -36,10 +38,15 @@ def two(folder, kind):
 
 
 def apart(a, b):
-    "Mean distance of two models' weights."
-    a, b = (load_model(folder).state_dict() for folder in (a, b))
+    "Mean distance of two models' weights; a model is a folder, or a base folder and an adapter."
+    a, b = (weights(*model) if isinstance(model, tuple) else weights(model) for model in (a, b))
     assert set(a) == set(b)
     return sum((a[k] - b[k]).abs().sum().item() for k in a) / sum(x.numel() for x in a.values())
+
+
+def weights(folder, adapter=""):
+    model = load_model(folder, ModelOptions("float32", adapter=str(adapter)))
+    return (model.merge_and_unload() if adapter else model).state_dict()
 
 
 def check_same_change(start, one, two):
@@ -71,7 +78,8 @@ def test_distill(tiny_model, tmp_path, kind):
     check_same_change(tiny_model, tmp_path / "one", tmp_path / "two")
 
 
-def test_align(tiny_model, tmp_path):
+@pytest.mark.parametrize("train", ["lora", "full"])
+def test_align(tiny_model, tmp_path, train):
     pairs = pd.DataFrame(
         [
             dict(
@@ -83,23 +91,19 @@ def test_align(tiny_model, tmp_path):
             for i in range(8)
         ]
     )
-    settings = Align(lr=1e-2, batch=4, epochs=2, max_length=256)
+    settings = Align(train, lr=1e-2, batch=4, epochs=2, max_length=256)
     logs = [
-        launch(
-            config,
-            align,
-            tiny_model,
-            pairs,
-            tmp_path / f"{name}-adapter",
-            tmp_path / name,
-            settings,
-        )
+        launch(config, align, tiny_model, pairs, tmp_path / name, settings)
         for name, config in (("one", None), ("two", two(tmp_path, "FSDP")))
     ]
     assert len(logs[0]) == len(logs[1]) == 4
+    assert logs[0].loss[0] == pytest.approx(math.log(2), abs=1e-3), "policy and reference differ"
     assert logs[0].loss.iloc[-1] < logs[0].loss.iloc[0] - 0.01, "nothing was learned"
     assert logs[1].loss.tolist() == pytest.approx(logs[0].loss.tolist(), abs=1e-3)
-    check_same_change(tiny_model, tmp_path / "one", tmp_path / "two")
+    one, both = tmp_path / "one", tmp_path / "two"
+    if train == "lora":
+        one, both = (tiny_model, one), (tiny_model, both)
+    check_same_change(tiny_model, one, both)
 
 
 def test_batch_that_cannot_be_shared_out(tmp_path, capfd):

@@ -4,8 +4,8 @@ import subprocess
 import sys
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from types import UnionType
-from typing import Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Literal, Union, get_args, get_origin
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -86,8 +86,10 @@ def recipes(draw):
         prefer=Prefer(draw(counts), draw(st.integers(0, questions))),
         pairs=Pairs("extremes", draw(st.integers(0, questions // 2)), draw(shares)),
         align=Align(
-            draw(rates),
+            draw(st.sampled_from(["lora", "full"])),
+            draw(st.none() | rates),
             draw(counts),
+            label_smoothing=draw(st.just("auto") | st.floats(0, 0.4)),
             beta=draw(st.floats(1e-9, 1e9)),
             held_out=draw(st.integers(0, 99)),
             max_length=tokens + draw(counts),
@@ -128,7 +130,9 @@ def wrong_values(kind):
         return [True, "many", None, [1], -1e9, float("nan"), "1e-7x"] + (
             [2.5] if NUMBERS[kind][0] is int else []
         )
-    if isinstance(kind, UnionType):
+    if get_origin(kind) is Union and NoneType not in get_args(kind):  # a word or a number
+        return ["nothing like it", True, None, 0.5]
+    if isinstance(kind, UnionType) or get_origin(kind) is Union:
         return [v for v in wrong_values(get_args(kind)[0]) if v is not None]
     if kind in (str, Name):
         return [3, "", None, "two\nlines", False]

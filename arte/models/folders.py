@@ -107,14 +107,17 @@ def _fingerprint(files):
 # %% ../../nbs/models/folders.ipynb #e5d3c3e7
 def fingerprint(
     folder: str | Path,  # a model folder
+    adapter: str | Path = "",  # folder of a LoRA adapter on it; "": none
 ) -> str:  # 16 hex digits
-    "Hash weights, config and tokenizer; every copy of the folder has the same fingerprint."
+    "Hash weights, config, tokenizer and adapter; every copy has the same fingerprint."
     folder = check_folder(folder)
     files: set[Path] = set()
     for pattern in _FILES:
         files.update(folder.glob(pattern))
+    if adapter:
+        files.update(Path(adapter).glob("adapter_*"))
     known = []
-    for p in sorted(files):
+    for p in sorted(files, key=lambda p: p.name):
         s = p.stat()
         known.append((str(p), s.st_size, s.st_mtime_ns))
     return _fingerprint(tuple(known))

@@ -42,7 +42,8 @@ def _take_models(source, target):
             _link_folder(source / "models", tmp)
     inside = {}
     for role, model in read_json(source / "models.json").items():
-        if not Path(model["folder"]).expanduser().is_absolute():
+        # what was trained in the run: a whole model, or an adapter of one that lies elsewhere
+        if not Path(model.get("adapter", model["folder"])).expanduser().is_absolute():
             inside[role] = model
     write_json(target / "models.json", inside | read_json(target / "models.json"))
 

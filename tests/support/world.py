@@ -59,9 +59,11 @@ def copy_model(like, out, name):
 
 def write_model(like, out, *made_of):
     "Write a model folder like another one, with weights that say what it was made of."
+    digest = blake2b(repr(made_of).encode()).digest()
     with whole_folder(out) as tmp:
         shutil.copytree(like, tmp, dirs_exist_ok=True)
-        (tmp / "model.safetensors").write_bytes(blake2b(repr(made_of).encode()).digest())
+        (tmp / "model.safetensors").write_bytes(digest)
+        (tmp / "adapter_model.safetensors").write_bytes(digest)
 
 
 def teach(name, prompt, sampling, draw):
@@ -122,7 +124,7 @@ class World:
         patch.setenv("ARTE_CACHE", str(self.folder / "cache"))
         patch.setattr(
             "arte.run.engine.live_engine",
-            lambda run, role, folder, engines: self.open(role, fingerprint(folder)),
+            lambda run, role, folder, engines: self.open(role, run.models[role]["fingerprint"]),
         )
         patch.setattr(nano, "trim_vocabulary", lambda base, out, n: copy_model(base, out, n))
         if not training:
@@ -185,13 +187,17 @@ class World:
         write_model(like, out, fingerprint(like), *made_of)
         return pd.DataFrame(dict(step=[1, 2], loss=[1.0, 0.5], lr=[0.1, 0.1]))
 
-    def align(self, folder, pairs, adapter, out, settings, seed, options, track=None):
+    def align(self, folder, pairs, out, settings, seed, options, track=None):
         s = settings
         return self.learn(
             folder,
             out,
+            options.adapter and fingerprint(folder, options.adapter),
             pairs[["prompt", "chosen", "rejected"]].values.tolist(),
-            s.lr,
+            s.train,
+            s.rate,
+            s.loss,
+            s.label_smoothing,
             s.batch,
             s.epochs,
             s.warmup,

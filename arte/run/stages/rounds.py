@@ -60,10 +60,10 @@ def borrow_model(
 ) -> None:
     "Register a model of another run."
     model = lender.models[its_role]
-    folder = Path(model["folder"]).expanduser()
-    if not folder.is_absolute():
-        place = os.path.relpath(lender.path(folder), run.folder)
-        model = model | dict(folder=place)
+    for key in ("folder", "adapter"):
+        folder = Path(model.get(key, "/")).expanduser()
+        if not folder.is_absolute():
+            model = model | {key: os.path.relpath(lender.path(folder), run.folder)}
     run.note_model(role, model)
 
 # %% ../../../nbs/run/stages/rounds.ipynb #8690ba43
