@@ -146,7 +146,7 @@ def test_engine_generates_when_writing_and_replays_when_reading(tmp_path, monkey
             pass
 
     parrots = (EngineKind("auto", Parrot),)
-    monkeypatch.setattr(models, "fingerprint", lambda folder: Parrot.fingerprint)
+    monkeypatch.setattr(models, "fingerprint", lambda *folder: Parrot.fingerprint)
     out = tmp_path / "out"
     with RunDir(out, tiny_recipe()) as rd:
         rd.path("student").mkdir()

@@ -22,6 +22,7 @@ class ModelOptions:
     dtype: Dtype = "bfloat16"  # number format of the weights while generating
     chat: Switch = "off"  # prompts go into the model's chat template: "auto", "on" or "off"
     trust_remote_code: bool = False  # run Python code that comes with the model
+    adapter: str = ""  # folder of a LoRA adapter that is opened on the weights; "": none
     train_embeddings: bool = True  # False: a fine-tuning leaves the (often tied) embedding as it is
 
     @classmethod
@@ -113,6 +114,10 @@ def load_model(
     if model.get_input_embeddings().num_embeddings < len(tokenizer):
         model.resize_token_embeddings(len(tokenizer))
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    if options.adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, options.adapter)
     return model.eval()
 
 # %% ../../nbs/models/load.ipynb #1c89efe2

@@ -24,6 +24,7 @@ from .terminal import progress
 from .launch import is_first, processes
 from .chat import training_texts
 from .load import ModelOptions, load_model, load_tokenizer, save_model
+from .schedule import warm_from_first_step
 from .terminal import quiet
 from ..core.fields import RecipeError
 
@@ -227,7 +228,7 @@ def sft_trainer(
             processing_class=tokenizer,
             callbacks=list(callbacks),
         )
-    return show_progress(trainer, "fine-tuning")
+    return show_progress(warm_from_first_step(trainer), "fine-tuning")
 
 # %% ../../nbs/models/train.ipynb #07552362
 def trackers(
@@ -330,18 +331,20 @@ def save_trained(
     trainer,  # a transformers `Trainer` that is done
     tokenizer,  # of its model
     folder: str | Path,  # replaced if it exists
+    dtype: str = "bfloat16",  # number format of what is written
 ):
-    "Save a trained model in bfloat16; of several processes, the first gathers all and writes."
-    if processes() == 1:
-        save_bf16(trainer.model, tokenizer, folder)
-        return
+    "Save a trained model; of several processes, the first gathers all and writes."
     import torch
 
+    number = getattr(torch, dtype)
+    if processes() == 1:
+        save_model(copy.deepcopy(trainer.model).to(number), tokenizer, folder)
+        return
     model = trainer.accelerator.unwrap_model(trainer.model)
     weights = trainer.accelerator.get_state_dict(trainer.model)
     if is_first():
-        model.config.dtype = torch.bfloat16
+        model.config.dtype = number
         for name, value in weights.items():
-            weights[name] = value.to(torch.bfloat16)
+            weights[name] = value.to(number)
         save_model(model, tokenizer, folder, weights)
     trainer.accelerator.wait_for_everyone()

@@ -69,7 +69,10 @@ def live_engine(
     if settings.kind != "ray":
         replicas = 1
     settings = replace(settings, replicas=replicas, per_replica=each)
-    return open_model(folder, ModelOptions.of(run.recipe, role), settings, engines)
+    options = replace(ModelOptions.of(run.recipe, role), adapter=run.model_adapter(role))
+    if options.adapter and settings.kind == "auto":
+        settings = replace(settings, kind="transformers")  # opens the adapter unmerged
+    return open_model(folder, options, settings, engines)
 
 
 def _served_name(run, role):

@@ -9,11 +9,10 @@ __all__ = ['read_json', 'write_json', 'RunDir', 'open_replay']
 import json
 import shutil
 from collections.abc import Callable, Iterable
-from hashlib import blake2b
 from pathlib import Path
 from typing import TextIO
 import pandas as pd
-from ..core.files import cannot_write, take_lock, write_whole
+from ..core.files import cannot_write, content_hash, parquet, take_lock, write_whole
 from ..core.recipes import dump_recipe, first_difference, parse_yaml
 from ..core.settings.recipe import Recipe
 from ..core.fields import from_dict
@@ -50,24 +49,6 @@ def write_json(
     write_whole(file, json.dumps(values, indent=1, ensure_ascii=False).encode())
 
 # %% ../../nbs/run/rundir.ipynb #b4b24366
-def _parquet(parts):
-    "Return tables under each other as Parquet, and how many rows they have."
-    import pyarrow as pa
-    from pyarrow.parquet import ParquetWriter
-
-    buffer = pa.BufferOutputStream()
-    writer, n = None, 0
-    for part in parts:
-        schema = writer.schema if writer else None
-        rows = pa.Table.from_pandas(part, schema, preserve_index=False)
-        if writer is None:
-            writer = ParquetWriter(buffer, rows.schema)
-        writer.write_table(rows)
-        n += len(part)
-    writer.close()
-    return buffer.getvalue().to_pybytes(), n
-
-
 def _read_table(file, again):
     try:
         return pd.read_parquet(file)
@@ -114,11 +95,6 @@ def _remove_halves(folder):
         shutil.rmtree(half)
     for half in folder.glob("models/.*-????????/"):
         shutil.rmtree(half)
-
-
-def _hash_of(what):
-    plain = [w.to_json(orient="split") if isinstance(w, pd.DataFrame) else w for w in what]
-    return blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 # %% ../../nbs/run/rundir.ipynb #e6014d82
 class RunDir:
@@ -251,7 +227,7 @@ class RunDir:
     ) -> int:  # rows
         "Write a table."
         self._must_write()
-        data, n = _parquet([df] if isinstance(df, pd.DataFrame) else df)
+        data, n = parquet([df] if isinstance(df, pd.DataFrame) else df)
         write_whole(self.path(f"{name}.parquet"), data)
         self.saved[name] = n
         return n
@@ -290,18 +266,26 @@ class RunDir:
         role: str,  # "teacher", "student", …
         folder: str | Path,  # with safetensors, see `arte.models.folders`
         made_of: str | None = None,  # for a model trained in the run: a hash of what went into it
+        adapter: str | Path = "",  # folder of a LoRA adapter that belongs to it; "": none
     ) -> None:
-        "Note a model's folder and fingerprint."
+        "Note a model's folder, its adapter, and their fingerprint."
         from arte.models.folders import fingerprint
 
+        model = dict(folder=self._place(folder))
+        if adapter:
+            model["adapter"] = self._place(adapter)
+        model["fingerprint"] = fingerprint(folder, adapter)
+        if made_of:
+            model["made_of"] = made_of
+        self.note_model(role, model)
+
+    def _place(self, folder):
+        "Return a folder as it is noted: relative to the run or the home, so that both can move."
         place = folder = Path(folder).resolve()
         for base, sign in ((Path.home(), "~"), (self.folder.resolve(), "")):
             if folder.is_relative_to(base):
                 place = Path(sign, folder.relative_to(base))
-        model = dict(folder=str(place), fingerprint=fingerprint(folder))
-        if made_of:
-            model["made_of"] = made_of
-        self.note_model(role, model)
+        return str(place)
 
     def note_model(
         self,
@@ -323,21 +307,33 @@ class RunDir:
             raise LookupError(f"This run has no model {role!r}. It has: {known}.")
         return self.path(Path(self.models[role]["folder"]).expanduser())
 
+    def model_adapter(
+        self,
+        role: str,  # of a registered model
+    ) -> str:  # its folder; "": none
+        "Return the LoRA adapter that belongs to a model, whose folder is then the base model's."
+        adapter = self.models[role].get("adapter")
+        return str(self.path(Path(adapter).expanduser())) if adapter else ""
+
     def trained(
         self,
         role: str,  # of the model that is made
         what: list,  # all that decides what comes out; JSON-able, or data frames
         train: Callable[[Path], pd.DataFrame],  # makes the folder it is given, returns the log
+        base: str = "",  # role of the model that an adapter is made for; "": it is a whole model
     ) -> pd.DataFrame:  # the log
         "Train and register a model of this run, unless it is there and made of the same."
         self._must_write()
-        made_of = _hash_of(what)
+        made_of = content_hash(what)
         out = self.path("models", role)
         log = self.path("models", f"{role}.log.parquet")
         known = self.models.get(role, {}).get("made_of")
         if known != made_of or not log.exists():
             write_whole(log, train(out).to_parquet(index=False))
-            self.register(role, out, made_of)
+            if base:
+                self.register(role, self.model_folder(base), made_of, adapter=out)
+            else:
+                self.register(role, out, made_of)
         return _read_table(log, "Run the same command again: this model is trained anew.")
 
 # %% ../../nbs/run/rundir.ipynb #71a48d41
