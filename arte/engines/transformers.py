@@ -95,7 +95,7 @@ class TransformersEngine(Engine):
     ):
         import torch
 
-        self.folder, self.fingerprint = Path(path), fingerprint(path)
+        self.folder, self.fingerprint = Path(path), fingerprint(path, options.adapter)
         self.batch_tokens = batch_tokens
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.tokenizer = load_tokenizer(path, options)

@@ -213,11 +213,22 @@ class Counts(dict):
 
     def add_up(
         self,
-        more: dict[str, int],  # counts of another step
+        more: dict,  # counts of another step: name → number
     ) -> None:
-        "Add counts of the same names."
+        "Add counts of the same names; warnings stand in a row."
         for name, n in more.items():
-            self[name] = self.get(name, 0) + n
+            if name == "WARNING":
+                self[name] = "; ".join(filter(None, (self.get(name), n)))
+            else:
+                self[name] = self.get(name, 0) + n
+
+    def warn(
+        self,
+        text: str,  # what is wrong, with its numbers, and what to do
+    ) -> None:
+        "Print a warning now, and keep it for `arte status` and the report."
+        print(f"WARNING: {text}", flush=True)
+        self.add_up({"WARNING": text})
 
 
 @contextmanager

@@ -6,7 +6,7 @@
 __all__ = ['ALIGN', 'HELD_OUT', 'run_align', 'cut_off', 'align_needs', 'run_heldout', 'all_held_out_drafts', 'heldout_needs']
 
 # %% ../../../nbs/run/stages/align.ipynb #4fbcd85e
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from statistics import fmean
 import pandas as pd
 from ...align import align, held_out_drafts, held_out_table
@@ -40,19 +40,19 @@ def run_align(
     "Align the teacher by DPO (§3.3)."
     r, pairs = run.recipe, run.table("pairs")
     seed = derive_seed(r.seed, "align")
-    how = dict(settings=r.align, seed=seed, options=ModelOptions.of(r, "teacher"))
+    options = replace(ModelOptions.of(r, "teacher"), adapter=run.model_adapter("teacher"))
+    how = dict(settings=r.align, seed=seed, options=options)
 
     def train(out):
-        base = run.model_folder("teacher")
-        adapter = run.path("models", "adapter")
-        track = tracked(run, "aligned")
-        return launch(r.accelerate, align, base, pairs, adapter, out=out, track=track, **how)
+        base, track = run.model_folder("teacher"), tracked(run, "aligned")
+        return launch(r.accelerate, align, base, pairs, out=out, track=track, **how)
 
     texts = pairs[["prompt", "chosen", "rejected"]]
     settings = asdict(r.align) | dict(held_out=None)
     teacher = run.models["teacher"]["fingerprint"]
     made_of = [teacher, texts, settings, seed, chatting(run, "teacher")]
-    log = run.trained("aligned", made_of, train)
+    base = "teacher" if r.align.train == "lora" else ""
+    log = run.trained("aligned", made_of, train, base)
     run.save("align_log", log)
     long = cut_off(run, "teacher", pairs, ("chosen", "rejected"), "align")
     return Counts(steps=len(log)) | long
