@@ -141,7 +141,8 @@ def information_draws(
     else:
         known, rng = ~np.isnan(fit.a), np.random.default_rng(seed + 1)
         theta = rng.normal(fit.theta[r], fit.theta_sd[r], n_draws)
-        b = _two_halves(fit.b[known], fit.b_range[:, known], rng, n_draws)
+        ends = np.asarray(fit.b_range)[:, known]
+        b = _two_halves(fit.b[known], ends, rng, n_draws)
     return information(theta[:, None], a, b)
 
 

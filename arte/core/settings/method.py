@@ -138,9 +138,6 @@ class Irt(Section, place="irt"):
     # posterior; map is the mode of the items' marginal posterior, with fixed hyperparameters
     method: Literal["nuts", "map", "mle"] = "nuts"
     k: Count = 40  # items per task that form the preference set; §4.1
-    # by which the k best are chosen: discrimination in §3.2; information at the student's own
-    # ability is ours
-    choose: Literal["discrimination", "information"] = "discrimination"
     # every respondent answers with each number of worked examples; §4.1
     shots: tuple[Shots, ...] = (0, 1, 2, 3)
     # models that answer besides the student (and a school's checkpoints), each a name, or
@@ -152,6 +149,9 @@ class Irt(Section, place="irt"):
     # the k items take their gold answers in turn, each answer's best ones first; the paper has no
     # such rule, our presets have it on: small students answer by habit
     balance: bool = False
+    # by which the k best are chosen: discrimination in §3.2; information at the student's own
+    # ability is ours
+    choose: Literal["discrimination", "information"] = "discrimination"
 
     def check(self):
         "Refuse respondents without shots, and one chain alone."
