@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from arte.core.settings.recipe import Recipe
 from arte.engines.journal import Journal
 from arte.engines.journaled import Journaled
 from arte.engines.protocol import FunctionEngine, Sampling
+from arte.engines.server import ServerEngine
 from arte.engines.transformers import TransformersEngine
 from arte.models.chat import (
     Begun,
@@ -90,6 +92,32 @@ def test_engines_read_the_template(journaled, engine):
         found = journaled.logprobs(ours, [" True"] * 2)
         for a, b in zip(found, engine.logprobs(texts, scores), strict=True):
             assert np.allclose(a, b, atol=1e-6)
+
+
+def test_a_server_gets_the_template_s_tokens(model, monkeypatch, tmp_path):
+    "The completions endpoint knows no template: we send it the tokens of ours."
+    sent = []
+
+    def create(prompt, **settings):
+        sent.append(prompt)
+        choice = SimpleNamespace(text="4", finish_reason="stop", stop_reason=None)
+        return SimpleNamespace(choices=[choice], usage=SimpleNamespace(completion_tokens=1))
+
+    served = [SimpleNamespace(id="m", owned_by="vllm")]
+    client = SimpleNamespace(
+        api_key="no key",
+        models=SimpleNamespace(list=lambda: SimpleNamespace(data=served)),
+        completions=SimpleNamespace(create=create),
+        close=lambda: None,
+    )
+    monkeypatch.setattr("arte.engines.server._client", lambda *a: client)
+    server = ServerEngine(model, "http://localhost/v1", "m")
+    template = open_template(model, FLOAT32)
+    asked = Journaled(
+        Journal(tmp_path / "j.db"), server.fingerprint, lambda: server, template=template
+    )
+    assert asked.generate(PROMPTS[:1])[0][0].text == "4"
+    assert sent == [server.tokenizer(turn(PROMPTS[0])).input_ids]
 
 
 def test_a_plain_prompt_with_a_beginning_is_one_text(engine, tmp_path):

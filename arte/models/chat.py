@@ -116,7 +116,8 @@ def read_template(
     for probe in _PROBES:
         text = _written(tokenizer, ("user", probe), add_generation_prompt=True)
         if text.count(probe) != 1:
-            raise _refusal(tokenizer, f"of the prompt {probe[:40]!r} it makes {text[-200:]!r}")
+            why = f"it loses or changes the prompt: of {probe[:40]!r} it makes {text[-200:]!r}"
+            raise _refusal(tokenizer, why)
         around.append(text.split(probe))
     if around[0] != around[1]:
         raise _refusal(

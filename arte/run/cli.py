@@ -110,7 +110,8 @@ def export_command(
     print(f"Tasks: {', '.join(groups)}")
     print(
         f"Run them: lm_eval --include_path {args.out} --tasks {groups[0]} "
-        "--model hf --model_args pretrained=MODEL,dtype=float32"
+        "--model hf --model_args pretrained=MODEL,dtype=float32\n"
+        "For a model that reads its chat template (student.chat) add --apply_chat_template."
     )
 
 
