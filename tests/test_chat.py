@@ -161,7 +161,11 @@ def test_trained_in_its_template(model, tmp_path):
 
 @pytest.mark.parametrize(
     "template, why",
-    [(LOSING, "of the prompt"), (RAISING, "must alternate"), (ENDING, "ends the text")],
+    [
+        (LOSING, "loses or changes the prompt"),
+        (RAISING, "must alternate"),
+        (ENDING, "ends the text"),
+    ],
 )
 def test_a_run_refuses_a_bad_template_at_once(tiny_model, tmp_path, template, why):
     from arte.run.parts import PARTS
