@@ -62,7 +62,7 @@ def usable_target(
 # %% ../nbs/00_elicit.ipynb #137ca1cf
 # why a whole question is set aside
 REASONS = ("seed", "held out", "duplicate", "near duplicate", "target", "surplus")
-_KEPT = ["question_id", "task", "prompt_id", "prompt", "question", "target", "decoding"]
+_KEPT = "question_id task prompt_id prompt question target text decoding".split()
 _ASIDE = ["stage", "task", "reason", "text", "prompt_id", "decoding"]
 
 
@@ -124,7 +124,7 @@ class Sieve:
         task = self.task
         target = usable_target(q.question, q.target, task.kind)
         row = dict(question_id=item_id(task.name, q.question), task=task.name)
-        self.kept.append(dict(row, question=q.question, target=target, **origin))
+        self.kept.append(dict(row, question=q.question, target=target, text=q.text, **origin))
 
     def tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:  # questions, aside
         "Return what was kept and what was set aside as tables."

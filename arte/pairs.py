@@ -10,13 +10,14 @@ __all__ = ['COLUMNS', 'NEXT', 'best_and_worst', 'drop_reason', 'make_pair', 'rat
 from hashlib import sha1
 import numpy as np
 import pandas as pd
-from .core.tags import tag_question
+from .core.tags import renumber, tag_question
 from .core.prompts import naive_prompt
 from .core.basics import derive_seed
 
 # %% ../nbs/03_pairs.ipynb #551e68af
 COLUMNS = ["pair", "kind", "task", "prompt", "chosen", "rejected"]
 COLUMNS += ["s_chosen", "s_rejected", "chosen_id", "rejected_id"]
+COLUMNS += ["chosen_finish", "rejected_finish"]
 _DROPPED = ["kind", "task", "id", "reason"]
 
 
@@ -49,14 +50,14 @@ def make_pair(
     kind: str,  # "rationale" or "question"
     task: str,  # task name
     prompt: str,  # x
-    chosen: tuple,  # text y_w, exactly as it follows the prompt; score; id
+    chosen: tuple,  # text y_w, exactly as it follows the prompt; score; id; how the text ended
     rejected: tuple,  # the same of y_l
 ) -> dict:  # a row of `pairs`
     "Make a row of the pairs table, named by its text."
-    (y_w, s_w, id_w), (y_l, s_l, id_l) = chosen, rejected
+    (y_w, s_w, id_w, end_w), (y_l, s_l, id_l, end_l) = chosen, rejected
     whole = "\0".join([prompt, y_w, y_l])
     name = f"{kind[0]}-{sha1(whole.encode()).hexdigest()[:10]}"
-    row = (name, kind, task, prompt, y_w, y_l, s_w, s_l, id_w, id_l)
+    row = (name, kind, task, prompt, y_w, y_l, s_w, s_l, id_w, id_l, end_w, end_l)
     return dict(zip(COLUMNS, row))
 
 # %% ../nbs/03_pairs.ipynb #3ae3209d
@@ -89,8 +90,7 @@ def rationale_pairs(
 
 def _rationale_pair(task, w, l, s):
     prompt = naive_prompt(task, w.question)
-    chosen = (" " + w.rationale, s[w.draft], w.draft)
-    rejected = (" " + l.rationale, s[l.draft], l.draft)
+    chosen, rejected = ((" " + d.rationale, s[d.draft], d.draft, d.get("finish")) for d in (w, l))
     return make_pair("rationale", w.task, prompt, chosen, rejected)
 
 
@@ -161,7 +161,7 @@ NEXT = 4  # number of a new question: the prompt shows 1 to 3, and Table 11 want
 
 
 def question_pairs(
-    # question_id, task, prompt_id, prompt (asks for one question), question, target
+    # question_id, task, prompt_id, prompt (asks for one question), question, target, text
     questions: pd.DataFrame,
     scores: pd.DataFrame,  # from `preference_scores`
     how: str = "quartiles",  # §3.3 and Appendix G; "extremes" is §4.1's reading
@@ -196,12 +196,17 @@ def _compare(group, found, min_margin, pairs, dropped):
             name = f"{w.question_id} {l.question_id}"
             dropped.append(dict(kind="question", task=w.task, id=name, reason=reason))
         else:
-            chosen, rejected = _tagged(w), _tagged(l)
+            chosen, rejected = _response(w), _response(l)
             pairs.append(make_pair("question", w.task, w.prompt, chosen, rejected))
 
 
-def _tagged(q):
-    return tag_question(q.question, q.target, NEXT), q.s, q.question_id
+def _response(q):
+    "Return a question as its teacher wrote it; only whole ones are kept, so each has its end."
+    if "text" in q:
+        written = renumber(q.text, NEXT)
+    else:  # from a table that was recorded without the text
+        written = tag_question(q.question, q.target, NEXT)
+    return written, q.s, q.question_id, "stop"
 
 # %% ../nbs/03_pairs.ipynb #26d17409
 def pair_counts(

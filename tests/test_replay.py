@@ -6,6 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from arte.core.tags import parse_questions, renumber
+from arte.core.tasks import builtin_tasks
+from arte.elicit import usable_target
 from arte.run import engine
 from arte.run.parts import PARTS
 from arte.run.rundir import RunDir
@@ -21,6 +24,9 @@ TABLES = (
     "questions drafts aside answers scores pairs dropped heldout_drafts heldout "
     "tailored_questions tailor_aside tailor_dropped examples"
 ).split()
+# The answers of question pairs are the teacher's own words; recorded were its questions in new
+# tags, with the target in normal form. A test of its own compares them.
+WORDS = ["pair", "chosen", "rejected"]
 
 
 def refuse(run, role, *more):
@@ -49,7 +55,31 @@ def test_each_table_is_the_recorded_one(replayed, name):
     recorded = pd.read_parquet(REPLAY / f"{name}.parquet")
     again = replayed.table(name)
     assert set(again) >= set(recorded)
+    if name == "pairs":
+        for table in (recorded, again):
+            table.loc[table.kind == "question", WORDS] = "compared below"
     pd.testing.assert_frame_equal(again[list(recorded)], recorded, check_exact=True)
+
+
+def same_question(now, then, task):
+    "Compare two tagged questions by their text and by the normal form of their target."
+    ((now,), left), ((then,), _) = parse_questions(now), parse_questions(then)
+    target = usable_target(now.question, now.target, builtin_tasks()[task].kind)
+    return (now.question, target, left) == (then.question, then.target, [])
+
+
+def test_answers_of_question_pairs_are_the_teachers_own_words(replayed):
+    recorded, again = pd.read_parquet(REPLAY / "pairs.parquet"), replayed.table("pairs")
+    written = replayed.table("questions").set_index("question_id").text
+    other = 0
+    for pair in again[again.kind == "question"].itertuples():
+        before = recorded.loc[pair.Index]
+        for side in ("chosen", "rejected"):
+            text = getattr(pair, side)
+            assert text == renumber(written[getattr(pair, f"{side}_id")], 4)
+            assert same_question(text, before[side], pair.task)
+            other += text != before[side]
+    assert other  # the recording has "No" where the teacher wrote "no"
 
 
 def test_new_columns(replayed):
@@ -60,6 +90,12 @@ def test_new_columns(replayed):
         assert set(replayed.table(name).finish) <= ends, name
     drafts = replayed.table("drafts")
     assert set(drafts.finish[drafts.answer.notna()]) == {"stop"}
+    pairs, finish = replayed.table("pairs"), drafts.set_index("draft").finish
+    of_rationales = pairs[pairs.kind == "rationale"]
+    for side in ("chosen", "rejected"):
+        ends = of_rationales[f"{side}_id"].map(finish)
+        assert of_rationales[f"{side}_finish"].tolist() == ends.tolist()
+        assert set(pairs[pairs.kind == "question"][f"{side}_finish"]) == {"stop"}
 
 
 def test_nothing_is_generated(replayed):
