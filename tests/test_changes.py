@@ -18,7 +18,7 @@ from support.world import SCHOOL, UNSEEN, World, tables
 
 # What a change sets off: stages that generate, and models that are trained
 STUDENTS = "student-original student-arte eval"
-ALIGNED = "aligned heldout tailor student-arte eval"
+ALIGNED = "align aligned heldout tailor student-arte eval"
 SCORES = f"prefer student-original {ALIGNED}"
 DRAFTS = f"elicit {SCORES}"
 ALL = f"irt {DRAFTS}"
@@ -109,7 +109,7 @@ CHANGES = {
     "align.lr": (1e-3, ALIGNED),
     "align.loss": ("ipo", ALIGNED),
     "align.label_smoothing": (0.0, ""),
-    "align.held_out_pairs": (0.5, ""),
+    "align.held_out_pairs": (0.5, ALIGNED),
     "align.batch": (2, ALIGNED),
     "align.epochs": (3, ALIGNED),
     "align.warmup": (0.2, ALIGNED),

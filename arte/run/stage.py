@@ -20,6 +20,7 @@ from ..data.generated.tasks import GENERATED_TASKS
 from ..data.sources import SOURCES, Source, get_source
 from ..engines.journaled import Journaled
 from ..engines.open import EngineKind
+from ..align import check_loss
 from ..models.train import trackers
 from .engine import open_engine
 from .pages.page import Section
@@ -62,6 +63,7 @@ class Parts:
         _check_names("data.test", [recipe.data.test], ("auto", *for_test))
         _check_names("engine.kind", [recipe.engine.kind], self.engines)
         _check_names("eval.benchmarks", recipe.eval.benchmarks, self.benchmarks)
+        check_loss(recipe.align)
         _check_arms(recipe, self)
         _check_test_items(recipe, self)
         _check_generated(recipe)

@@ -89,7 +89,7 @@ def use_scripts(monkeypatch, tasks, count=None, **teachers):
         return Journaled(
             run.journal,
             f"script-{role}",
-            lambda: FunctionEngine(counted, f"script-{role}"),
+            lambda: FunctionEngine(counted, f"script-{role}", lambda p, c: [-chance(role, p, c)]),
             label=role,
         )
 
