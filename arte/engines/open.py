@@ -67,7 +67,8 @@ def _open_auto(folder, options, settings):
 
 def _open_ray(folder, options, settings):
     in_replica = partial(_open_auto, folder, options, settings)
-    return RayEngine(folder, in_replica, settings.replicas, settings.per_replica)
+    adapter = options.adapter
+    return RayEngine(folder, in_replica, settings.replicas, settings.per_replica, adapter=adapter)
 
 
 def _open_server(folder, options, settings):

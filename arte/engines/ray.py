@@ -100,8 +100,9 @@ class RayEngine(Engine):
         replicas: int = 1,  # copies of the model, ≥ 1
         per_replica: PerReplica = PerReplica(),  # what each is opened on
         batch: int = 1024,  # completions a replica gets at once: four times vLLM's own batch
+        adapter: str = "",  # folder of the LoRA adapter that `open_model` opens on it; "": none
     ):
-        self.path, self.fingerprint, self.batch = Path(path), fingerprint(path), batch
+        self.path, self.fingerprint, self.batch = Path(path), fingerprint(path, adapter), batch
         self.replicas: list = []
         self.ray, self.started = _start_ray()
         try:

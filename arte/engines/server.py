@@ -62,13 +62,37 @@ class ServerEngine(Engine):
         timeout: float = 600,  # seconds for one answer
         retries: int = 5,  # tries after the first one, for each request
         max_model_len: int = 4096,  # prompt and new tokens of a text, as the server has it
-        options: ModelOptions = ModelOptions(),  # trust, for the tokenizer
+        options: ModelOptions = ModelOptions(),  # trust, for the tokenizer; adapter
     ):
-        self.fingerprint, self.tokenizer = fingerprint(path), load_tokenizer(path, options)
+        self.fingerprint = fingerprint(path, options.adapter)
+        self.tokenizer = load_tokenizer(path, options)
         self.url, self.model, self.max_model_len = url, model, max_model_len
         self.concurrency, self.retries = concurrency, retries
         self.client = _client(url, timeout, retries)
         self.vllm = self._is_vllm()
+        if options.adapter:
+            self.model = self._load_adapter(options.adapter)
+
+    def _load_adapter(self, folder):
+        "Let the server open a LoRA adapter on its model, and return the name it has there."
+        import httpx
+        import openai
+
+        self._needs_vllm("LoRA adapters")
+        name = f"arte-{self.fingerprint}"
+        if any(model.id == name for model in self.client.models.list().data):
+            return name
+        wish = dict(lora_name=name, lora_path=str(Path(folder).resolve()))
+        try:
+            self.client.post("/load_lora_adapter", cast_to=httpx.Response, body=wish)
+        except openai.APIStatusError as e:
+            raise LookupError(
+                f"{self.url} cannot open the adapter {folder} ({e.status_code}): {self._told(e)}. "
+                "Start the server with --enable-lora --max-lora-rank 64 and "
+                "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 in its environment, on a machine that has "
+                "this folder at the same place"
+            ) from None
+        return name
 
     def _is_vllm(self):
         "Return whether the server is vLLM's; refuse a model that it does not serve."

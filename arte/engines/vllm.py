@@ -6,6 +6,7 @@
 __all__ = ['VllmEngine']
 
 # %% ../../nbs/engines/vllm.ipynb #4a3c6802
+import json
 import os
 import sys
 import warnings
@@ -75,25 +76,27 @@ class VllmEngine(Engine):
     def __init__(
         self,
         path: str | Path,  # a model folder
-        options: ModelOptions = ModelOptions(),  # number format, trust
+        options: ModelOptions = ModelOptions(),  # number format, trust, adapter
         max_model_len: int = 4096,  # prompt and new tokens of a text; at most the model's own limit
         tensor_parallel: int = 1,  # devices that share each layer
         pipeline_parallel: int = 1,  # groups of such devices that have some of the layers each
     ):
         import torch
 
-        self.folder, self.fingerprint = Path(path), fingerprint(path)
+        self.folder, self.fingerprint = Path(path), fingerprint(path, options.adapter)
         self.inside = _vllm_environment(tensor_parallel * pipeline_parallel)
         self._set_num_threads = torch.set_num_threads
         self.tokenizer = load_tokenizer(path, options)
         self.max_model_len = min(max_model_len, _model_limit(path, options))
+        self.adapter, lora = _with_adapter(options.adapter)
         self.llm = self._open(
             options,
+            **lora,
             tensor_parallel_size=tensor_parallel,
             pipeline_parallel_size=pipeline_parallel,
         )
 
-    def _open(self, options, **parallel):
+    def _open(self, options, **settings):
         # vLLM 0.32 looks through all imported modules for Triton kernels, and trips over
         # llvmlite's, which PyMC imports
         with held_back(), _without("llvmlite.binding.ffi"), warnings.catch_warnings():
@@ -109,7 +112,7 @@ class VllmEngine(Engine):
                 disable_log_stats=True,
                 use_tqdm_on_load=False,
                 trust_remote_code=options.trust_remote_code,
-                **parallel,
+                **settings,
             )
 
     def _run(self, ids, params):
@@ -119,7 +122,8 @@ class VllmEngine(Engine):
             return progress(total, "vLLM") if steps is None else steps
 
         prompts = [dict(prompt_token_ids=x) for x in ids]
-        return self.llm.generate(prompts, params, use_tqdm=someone_watches() and bar)
+        shown = someone_watches() and bar
+        return self.llm.generate(prompts, params, use_tqdm=shown, lora_request=self.adapter)
 
     def generate(
         self,
@@ -217,6 +221,24 @@ class VllmEngine(Engine):
             cleanup_dist_env_and_memory()
             torch.set_num_threads = self._set_num_threads
         gc.collect()
+
+
+# ranks that vLLM has kernels for
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
+def _with_adapter(folder):
+    "Return vLLM's request for a LoRA adapter, and the settings it takes; nothing without one."
+    if not folder:
+        return None, {}
+    from vllm.lora.request import LoRARequest
+
+    config = json.loads(Path(folder, "adapter_config.json").read_text(encoding="utf-8"))
+    room = next((r for r in _RANKS if r >= config["r"]), config["r"])
+    # named, so that the output layer stays as it is: vLLM 0.32 cannot score prompts through it
+    names = sorted(config["target_modules"])
+    settings = dict(enable_lora=True, max_lora_rank=room, lora_target_modules=names)
+    return LoRARequest("adapter", 1, str(folder)), settings
 
 
 def _model_limit(path, options):

@@ -63,20 +63,27 @@ def live_engine(
 ) -> Engine:
     "Open the model itself, as the recipe's section `engine` says."
     settings = run.recipe.engine
-    if settings.kind == "server" and _served_name(run, role) != settings.model:
+    options = replace(ModelOptions.of(run.recipe, role), adapter=run.model_adapter(role))
+    if settings.kind == "server":
+        if _served_name(run, role) == settings.model:
+            try:
+                return open_model(folder, options, settings, engines)
+            except LookupError as e:
+                if not options.adapter:
+                    raise
+                print(f"{role}: {e}. It is opened here")
         settings = replace(settings, kind="auto", url=None, model=None)
     replicas, each = settings.layout(role.startswith(("teacher", "aligned")))
     if settings.kind != "ray":
         replicas = 1
     settings = replace(settings, replicas=replicas, per_replica=each)
-    options = replace(ModelOptions.of(run.recipe, role), adapter=run.model_adapter(role))
-    if options.adapter and settings.kind == "auto":
-        settings = replace(settings, kind="transformers")  # opens the adapter unmerged
     return open_model(folder, options, settings, engines)
 
 
 def _served_name(run, role):
-    "Return a role's name at the server; a model that was trained in a run has none."
-    if "made_of" in run.models[role]:
+    "Return a role's name at the server, or its base model's; what a run trained whole has none."
+    model, names = run.models[role], dict(teacher=run.recipe.teacher, student=run.recipe.student)
+    role = "teacher" if "adapter" in model else role
+    if role not in names or ("made_of" in model and "adapter" not in model):
         return None
-    return {"teacher": run.recipe.teacher.model, "student": run.recipe.student.model}.get(role)
+    return names[role].model
