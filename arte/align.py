@@ -21,7 +21,7 @@ from .core.basics import nearest
 from .core.fields import RecipeError
 from .models.launch import is_first, processes
 from .models.chat import training_texts
-from .models.load import ModelOptions, load_model, load_tokenizer
+from .models.load import ModelOptions, load_model, load_tokenizer, with_adapter
 from .models.schedule import warm_from_first_step
 from .models.terminal import quiet
 from .core.files import whole_folder
@@ -255,9 +255,7 @@ def _models(folder, settings, options):
         return whole, load_model(folder, frozen) if processes() > 1 else None
     model = load_model(folder, frozen)
     if options.adapter:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, options.adapter, is_trainable=True)
+        model = with_adapter(model, options.adapter, trainable=True)
     return model, None
 
 

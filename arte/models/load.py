@@ -7,7 +7,6 @@ __all__ = ['ENOUGH', 'ModelOptions', 'set_pad', 'check_folder', 'load_tokenizer'
            'save_model', 'merge_adapter']
 
 # %% ../../nbs/models/load.ipynb #1dc3f49b
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,8 +97,10 @@ def load_tokenizer(
 # %% ../../nbs/models/load.ipynb #ad0a0002
 def check_adapter(
     folder: str | Path,  # of an adapter, as PEFT saves it
-) -> Path:  # the same
-    "Check that a folder holds a LoRA adapter in safetensors."
+    base: str | Path,  # folder of the model that it is opened on
+    options: ModelOptions = ModelOptions(),  # trust
+) -> Path:  # `folder`
+    "Check that an adapter fits its model; no weights are read."
     folder = Path(folder)
     names = ("adapter_config.json", "adapter_model.safetensors")
     missing = [name for name in names if not (folder / name).is_file()]
@@ -109,7 +110,48 @@ def check_adapter(
             f"{str(folder)!r} is not an adapter folder: expected {' and '.join(names)}, found "
             f"{there}"
         )
+    try:
+        expected, found = _shapes_on(base, folder, options), _shapes_in(folder)
+        differ = sorted(k for k in expected | found if expected.get(k) != found.get(k))
+        why = differ and _difference(differ, expected, found)
+    except ValueError as e:  # PEFT finds no layer of that name
+        why = str(e).strip()[:200]
+    if why:
+        raise ValueError(
+            f"the adapter in {str(folder)!r} does not fit the model in {str(base)!r} ({why}). Open "
+            "it on the model that it was trained on"
+        )
     return folder
+
+
+def _shapes_on(base, folder, options):
+    "Return the shapes of the matrices that an adapter's settings make on a model."
+    import torch
+    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    trust = options.trust_remote_code
+    with quiet(), torch.device("meta"):
+        config = AutoConfig.from_pretrained(check_folder(base), trust_remote_code=trust)
+        model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
+        settings = PeftConfig.from_pretrained(str(folder))
+        made = get_peft_model_state_dict(get_peft_model(model, settings))
+    return {name: tuple(matrix.shape) for name, matrix in made.items()}
+
+
+def _shapes_in(folder):
+    "Return the shapes of the matrices that an adapter has."
+    from safetensors import safe_open
+
+    with safe_open(folder / "adapter_model.safetensors", "pt") as f:
+        return {name: tuple(f.get_slice(name).get_shape()) for name in f.keys()}
+
+
+def _difference(differ, expected, found):
+    "Say how two sets of matrices differ."
+    name = differ[0]
+    there, here = found.get(name, "missing"), expected.get(name, "no such layer")
+    return f"{len(differ)} matrices differ; {name}: {there} in the adapter, {here} in the model"
 
 
 def with_adapter(
@@ -117,36 +159,23 @@ def with_adapter(
     folder: str | Path,  # of the adapter
     trainable: bool = False,  # whether training goes on from it
 ):  # `peft.PeftModel`; the weights of `model` stay as they are
-    "Open a LoRA adapter on its model, unmerged."
-    from peft import PeftModel, get_peft_model_state_dict
-    from safetensors import safe_open
+    "Open a LoRA adapter on its model, unmerged; its own weights are float32."
+    with quiet():
+        from peft import PeftModel
 
-    folder = check_adapter(folder)
-    misfit = (
-        f"the adapter in {str(folder)!r} does not fit {model.name_or_path!r}; open it on the model "
-        "that it was trained on"
-    )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of missing values; we refuse them
-            opened = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
-    except (RuntimeError, ValueError) as e:
-        why = str(e).strip().splitlines()[-1].strip()[:200]
-        raise ValueError(f"{misfit} ({why})") from None
-    with safe_open(folder / "adapter_model.safetensors", "pt") as f:
-        differ = set(f.keys()) ^ set(get_peft_model_state_dict(opened))
-    if differ:
-        raise ValueError(f"{misfit} ({len(differ)} matrices are in only one of the two)")
-    return opened
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+
 
 # %% ../../nbs/models/load.ipynb #dd4afe93
 def load_model(
     folder: str | Path,  # a model folder
-    options: ModelOptions = ModelOptions("float32"),  # number format, trust
+    options: ModelOptions = ModelOptions("float32"),  # number format, trust, adapter
 ):  # a transformers model
     "Load a model in evaluation mode, with an embedding for every token of its tokenizer."
     import torch
 
+    if options.adapter:
+        check_adapter(options.adapter, folder, options)
     tokenizer = load_tokenizer(folder, options)
     with quiet():
         from transformers import AutoModelForCausalLM
@@ -191,21 +220,29 @@ def merge_adapter(
     "Merge a LoRA adapter into its model; warn where rounding loses more than a tenth of it."
     import torch
 
-    whole = replace(options, dtype="float32", adapter="")
-    before = load_model(base, whole).state_dict()
-    merged = load_model(base, replace(whole, adapter=str(adapter))).merge_and_unload()
-    kept = length = 0.0
+    model = load_model(base, replace(options, dtype="float32", adapter=str(adapter)))
     saved_as = getattr(torch, options.dtype)
-    for name, after in merged.state_dict().items():
-        update = after - before[name]
-        rounded = after.to(saved_as).float() - before[name].to(saved_as).float()
-        kept += torch.sum(rounded.double() * update.double()).item()
-        length += torch.sum(update.double() ** 2).item()
+    kept, length = 0.0, 0.0
+    for layer in model.modules():
+        if hasattr(layer, "get_delta_weight"):
+            some = _merge_layer(layer, saved_as)
+            kept, length = kept + some[0], length + some[1]
     share = kept / length if length else 1.0
     if share < ENOUGH:
         print(
             f"merging {adapter}: only {share:.0%} of the update survives in {options.dtype}. "
             "Save it in float32, or use the adapter without merging it"
         )
-    save_model(merged.to(saved_as), load_tokenizer(base, options), out)
+    save_model(model.unload().to(saved_as), load_tokenizer(base, options), out)
     return share
+
+
+def _merge_layer(layer, saved_as):
+    "Merge one layer; return (update · rounded update, update · update)."
+    weight = layer.get_base_layer().weight
+    before = weight.detach().clone()
+    layer.merge()
+    update = weight.detach() - before
+    rounded = weight.detach().to(saved_as).float() - before
+    return (rounded * update).double().sum().item(), (update**2).double().sum().item()
+
