@@ -165,7 +165,6 @@ def with_adapter(
 
         return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
 
-
 # %% ../../nbs/models/load.ipynb #dd4afe93
 def load_model(
     folder: str | Path,  # a model folder
@@ -245,4 +244,3 @@ def _merge_layer(layer, saved_as):
     update = weight.detach() - before
     rounded = weight.detach().to(saved_as).float() - before
     return (rounded * update).double().sum().item(), (update**2).double().sum().item()
-
