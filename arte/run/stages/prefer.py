@@ -14,7 +14,7 @@ from ...pairs import question_pairs, rationale_pairs
 from ...prefer import Signal, answer_one_shot
 from ..plan.jobs import Estimate, Job
 from ..rundir import RunDir
-from ..sections.prefer import PAIRS_SHOWN, WORDS
+from ..sections.prefer import PAIRS_SHOWN, PARTS_OF_SCORES, WORDS
 from arte.run.stage import (
     Counts,
     Parts,
@@ -137,7 +137,7 @@ PREFER = Stage(
     needs=prefer_needs,
     tables=("answers", "likelihood", "scores"),
     settings=("elicit.questions", "irt.k", "elicit.techniques", "prefer.max_tokens"),
-    sections=(WORDS,),
+    sections=(PARTS_OF_SCORES, WORDS),
 )
 
 # %% ../../../nbs/run/stages/prefer.ipynb #b03b287e
