@@ -131,6 +131,7 @@ CHANGES = {
     "distill.max_length": (500, STUDENTS),
     "eval.shots": ([0, 1], "eval"),
     "eval.max_tokens": (150, "eval"),
+    "eval.forced": (False, ""),  # nothing is asked anew
     "eval.benchmarks": (["gsm8k"], "benchmarks"),
     "unseen.tasks": (["sports_understanding"], SOME_UNSEEN),
     "unseen.examples": (5, SOME_UNSEEN),

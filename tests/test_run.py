@@ -71,6 +71,7 @@ def test_same_recipe_same_tables(first, recipe, tmp_path, monkeypatch):
         "pairs",
         "examples",
         "results",
+        "forced",
     ):
         pd.testing.assert_frame_equal(one.table(name), two.table(name))
 

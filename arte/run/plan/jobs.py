@@ -17,6 +17,7 @@ from ...core.prompts import naive_prompt, question_prompt, student_prompt
 from ...core.settings.recipe import Recipe
 from ...core.tags import tag_question
 from ...data.sources import SOURCES, Source
+from ...measures.forced import LEAD, item_labels
 from ...elicit import question_stop, question_yield, seed_groups
 from ...models.load import ModelOptions
 from .texts import SAMPLE, Texts, task_texts, template_tokens, token_counter
@@ -88,6 +89,9 @@ def steps(
     return math.ceil(n / settings.batch) * settings.epochs
 
 # %% ../../../nbs/run/plan/jobs.ipynb #5a63c9f7
+_LABEL = " <ans>Yes</ans>"  # a label as it is scored
+
+
 class Estimate:
     "Count what the models of a recipe will read and write."
 
@@ -262,6 +266,23 @@ class Estimate:
         for shots in self.recipe.eval.shots:
             prompts = [student_prompt(x.task, x.tested[:shots], i.question) for i in x.test]
             jobs.append(self.ask(role, n, prompts, out=length, longest=limit))
+        return jobs
+
+    def forced(
+        self,
+        x: Texts,  # a task's
+        students: int,  # that are asked for each label of each test item
+        role: str = "student",  # which model they are
+    ) -> list[Job]:
+        "Count the labels whose log-probabilities are asked for; a prompt is read once for all."
+        sizes = [len(item_labels(item, x.task)) for item in x.test]
+        if not x.test or max(sizes) < 2:
+            return []
+        n, jobs, count = students * x.n_test, [], self.counter(role)
+        for shots in self.recipe.eval.shots:
+            prompts = [student_prompt(x.task, x.tested[:shots], i.question) for i in x.test]
+            each = fmean(map(count, prompts)) + fmean(sizes) * self.new(role, LEAD + _LABEL)
+            jobs.append(Job(role, n * fmean(sizes), tokens_in=n * each))
         return jobs
 
     def fine_tune(

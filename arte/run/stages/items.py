@@ -9,10 +9,12 @@ __all__ = ['ITEMS', 'SCHOOL', 'run_items', 'run_school', 'school_needs']
 from ...data.instructions import instruction_source
 from ...models.folders import resolve_model
 from ..plan.jobs import Estimate, Job, steps
+from ..plan.texts import token_counter
 from ..engine import template_of
 from ..rundir import RunDir
 from ..stage import Counts, Parts, Stage, by_name, tracked
-from .draw import draw_items, test_source
+from .draw import draw_items, test_source, worked_examples
+from .tests import check_room
 
 # %% ../../../nbs/run/stages/items.ipynb #45d4765a
 def run_items(
@@ -24,6 +26,9 @@ def run_items(
     for name in recipe.distill.arms:
         if by_name(name, parts.arms).writer == "others":
             instruction_source(name)
+    source = test_source(recipe, parts.sources)
+    shown = worked_examples(recipe, source, parts.sources)
+    check_room(shown, recipe.eval, token_counter(recipe.student.model))
     items = draw_items(recipe, parts.sources)
     run.save("items", items)
     run.register("student", resolve_model(recipe.student.model))
@@ -32,7 +37,7 @@ def run_items(
         template_of(
             run, role
         )  # refuses a chat template that can't be used, before anything is made
-    return Counts(items=len(items), test_data=test_source(recipe, parts.sources))
+    return Counts(items=len(items), test_data=source)
 
 
 def _first_teacher(recipe):
