@@ -105,7 +105,12 @@ class Eval(Section, place="eval"):
     "Greedy answers of the fine-tuned students to test items (§4.2)."
 
     shots: tuple[Shots, ...] = (0, 3)  # worked examples in the prompt; Table 2
-    max_tokens: Count = 256  # longest answer, in tokens; the paper gives none
+    # longest answer, in tokens, at least as long as the worked examples' answers, of which BBH's
+    # longest has some 770; the paper gives none
+    max_tokens: Count = 1024
+    # also ask for the log-probability of each label after "So the answer is": an outcome without
+    # format, for about as many prompt tokens again; the paper has none
+    forced: bool = True
     benchmarks: tuple[Name, ...] = ()  # Table 3: all five; see `arte.data.benchmarks`
 
     def check(self):
