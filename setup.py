@@ -67,7 +67,7 @@ setup(
     install_requires=words("requirements"),
     extras_require={
         o: words(f"{o}_requirements")
-        for o in ("dev", "vllm", "cpu", "server", "ray", "lmeval", "track", "nano")
+        for o in ("dev", "vllm", "cpu", "server", "ray", "lmeval", "track", "nutpie", "nano")
     },
     classifiers=[
         "Development Status :: " + statuses[int(cfg["status"])],

@@ -1,5 +1,8 @@
 """Response matrices and fits: odd shapes, floors and ceilings, repeated runs, files"""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +10,8 @@ from hypothesis import given, settings, strategies as st
 from arte.irt.check import check_fit, item_rest, recovery, shuffle_matrix, structure_test
 from arte.irt.fit import fit_2pl
 from arte.irt.model import simulate
-from arte.irt.choose import top_k
+from arte.irt.choose import balanced_order, discrimination_range, top_k
+from arte.irt.faults import check_prefset, prefset_warnings
 from arte.irt.fit import load_fit, save_fit
 from arte.irt.responses import response_matrix
 
@@ -143,3 +147,114 @@ def test_chains_agree_on_habits():
     )
     check_fit(fit, min_ess=50)
     assert fit.a.max() < 8
+
+
+REPLAY = Path(__file__).parent.parent / "nbs" / "replay"
+
+
+def chosen_then():
+    "The recorded fit of one task, by the model as it was written before, and its matrix."
+    prefset, responses = (
+        pd.read_parquet(REPLAY / f"{o}.parquet") for o in ("prefset", "responses")
+    )
+    task = "sports_understanding"
+    return prefset[prefset.task == task], response_matrix(responses[responses.task == task])
+
+
+@pytest.mark.model
+def test_the_model_on_long_data_has_the_posterior_of_before():
+    recorded, matrix = chosen_then()
+    fit = fit_2pl(matrix, chains=4)
+    now = pd.DataFrame(dict(a=fit.a, b=fit.b), index=fit.items).loc[recorded["item"]]
+    for name in ("a", "b"):  # Monte Carlo error is near a tenth of the standard deviation
+        apart = abs(now[name].to_numpy() - recorded[name]) / recorded[f"{name}_sd"]
+        assert apart.max() < 0.3, name
+    first = top_k(fit, 8)
+    assert set(first[first.chosen].item) == set(recorded[recorded.chosen].item)
+
+
+@pytest.mark.model
+def test_nutpie_finds_what_pymc_finds():
+    pytest.importorskip("nutpie")
+    m, _ = simulate(20, 12, seed=6)
+    m.iloc[2, 3:5] = np.nan
+    here, there = (fit_2pl(m, chains=2, sampler=sampler) for sampler in ("nutpie", "pymc"))
+    for fit in (here, there):
+        check_fit(fit)
+    assert set(here.idata.posterior) == set(there.idata.posterior)
+    for name in ("a", "b", "theta"):
+        sd = getattr(there, f"{name}_sd")
+        assert (abs(getattr(here, name) - getattr(there, name)) < 0.25 * sd).all(), name
+    assert np.array_equal(here.a, fit_2pl(m, chains=2, sampler="nutpie").a)  # the same seed
+
+
+def test_a_file_of_an_older_version_opens(tmp_path):
+    fit = fit_2pl(simulate(15, 8, seed=1)[0], "map")
+    old = replace(fit, a_range=None, b_range=None)
+    back = load_fit(save_fit(old, tmp_path / "irt.nc"))
+    assert back.a_range is None
+    known = ~np.isnan(back.a)
+    low, high = discrimination_range(back)[:, known]  # log-normal, as it was
+    assert (low < back.a[known]).all() and (back.a[known] < high).all()
+    pd.testing.assert_frame_equal(
+        top_k(back, 3)[["item", "chosen"]], top_k(old, 3)[["item", "chosen"]]
+    )
+
+
+@pytest.mark.parametrize("method", ["map", "mle"])
+def test_no_interval_is_of_width_zero(method):
+    "Guttman's pattern, where maximum likelihood runs to its bounds, and ordinary answers."
+    guttman = pd.DataFrame(np.tri(9, 8, -1), columns=[f"g-{i}" for i in range(8)])
+    for m in (guttman, simulate(20, 30, seed=2)[0]):
+        fit = fit_2pl(m, method)
+        known = ~np.isnan(fit.a)
+        for ends in (fit.a_range, fit.b_range):
+            assert (np.diff(ends, axis=0)[0, known] > 0.1).all()
+        low, high = fit.a_range[:, known]
+        assert (low <= fit.a[known]).all() and (high >= fit.a[known] - 1e-6).all()
+
+
+def test_intervals_hold_the_truth_of_most_items():
+    "Those at a bound too, though with 20 respondents less often than 95 % promises."
+    inside = []
+    for seed in range(16):
+        m, truth = simulate(20, 10, seed=seed)
+        fit = fit_2pl(m, "mle")
+        known = ~np.isnan(fit.a)
+        low, high = fit.a_range[:, known]
+        inside += list((low <= truth.a[known]) & (truth.a[known] <= high))
+    assert np.mean(inside) > 0.8
+
+
+def test_information_is_chosen_at_the_students_ability():
+    "A student far below the others: easy items are chosen, steep ones are not."
+    m, truth = simulate(60, 40, seed=3)
+    weakest = int(np.argmin(truth.theta))
+    rows = [f"other @ {i}" for i in range(60)]
+    rows[weakest] = "student @ 1"
+    fit = fit_2pl(m.set_axis(rows, axis=0), "map")
+    by_a, by_information = (
+        top_k(fit, 8, by, "student @ 1") for by in ("discrimination", "information")
+    )
+    assert by_information.b[:8].mean() < by_a.b[:8].mean() - 0.5
+    assert by_information.information[:8].sum() > 1.2 * by_a.information[:8].sum()
+
+
+def test_constant_items_are_chosen_last_and_named():
+    m, _ = simulate(20, 6, seed=1)
+    m = m.assign(**{"sim-all": 1.0, "sim-none": 0.0})
+    fit = fit_2pl(m, "map")
+    items = pd.DataFrame(dict(item=fit.items, answer=["no"] * 5 + ["yes"] * 3))
+    ranked = top_k(fit, 4)
+    last = balanced_order(items, ranked).item.tolist()[-2:]
+    assert set(last) == {"sim-all", "sim-none"}  # though they alone would balance the answers
+    with pytest.warns(UserWarning, match="sim: only 6 of 8 items tell respondents apart"):
+        top_k(fit, 7)
+    for_student = m.set_axis([f"student @ {i}" for i in range(20)], axis=0)
+    rows = for_student.rename_axis("row").reset_index().melt("row", var_name="item")
+    model = rows.row.str.split(" @ ", expand=True)
+    responses = rows.assign(model=model[0], shots=model[1].astype(int), correct=rows.value == 1)
+    with pytest.warns(UserWarning):
+        checked = check_prefset(top_k(fit, 7), items, responses)
+    assert checked.constant.tolist() == [1] and checked.constants.all()
+    assert "answered 1 of the 7 chosen items alike" in " ".join(prefset_warnings(checked))

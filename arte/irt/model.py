@@ -193,7 +193,9 @@ def sample_posterior(
     names = [o.name for o in model.free_RVs + model.deterministics]
     quiet = dict(progressbar=False, compute_convergence_checks=False, var_names=names)
     with model:
-        return pm.sample(**how, **quiet, **options, random_seed=seed, nuts_sampler=sampler)
+        idata = pm.sample(**how, **quiet, **options, random_seed=seed, nuts_sampler=sampler)
+    idata.posterior = idata.posterior[names]  # nutpie keeps transformed variables too
+    return idata
 
 
 def fit_nuts(
