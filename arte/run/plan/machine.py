@@ -183,17 +183,18 @@ def job_gb(
     if not job.trained:
         return generation_gb(s, BYTES[recipe.engine.dtype])
     settings = _training_settings(job, recipe)
-    longest = settings.max_length * (2 if job.lora else 1)  # of a pair: both sides
+    longest = settings.max_length * (2 if job.read else 1)  # of a pair: both sides
     at_once = max(1, TOKENS_AT_ONCE[True] // longest)
     tokens = micro_batch(settings.batch, at_once) * longest
     scored = tokens * min(1, recipe.elicit.rationale_tokens / settings.max_length)
     if job.lora:
         return lora_gb(s, recipe.align.lora_r, tokens, scored)
-    return full_gb(s, tokens, scored)
+    reference = 2 * parameters(s) / 1e9 if job.read and recipe.accelerate else 0.0
+    return full_gb(s, tokens, scored) + reference
 
 
 def _training_settings(job, recipe):
-    if job.lora:
+    if job.read:  # pairs, which the reference reads too
         return recipe.align
     return recipe.teacher.school if job.role == "teacher" else recipe.distill
 
