@@ -52,7 +52,10 @@ class Completion:
     text: str  # without special tokens; ends with the stop string, if there was one
     tokens: int  # generated tokens, the end-of-sequence token included
     prompt_tokens: int  # tokens of the prompt
-    finish: str  # "stop" (a stop string), "eos", "length", or "repeat" (it was looping)
+    # why it ended: "eos" (the model ended it), "stop" (a stop string), "length" (cut off at
+    # max_tokens or the model's limit), "repeat" (cut off in a loop), or "abort" (the engine broke
+    # it off, or gave a reason that is none of these)
+    finish: str
 
 
 @dataclass(frozen=True)

@@ -219,9 +219,9 @@ class ServerEngine(Engine):
 
     def _ending(self, choice, sampling):
         "Return a choice's text, and why it ended in our words."
-        finish = {"length": "length", "repetition": "repeat"}.get(choice.finish_reason, "eos")
-        if finish == "eos" and isinstance(getattr(choice, "stop_reason", None), str):
-            finish = "stop"
+        ended = "stop" if isinstance(getattr(choice, "stop_reason", None), str) else "eos"
+        reasons = dict(stop=ended, length="length", repetition="repeat")
+        finish = reasons.get(choice.finish_reason, "abort")
         if not self.vllm and (cut := cut_at_stop(choice.text, sampling.stop)) is not None:
             return cut, "stop"
         return choice.text, finish

@@ -161,9 +161,9 @@ class VllmEngine(Engine):
     def _completion(self, output):
         "Return vLLM's answer as ours."
         answer = output.outputs[0]
-        finish = {"length": "length", "repetition": "repeat"}.get(answer.finish_reason)
-        if finish is None:
-            finish = "stop" if isinstance(answer.stop_reason, str) else "eos"
+        ended = "stop" if isinstance(answer.stop_reason, str) else "eos"
+        reasons = dict(stop=ended, length="length", repetition="repeat")
+        finish = reasons.get(answer.finish_reason, "abort")
         return Completion(answer.text, len(answer.token_ids), len(output.prompt_token_ids), finish)
 
     def logprobs(

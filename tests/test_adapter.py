@@ -1,0 +1,71 @@
+"""An adapter that stays beside its model's weights gives what the merged model gives."""
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaForCausalLM
+
+from arte.engines.protocol import Sampling
+from arte.engines.transformers import TransformersEngine
+from arte.models.folders import fingerprint
+from arte.models.load import (
+    ModelOptions,
+    load_model,
+    load_tokenizer,
+    merge_adapter,
+    save_model,
+)
+from arte.models.nano.tiny import save_tiny_model
+
+BEGINNING = "one two three four five six seven eight nine ten " * 3
+PROMPTS = [BEGINNING + word for word in "red blue green old new".split()] + ["one", "two and"]
+CONTINUATIONS = [" and then", " and", " no", " yes it is", " a", " b c d", " e"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    "Return a tiny model, an adapter that changes it a lot, and the two merged in float32."
+    folder = tmp_path_factory.mktemp("models")
+    tiny = save_tiny_model(folder / "tiny")
+    torch.manual_seed(0)
+    model = get_peft_model(load_model(tiny), LoraConfig(r=4, target_modules="all-linear"))
+    for name, weights in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weights, std=0.1)
+    model.save_pretrained(folder / "adapter")
+    options = ModelOptions("float32")
+    share = merge_adapter(tiny, folder / "adapter", folder / "merged", options)
+    assert share == pytest.approx(1, abs=1e-4)
+    return tiny, folder / "adapter", folder / "merged"
+
+
+def test_unmerged_and_merged_give_the_same(folders):
+    tiny, adapter, merged = folders
+    apart = TransformersEngine(tiny, ModelOptions("float32", adapter=str(adapter)))
+    plain, one = (TransformersEngine(f, ModelOptions("float32")) for f in (tiny, merged))
+    assert apart.longest_shared == one.longest_shared > 0
+    for sampling in (Sampling(max_tokens=12), Sampling(1.0, max_tokens=12, n=3, seed=5)):
+        assert apart.generate(PROMPTS, sampling) == one.generate(PROMPTS, sampling)
+    scores = [engine.logprobs(PROMPTS, CONTINUATIONS) for engine in (apart, one, plain)]
+    for a, b, without in zip(*scores):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+        assert np.abs(a - without).max() > 0.01
+    for a, b in zip(apart.first_tokens(PROMPTS, 5), one.first_tokens(PROMPTS, 5)):
+        assert [t.text for t in a] == [t.text for t in b]
+
+
+def test_a_fingerprint_covers_the_adapter(folders):
+    tiny, adapter, merged = folders
+    apart = fingerprint(tiny, adapter)
+    assert len({fingerprint(tiny), apart, fingerprint(merged)}) == 3
+    assert TransformersEngine(tiny, ModelOptions(adapter=str(adapter))).fingerprint == apart
+
+
+def test_an_adapter_of_another_model_is_refused(folders, tmp_path):
+    tiny, adapter, _ = folders
+    config = load_model(tiny).config
+    config.update(dict(hidden_size=64))
+    other = save_model(LlamaForCausalLM(config), load_tokenizer(tiny), tmp_path / "other")
+    with pytest.raises(ValueError, match="does not fit the model"):
+        TransformersEngine(other, ModelOptions(adapter=str(adapter)))
