@@ -173,7 +173,7 @@ def test_a_run_refuses_a_bad_template_at_once(tiny_model, tmp_path, template, wh
     from support.tiny import tiny_recipe
 
     bad = with_template(tiny_model, tmp_path / "bad", template)
-    recipe = tiny_recipe(teacher=dict(model=str(bad), chat="on"))
+    recipe = tiny_recipe(teacher=dict(model=str(bad), chat="on"), eval=dict(max_tokens=160))
     with pytest.raises(ValueError, match=why) as e:
         run(recipe, tmp_path / "run", parts=PARTS)
     assert "chat: off" in str(e.value) and "bad" in str(e.value)
