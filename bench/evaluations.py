@@ -15,7 +15,7 @@ from arte.core.tasks import items_table
 from arte.data.bbh import load_bbh
 from arte.irt.choose import balanced_order
 from arte.beyond.elimination import eliminate, expected_scores
-from arte.prefer import same_pick
+from arte.scores.check import same_pick
 from results import ROOT, save
 
 # items a draft, for the rules that ask every draft the same

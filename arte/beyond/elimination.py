@@ -8,8 +8,10 @@ __all__ = ['score_chances', 'chance_of_best', 'undecided', 'eliminate', 'expecte
 # %% ../../nbs/beyond/elimination.ipynb #7a2e2e05
 from functools import partial
 from itertools import product
+
 import numpy as np
 import pandas as pd
+
 from ..irt.choose import balanced_order
 from ..prefer import SCORE_COLUMNS, answer_pairs
 

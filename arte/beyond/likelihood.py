@@ -8,6 +8,7 @@ __all__ = ['LIKELIHOOD', 'SIGNALS', 'gold_text', 'answer_likelihoods', 'likeliho
 # %% ../../nbs/beyond/likelihood.ipynb #df1dbba0
 import numpy as np
 import pandas as pd
+
 from ..core.answers import normalise
 from ..core.basics import derive_seed
 from ..core.prompts import student_prompt
@@ -19,9 +20,9 @@ from arte.prefer import (
     draft_item_pairs,
     preference_scores,
     rank_correlation,
-    same_pick,
     spearman,
 )
+from ..scores.check import same_pick
 
 # %% ../../nbs/beyond/likelihood.ipynb #e46cb098
 _COLUMNS = ["draft", "question_id", "technique", "item", "task", "logprob", "tokens"]

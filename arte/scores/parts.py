@@ -9,6 +9,7 @@ __all__ = ['TOO_MUCH', 'with_labels', 'score_parts', 'explained_by_readable', 'c
 # %% ../../nbs/02_prefer_parts.ipynb #7b61e0d3
 import numpy as np
 import pandas as pd
+
 from ..core.answers import normalise
 from .turned import scored_answers
 

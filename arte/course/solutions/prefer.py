@@ -7,9 +7,10 @@ __all__ = []
 
 # %% ../../../nbs/course/solutions/02.ipynb #21cc24c4
 import pandas as pd
+
 from ..keys import Key, exercise
-from ...prefer import agreement, spread_of_equals
 from ...run.rundir import open_replay
+from ...scores.check import agreement, spread_of_equals
 
 # %% ../../../nbs/course/solutions/02.ipynb #7c29d473
 @exercise(
