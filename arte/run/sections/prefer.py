@@ -30,7 +30,7 @@ def parts_section(
     "Show what each task's scores are made of, and the draft's answer against the gold answer."
     labelled = with_labels(t["answers"], t["drafts"], t["items"])
     rows = part_rows(labelled)
-    parts = [f"<p><b>Warning.</b> {html.escape(o)}</p>" for o in part_warnings(rows)]
+    parts: list = [f"<p><b>Warning.</b> {html.escape(o)}</p>" for o in part_warnings(rows)]
     numbers = ["s", "readable", "accuracy", "balanced", "explained", "copied"]
     cells = _shares(rows, numbers).rename(columns=dict(n="answers"))
     parts.append(Table("score parts", cells, rows))
