@@ -29,7 +29,8 @@ from unittest.mock import patch
 import pandas as pd
 import torch
 
-from arte.align import dpo_trainer, lora, pairs_dataset
+from arte.align import dpo_trainer, lora
+from arte.pair_tokens import pairs_dataset
 from arte.models.load import ModelOptions, load_model, load_tokenizer
 from arte.models.terminal import quiet
 from arte.models.folders import resolve_model
@@ -40,7 +41,6 @@ from arte.models.train import (
     fast_bf16,
     score_completions_only,
     sft_trainer,
-    token_lengths,
 )
 from arte.distill import arm_examples
 from results import cached, save
@@ -71,13 +71,14 @@ def our_sft(model, tokenizer, examples, s, folder):
 
 
 def trl_sft(model, tokenizer, examples, s, folder):
+    from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     with quiet():
         return SFTTrainer(
             model,
             SFTConfig(**defaults(s, folder)),
-            train_dataset=examples_dataset(examples),
+            train_dataset=Dataset.from_list(examples),
             processing_class=tokenizer,
         )
 
@@ -87,13 +88,14 @@ def our_dpo(model, tokenizer, pairs, s, folder):
 
 
 def trl_dpo(model, tokenizer, pairs, s, folder, **more):
+    from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
     with quiet():
         return DPOTrainer(
             model,
             args=DPOConfig(beta=s.beta, **defaults(s, folder)),
-            train_dataset=pairs_dataset(pairs),
+            train_dataset=Dataset.from_pandas(pairs[["prompt", "chosen", "rejected"]]),
             processing_class=tokenizer,
             **more,
         )
@@ -182,19 +184,22 @@ def jobs():
         resolve_model(r.student.model),
     )
 
-    def job(folder, data, rows, answers, s):
-        tokens = sum(token_lengths(load_tokenizer(folder), rows, answers, s.max_length)) * s.epochs
+    def job(folder, data, lengths, s):
         return dict(
             folder=folder,
             data=data,
             settings=s,
-            tokens=tokens,
-            steps=-(-len(rows) // s.batch) * s.epochs,
+            tokens=s.epochs * sum(min(n, s.max_length) for n in lengths),
+            steps=-(-len(data) // s.batch) * s.epochs,
         )
 
+    texts = examples_dataset(load_tokenizer(student), examples)
+    answers = []
+    for row in pairs_dataset(load_tokenizer(teacher), pairs):
+        answers += [len(row["prompt_ids"] + row[name]) for name in ("chosen_ids", "rejected_ids")]
     return {
-        "SFT": job(student, examples, examples, ("completion",), r.distill),
-        "DPO": job(teacher, pairs, pairs.to_dict("records"), ("chosen", "rejected"), r.align),
+        "SFT": job(student, examples, [len(ids) for ids in texts["input_ids"]], r.distill),
+        "DPO": job(teacher, pairs, answers, r.align),
     }
 
 

@@ -27,7 +27,7 @@ ROOMS = (
     ("elicit",),
     ("irt",),
     ("prefer", "scores"),
-    ("pairs",),
+    ("pairs", "pair_tokens"),
     ("align",),
     ("tailor",),
     ("distill",),

@@ -32,7 +32,7 @@ from arte.run.stage import (
     tasks_of,
     tracked,
 )
-from .align import cut_off
+from .align import cut_off, left_open
 from ...tailor import Material, equalise, make_examples, tailored_questions
 
 # %% ../../../nbs/run/stages/train.ipynb #a020a183
@@ -183,7 +183,7 @@ def run_distill(
     logs = [learn(run, "student", examples, arm, f"student-{arm}") for arm in arms]
     counts = Counts(arms=len(arms), examples_per_arm=n, steps=sum(map(len, logs)))
     long = cut_off(run, "student", examples, ("completion",), "distill")
-    return counts | long | save_tables(run, sft_log=logs)
+    return counts | long | left_open(examples, "finish") | save_tables(run, sft_log=logs)
 
 
 def learn(
