@@ -8,6 +8,7 @@ __all__ = ['EXO', 'MOST_TURNED', 'dpo_loss', 'lora', 'losses', 'takes_smoothing'
            'pair_margins']
 
 # %% ../nbs/04_align.ipynb #cde0e14d
+import json
 import math
 import re
 from dataclasses import replace
@@ -228,14 +229,24 @@ def _models(folder, settings, options):
     return model, None
 
 
+def _forget_places(folder):
+    "Leave out what a saved adapter says of this machine: the same training, the same files."
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = None
+    config["target_modules"] = sorted(config["target_modules"])
+    file.write_text(json.dumps(config, indent=1), encoding="utf-8")
+    (folder / "README.md").unlink(missing_ok=True)  # an empty card that names the place
+
+
 def _save_adapter(trainer, out):
     "Save the trained adapter; of several processes, the first gathers it and writes."
     model = trainer.accelerator.unwrap_model(trainer.model)
     weights = None if processes() == 1 else trainer.accelerator.get_state_dict(trainer.model)
     if is_first():
-        model.peft_config["default"].base_model_name_or_path = None  # a path of this machine
         with whole_folder(out) as tmp:
             model.save_pretrained(tmp, state_dict=weights, selected_adapters=["default"])
+            _forget_places(tmp)
     trainer.accelerator.wait_for_everyone()
 
 # %% ../nbs/04_align.ipynb #130c654e

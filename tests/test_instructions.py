@@ -82,7 +82,7 @@ def test_files(tmp_path, name, form):
     put(tmp_path, [FORMS[name](i) for i in range(20)], form)
     table, left_out = load_instructions(name, 5, seed=1, source=tmp_path)
     assert (
-        list(table) == ["example", "arm", "task", "prompt", "completion", "question_id"]
+        list(table) == ["example", "arm", "task", "prompt", "completion", "question_id", "finish"]
         and len(table) == 5
         and left_out == {}
     )

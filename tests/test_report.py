@@ -168,6 +168,22 @@ def tables():
                 for s in (0, 3)
                 for i in range(20)
             ],
+            forced=[
+                dict(
+                    arm=a,
+                    shots=s,
+                    task=TASK,
+                    category="math",
+                    item=f"t{i}",
+                    label=EVIL,
+                    gold="True",
+                    correct=bool((i + j) % 3),
+                    logprob=-0.7,
+                )
+                for j, a in enumerate(ARMS)
+                for s in (0, 3)
+                for i in range(20)
+            ],
         ).items()
     }
 

@@ -33,6 +33,8 @@ PAIRS = pd.DataFrame(
     [
         dict(
             pair=str(i),
+            kind="rationale",
+            task="boolean_expressions",
             prompt=f"Question: {'not ' * (i % 4)}True is\nAnswer:",
             chosen=f" <ans>{i % 3}</ans>",
             rejected=f" step by step {i}",
@@ -42,7 +44,7 @@ PAIRS = pd.DataFrame(
 )
 SMALL = dict(
     distill=Distill(lr=1e-3, batch=4, max_length=1024),
-    align=Align(lr=1e-3, batch=2, max_length=1024),
+    align=Align(lr=1e-3, batch=2, max_length=1024, held_out_pairs=0),
 )
 
 
@@ -101,7 +103,8 @@ def test_nothing_else_changes(trained):
     for role in ("student-arte", "aligned"):
         one, two = with_logs.models[role], without.models[role]
         assert one["made_of"] == two["made_of"]
-        assert one["fingerprint"] == two["fingerprint"] == fingerprint(with_logs.model_folder(role))
+        now = fingerprint(with_logs.model_folder(role), with_logs.model_adapter(role))
+        assert one["fingerprint"] == two["fingerprint"] == now
         assert (
             with_logs.path("models", f"{role}.log.parquet").read_bytes()
             == without.path("models", f"{role}.log.parquet").read_bytes()

@@ -21,22 +21,22 @@ _OPEN, _CLOSE = re.compile(r"<\s*ans\s*>", re.I), re.compile(r"<\s*/\s*ans\s*>",
 _NAMED = ("", "and", "or", "…", "...")
 
 
-def _closed(text):
-    "Yield the answer and the end of each closing tag; the answer is None where no tag is open."
+def _answers(text):
+    "Yield what stands in each complete pair of tags, in order."
     start = 0
     for close in _CLOSE.finditer(text):
         opened = [m.end() for m in _OPEN.finditer(text, start, close.start())]
         start = close.end()
-        answer = text[opened[-1] : close.start()].strip() if opened else None
-        if answer is None or answer.lower() not in _NAMED:
-            yield answer, start
+        answer = text[opened[-1] : close.start()].strip() if opened else ""
+        if answer.lower() not in _NAMED:
+            yield answer
 
 
 def extract_answer(
     text: str,  # generated text
 ) -> str | None:  # the answer, stripped; None if no tag is complete
     "Return the text in the last complete `<ans>…</ans>` (Table 13)."
-    found = [answer for answer, _ in _closed(text) if answer is not None]
+    found = list(_answers(text))
     return found[-1] if found else None
 
 # %% ../../nbs/core/answers.ipynb #d45c7a1b
@@ -48,7 +48,8 @@ def cut_answer(
 ) -> str:  # the first answer: up to and including `</ans>`, and before a new question
     "Cut a student's text where generation would have stopped."
     text = text.split("\nQuestion:", 1)[0]
-    return next((text[:end] for _, end in _closed(text)), text)
+    head, tag, _ = text.partition("</ans>")
+    return head + tag
 
 # %% ../../nbs/core/answers.ipynb #586c8b11
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from arte.engines.protocol import (
     Completion,
     Engine,
     FirstToken,
+    NoScores,
     Sampling,
     cut_at_stop,
     encode,
@@ -237,7 +238,7 @@ class ServerEngine(Engine):
 
     def _needs_vllm(self, what):
         if not self.vllm:
-            raise ValueError(
+            raise NoScores(
                 f"{self.url} is no vLLM server, and the common part of the interface has no "
                 f"{what}. Serve {self.model} with vLLM, or choose engine.kind transformers or vllm."
             )

@@ -19,6 +19,7 @@ from arte.align import (
     takes_smoothing,
 )
 from ...core.basics import derive_seed, is_finished
+from ...engines.protocol import NoScores
 from ...pair_tokens import equal_when_cut
 from ...core.prompts import naive_prompt, question_prompt
 from ...models.launch import launch
@@ -63,7 +64,11 @@ def run_align(
     counts.add_up(left_open(trained, "chosen_finish", "rejected_finish"))
     _note_equal(run, trained, counts)
     if held_out.any():
-        margins = _margins(run, pairs, held_out, counts, parts)
+        try:
+            margins = _margins(run, pairs, held_out, counts, parts)
+        except NoScores as e:
+            counts.warn(f"nobody knows whether alignment moved the teacher: {e}")
+            return counts
         run.save("margins", margins)
         if message := unmoved_message(margins):
             counts.warn(message)

@@ -13,6 +13,7 @@ from ...core.fields import RecipeError
 from ...core.tasks import table_items
 from ...data.benchmarks import benchmark_exemplars, load_benchmark
 from ...eval import evaluate
+from ...engines.protocol import NoScores
 from ...measures.forced import choices, forced_answers
 from ..plan.jobs import Estimate, Job
 from ..plan.texts import Texts, filler_task, sample, worked
@@ -94,8 +95,12 @@ def run_eval(
     for arm in ("vanilla", *r.distill.arms):
         with opened(run, student_role(arm), counts, parts) as engine:
             results.append(tested(run, arm, engine, items, shown=shown, tasks=tasks))
-            if r.eval.forced and choices(items, tasks):
+            if not r.eval.forced or not choices(items, tasks):
+                continue
+            try:
                 forced.append(preferred(run, arm, engine, items, shown=shown, tasks=tasks))
+            except NoScores as e:
+                counts.warn(f"no forced answers: {e}")
     tables = dict(results=results) | (dict(forced=forced) if forced else {})
     return counts | save_tables(run, **tables) | dict(test_data=source)
 
