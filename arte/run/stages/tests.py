@@ -18,7 +18,7 @@ from ...measures.forced import choices, forced_answers
 from ..plan.jobs import Estimate, Job
 from ..plan.texts import Texts, filler_task, sample, worked
 from ..rundir import RunDir
-from ..sections.eval import ARMS_COMPARED
+from ..sections.eval import ARMS_COMPARED, WITHOUT_FORMAT
 from ..sections.experiments import BENCHMARKS_SHOWN
 from ..stage import Counts, Parts, Stage, opened, save_tables, split, tasks_of
 from .draw import test_source, worked_examples
@@ -126,7 +126,7 @@ EVAL = Stage(
     needs=eval_needs,
     tables=("results", "forced"),
     settings=("data.n_test", "distill.arms", "eval.shots", "eval.max_tokens", "eval.forced"),
-    sections=(ARMS_COMPARED,),
+    sections=(ARMS_COMPARED, WITHOUT_FORMAT),
 )
 
 # %% ../../../nbs/run/stages/tests.ipynb #bf330ad4
