@@ -7,6 +7,7 @@ __all__ = ['STATISTICS', 'answer_chances', 'replicated', 'spread_of_abilities', 
            'yen_q3', 'predictive_check', 'q3_by_answer', 'with_log_likelihood', 'compare_models']
 
 # %% ../../nbs/01_irt_predict.ipynb #3c1a1004
+import warnings
 import numpy as np
 import pandas as pd
 from .check import check_fit
@@ -167,5 +168,7 @@ def compare_models(
         fit = fit_nuts(matrix, seed, options, kind=kind)
         check_fit(fit)
         found[kind] = with_log_likelihood(fit, matrix)
-    table = az.compare(found, ic="loo")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the column `warning` says it
+        table = az.compare(found, ic="loo")
     return table[["elpd_loo", "se", "elpd_diff", "dse", "warning"]]
