@@ -11,6 +11,7 @@ import pytest
 
 from arte.core.settings.training import Transfer, Unseen
 from arte.run.rundir import RunDir
+from arte.core.fields import RecipeError
 from arte.elicit import NoQuestions
 from arte.run.parts import PARTS, STAGES
 from arte.run.pipeline import run, status
@@ -92,6 +93,28 @@ def interrupted_in(name):
 
     stages = [replace(s, run=go) if s.name == name else s for s in STAGES]
     return replace(PARTS, stages=tuple(stages))
+
+
+def test_an_unfit_teacher_stops_the_run(recipe, tmp_path, monkeypatch):
+    "Nothing is lost: with a lower threshold the drafts are taken over."
+
+    def without_tags(prompt, sampling, draw):
+        return teacher(TASKS)(prompt, sampling, draw).replace("ans>", "answer>")
+
+    use_scripts(monkeypatch, TASKS, [], teacher=without_tags)
+    strict = replace(recipe, elicit=replace(recipe.elicit, min_readable=0.5))
+    with pytest.raises(
+        RecipeError, match="0% of 32 rationales are readable, expected at least 50%"
+    ):
+        run(strict, tmp_path / "strict")
+    stopped = RunDir(tmp_path / "strict")
+    assert "elicit" not in stopped.stages and len(stopped.table("drafts")) == 64
+    use_scripts(monkeypatch, TASKS, generated := [])
+    until = [stage.name for stage in STAGES].index("elicit") + 1
+    parts = replace(PARTS, stages=PARTS.stages[:until])
+    after = run(recipe, tmp_path / "later", source=tmp_path / "strict", parts=parts)
+    assert not generated, "drafts were written again"
+    pd.testing.assert_frame_equal(after.table("drafts"), stopped.table("drafts"))
 
 
 def test_interrupted_in_any_stage_then_resumed(first, recipe, tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ ROOMS = (
     ("data",),
     ("models",),
     ("engines",),
-    ("elicit",),
+    ("elicit", "gates"),
     ("irt",),
     ("prefer", "scores"),
     ("pairs", "pair_tokens"),

@@ -34,6 +34,8 @@ SMALLER = SMALL | {
     "data.n_val": 8,
     "data.n_test": 8,
     "elicit.questions": 6,
+    "elicit.min_finished": 0,
+    "elicit.min_readable": 0,
     "elicit.techniques": 3,
     "irt.k": 5,
     "prefer.agreement_questions": 1,

@@ -10,7 +10,9 @@ from dataclasses import replace
 from ...beyond.cot import cot_rationales
 from ...core.prompts import technique_prompt
 from ...core.tasks import table_items
+from ...data.generated.tasks import solve
 from ...elicit import NoQuestions, draw_questions, draw_rationales
+from ...gates import check_teacher, teacher_shares
 from ..plan.jobs import Estimate, Job
 from ..rundir import RunDir
 from ..sections.elicit import ASIDE, YIELDS
@@ -32,7 +34,10 @@ def run_elicit(
             written, skipped = task_drafts(run, teacher, task, q[~q.held_out])
             drafts += written
             aside += skipped
-    return counts | save_tables(run, questions=questions, drafts=drafts, aside=aside)
+    saved = save_tables(run, questions=questions, drafts=drafts, aside=aside)
+    kinds = {name: task.kind for name, task in tasks_of(run.recipe, parts.sources).items()}
+    check_teacher(teacher_shares(run.table("drafts"), kinds, solve), run.recipe.elicit)
+    return counts | saved
 
 
 def task_questions(
