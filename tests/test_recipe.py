@@ -160,6 +160,7 @@ def test_wrong_type_names_its_field(field, kind):
 @pytest.mark.parametrize(
     "change, message",
     [
+        ("teacher.reminder=true", "teacher.reminder: got true, but teacher.school teaches"),
         ("irt.k=25", "irt.k: got 25, but there are only data.n_val = 16"),
         ("elicit.techniques=1", "elicit.techniques: got 1, expected 2 to 4"),
         ("elicit.techniques=5", "elicit.techniques: got 5, expected 2 to 4"),

@@ -39,6 +39,7 @@ class Task:
     kind: str | AnswerKind  # the kind of its answers: a name in `KINDS`, or one of your own
     description: str  # one sentence: the {Task Description} of Tables 8, 11 and 13
     techniques: tuple[Technique, ...]  # at least two; four for each built-in task
+    reminder: bool = False  # whether the naive prompt asks for the answer between tags
 
 # %% ../../nbs/core/tasks.ipynb #9945c61c
 CATEGORIES = ("logic", "commonsense", "math", "knowledge")  # Table 7

@@ -9,7 +9,7 @@ __all__ = ['Stage', 'Parts', 'by_name', 'tasks_of', 'aligned_role', 'split', 'pr
 # %% ../../nbs/run/stage.ipynb #b20a0412
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import pandas as pd
 from ..data.benchmarks import Benchmark
 from ..core.basics import nearest
@@ -143,7 +143,8 @@ def tasks_of(
 ) -> dict[str, Task]:  # in the recipe's order
     "Return the recipe's tasks by name, as the source of the items has them."
     source = get_source(recipe.data.items, sources)
-    return {name: source.task(name) for name in recipe.tasks}
+    reminder = recipe.teacher.reminder
+    return {name: replace(source.task(name), reminder=reminder) for name in recipe.tasks}
 
 
 def aligned_role(

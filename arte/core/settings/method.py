@@ -44,12 +44,18 @@ class Teacher(Section, place="teacher"):
     # template does, as instruct models do, and is not schooled; the paper prints its prompts as
     # plain text and does not say what its Llama-3-70B-Instruct reads
     chat: Switch = "auto"
+    # ask for the answer between tags in the naive prompt too? Table 8 does not, so a teacher that
+    # was not aligned never writes them
+    reminder: bool = False
 
     def check(self):
-        "Refuse a template for a teacher whose school teaches it plain prompts."
+        "Refuse other prompts than those that a school teaches."
         if self.school and self.chat == "on":
             problem = "got on, but teacher.school trains the teacher on plain prompts"
             self.refuse("chat", problem, "Write chat: off, or school: null.")
+        if self.school and self.reminder:
+            problem = "got true, but teacher.school teaches the naive prompt as it is printed"
+            self.refuse("reminder", problem, "Write reminder: false, or school: null.")
 
 # %% ../../../nbs/core/settings/method.ipynb #66353ac1
 @dataclass(frozen=True)

@@ -97,6 +97,7 @@ def unseen_examples(
 def _arm_for(run, arm, teacher, task, items):
     "A teacher's own questions for an unseen task, with its naive rationales."
     r = run.recipe
+    task = replace(task, reminder=r.teacher.reminder)
     seeds = [i for i in items if i.split == "seed"]
     tests = [i.question for i in items if i.split == "test"]
     elicit = replace(r.elicit, questions=r.unseen.examples)
