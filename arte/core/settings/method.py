@@ -108,11 +108,11 @@ class Elicit(Section, place="elicit"):
     # a question is a near duplicate above this ROUGE-L, 0 to 1; the paper gives none,
     # Self-Instruct's value
     max_rouge: Share = 0.7
-    # a run stops if, in a task, fewer of the teacher's rationales than these shares are finished,
-    # have a readable answer, or (where a program can tell) a right one; the paper has no such
-    # threshold. Half: below it, most preferences are against texts without an answer
+    # a run stops if fewer of the rationales for a task are finished; the paper has no threshold.
+    # Half: below it, most preferences are against texts without an end
     min_finished: Share = 0.5
-    min_readable: Share = 0.5
+    min_readable: Share = 0.5  # the same for those with a readable answer; ours
+    # the same for those with the right answer, where a program can tell; ours, 0: any
     min_right: Share = 0.0
     # rationales per question by CoT-decoding (branches on the first token), besides the
     # techniques; 0: none; Appendix A names it as future work
