@@ -242,5 +242,6 @@ def _merge_layer(layer, saved_as):
     before = weight.detach().clone()
     layer.merge()
     update = weight.detach() - before
-    rounded = weight.detach().to(saved_as).float() - before
+    # against the base model as it is saved: its own rounding is not the update's
+    rounded = weight.detach().to(saved_as).float() - before.to(saved_as).float()
     return (rounded * update).double().sum().item(), (update**2).double().sum().item()
