@@ -237,7 +237,7 @@ STAGES = table_stages()
 @pytest.mark.parametrize("name", [name for names in tables_to_come({}).values() for name in names])
 def test_each_table_may_be_missing(undrawn, name):
     t = {k: v for k, v in tables().items() if k != name}
-    page = report_html(load_recipe("nano"), t, report_sections(load_recipe("nano"), t, {}, {}))
+    page = report_html(load_recipe("nano"), t, report_sections(load_recipe("nano"), t, {}, {}, {}))
     assert "Could not be shown" not in page
     assert f"still to come: {STAGES[name]} ({name})." in page
 
