@@ -1,11 +1,14 @@
 """An adapter that stays beside its model's weights gives what the merged model gives."""
 
 import numpy as np
+import pandas as pd
 import pytest
-import torch
-from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM
 
+from arte.align import align
+from arte.core.settings.machine import EngineSettings
+from arte.core.settings.training import Align
+from arte.engines.open import ENGINES, open_model
 from arte.engines.protocol import Sampling
 from arte.engines.transformers import TransformersEngine
 from arte.models.folders import fingerprint
@@ -17,6 +20,7 @@ from arte.models.load import (
     save_model,
 )
 from arte.models.nano.tiny import save_tiny_model
+from support.adapters import save_adapter
 
 BEGINNING = "one two three four five six seven eight nine ten " * 3
 PROMPTS = [BEGINNING + word for word in "red blue green old new".split()] + ["one", "two and"]
@@ -28,16 +32,10 @@ def folders(tmp_path_factory):
     "Return a tiny model, an adapter that changes it a lot, and the two merged in float32."
     folder = tmp_path_factory.mktemp("models")
     tiny = save_tiny_model(folder / "tiny")
-    torch.manual_seed(0)
-    model = get_peft_model(load_model(tiny), LoraConfig(r=4, target_modules="all-linear"))
-    for name, weights in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weights, std=0.1)
-    model.save_pretrained(folder / "adapter")
-    options = ModelOptions("float32")
-    share = merge_adapter(tiny, folder / "adapter", folder / "merged", options)
+    adapter = save_adapter(tiny, folder / "adapter", std=0.05, r=4)
+    share = merge_adapter(tiny, adapter, folder / "merged", ModelOptions("float32"))
     assert share == pytest.approx(1, abs=1e-4)
-    return tiny, folder / "adapter", folder / "merged"
+    return tiny, adapter, folder / "merged"
 
 
 def test_unmerged_and_merged_give_the_same(folders):
@@ -62,10 +60,34 @@ def test_a_fingerprint_covers_the_adapter(folders):
     assert TransformersEngine(tiny, ModelOptions(adapter=str(adapter))).fingerprint == apart
 
 
-def test_an_adapter_of_another_model_is_refused(folders, tmp_path):
-    tiny, adapter, _ = folders
+@pytest.fixture(scope="module")
+def other(folders, tmp_path_factory):
+    "Return a model for which the adapter was not made."
+    tiny, _, _ = folders
     config = load_model(tiny).config
     config.update(dict(hidden_size=64))
-    other = save_model(LlamaForCausalLM(config), load_tokenizer(tiny), tmp_path / "other")
+    folder = tmp_path_factory.mktemp("models") / "other"
+    return save_model(LlamaForCausalLM(config), load_tokenizer(tiny), folder)
+
+
+def test_an_adapter_of_another_model_is_refused(folders, other):
     with pytest.raises(ValueError, match="does not fit the model"):
-        TransformersEngine(other, ModelOptions(adapter=str(adapter)))
+        TransformersEngine(other, ModelOptions(adapter=str(folders[1])))
+
+
+@pytest.mark.parametrize("kind", [kind.name for kind in ENGINES])
+def test_every_engine_refuses_it_before_it_opens_anything(folders, other, kind):
+    "No vLLM, no Ray, and no server is there to ask."
+    there = dict(url="http://127.0.0.1:9/v1", model="m") if kind == "server" else {}
+    settings = EngineSettings(kind=kind, **there)
+    with pytest.raises(ValueError, match="does not fit the model"):
+        open_model(other, ModelOptions(adapter=str(folders[1])), settings)
+    with pytest.raises(FileNotFoundError, match="is not an adapter folder"):
+        open_model(other, ModelOptions(adapter=str(other)), settings)
+
+
+def test_a_second_round_refuses_it_before_it_trains(folders, other, tmp_path):
+    pairs = pd.DataFrame([dict(prompt="one", chosen=" two", rejected=" three")])
+    options = ModelOptions(adapter=str(folders[1]))
+    with pytest.raises(ValueError, match="does not fit the model"):
+        align(other, pairs, tmp_path / "out", Align(), options=options)

@@ -2,6 +2,7 @@
 what a closed engine leaves behind."""
 
 import os
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -15,6 +16,7 @@ from arte.core.settings.machine import EngineSettings
 from arte.engines.open import ENGINES, open_model
 from arte.models.folders import NANO, package_files, resolve_model
 from arte.models.load import ModelOptions
+from support.adapters import save_adapter
 
 FLOAT32 = ModelOptions("float32")
 STOP = ("</ans>", "\nQuestion:")
@@ -200,6 +202,34 @@ def test_both_engines_write_the_same(student, engine):
         assert [len(x) for x in vllm.logprobs(["a", "a"], ["", " b c"])] == [0, 2]
     finally:
         vllm.close()
+
+
+@pytest.mark.long
+@needs_student
+@needs_vllm
+def test_both_engines_write_the_same_with_an_adapter(student, engine, tmp_path):
+    "The adapter stays beside the weights: PEFT's in the one, a LoRA request in the other."
+    adapter = save_adapter(student, tmp_path / "adapter", std=0.02)
+    options, sampling = replace(FLOAT32, adapter=str(adapter)), Sampling(max_tokens=48, stop=STOP)
+    continuations = [" Paris, and not London."] * len(PROMPTS)
+    ours = TransformersEngine(student, options, batch_tokens=1200)
+    texts, scores = ours.generate(PROMPTS, sampling), ours.logprobs(PROMPTS, continuations)
+    first = ours.first_tokens(PROMPTS, 5)
+    ours.close()
+    vllm = VllmEngine(student, options)
+    try:
+        assert vllm.fingerprint == ours.fingerprint != engine.fingerprint
+        assert vllm.generate(PROMPTS, sampling) == texts
+        for a, b in zip(scores, vllm.logprobs(PROMPTS, continuations)):
+            np.testing.assert_allclose(a, b, atol=2e-4)
+        for a, b in zip(first, vllm.first_tokens(PROMPTS, 5)):
+            assert [(t.text, t.joins) for t in a] == [(t.text, t.joins) for t in b]
+    finally:
+        vllm.close()
+    differ = [a != b for a, b in zip(texts, engine.generate(PROMPTS, sampling))]
+    assert np.mean(differ) > 0.5, "the adapter changes too little to be missed"
+    without = engine.logprobs(PROMPTS, continuations)
+    assert min(np.abs(a - b).max() for a, b in zip(scores, without)) > 0.1
 
 
 @pytest.mark.long

@@ -19,16 +19,18 @@ from arte.engines import ray as replicas
 from arte.engines.protocol import Sampling
 from arte.engines.transformers import TransformersEngine
 from arte.engines.vllm import VllmEngine
-from arte.engines.open import EngineKind
+from arte.engines.open import EngineKind, open_model
 from arte.engines.journal import Journal
 from arte.engines.journaled import Journaled
-from arte.core.settings.machine import PerReplica
+from arte.core.settings.machine import EngineSettings, PerReplica
 from arte.core.fields import RecipeError
+from arte.models.folders import resolve_model
 from arte.models.load import ModelOptions
 from arte.engines.replica import Job
 from arte.engines.ray import RayEngine
 from arte.run.engine import live_engine
 from arte.run.rundir import RunDir
+from support.adapters import save_adapter
 from support.tiny import tiny_recipe
 
 SLOW, ON_CPU = bool(os.environ.get("ARTE_SLOW")), PerReplica(gpus=0)
@@ -39,6 +41,12 @@ PROMPTS = [
 ]
 FLOAT32 = ModelOptions("float32")
 SAMPLING = Sampling(max_tokens=40, stop=("</ans>",))
+REAL = [
+    "The capital of France is",
+    "Question: What is 2 + 3?\nAnswer:",
+    "Q: not ( True ) and ( True ) is\nA: Let's think step by step.",
+    "List the days of the week: Monday,",
+]
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray isn't installed")
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM isn't installed")
@@ -112,6 +120,40 @@ def test_a_model_that_does_not_open(tiny_model, tmp_path):
         assert ray.is_initialized(), "Ray was ended by an engine that had not started it"
     finally:
         ray.shutdown()
+
+
+@needs_ray
+def test_replicas_with_an_adapter(tiny_model, tmp_path):
+    "Each opens it beside its own weights."
+    adapter = save_adapter(tiny_model, tmp_path / "adapter", std=0.05)
+    options = ModelOptions("float32", adapter=str(adapter))
+    in_replica = partial(TransformersEngine, tiny_model, options)
+    two = RayEngine(tiny_model, in_replica, 2, ON_CPU, adapter=str(adapter))
+    answers, scores = two.generate(PROMPTS, SAMPLING), two.logprobs(PROMPTS, PROMPTS)
+    two.close()
+    one, plain = in_replica(), TransformersEngine(tiny_model, FLOAT32)
+    assert two.fingerprint == one.fingerprint != plain.fingerprint
+    assert answers == one.generate(PROMPTS, SAMPLING) != plain.generate(PROMPTS, SAMPLING)
+    for a, b in zip(scores, one.logprobs(PROMPTS, PROMPTS), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.long
+@needs_ray
+@needs_vllm
+def test_a_real_model_with_an_adapter_over_vllm(tmp_path):
+    "As a recipe opens it: Ray, and vLLM in the replica, against transformers with PEFT."
+    student = resolve_model("nano-student")
+    adapter = save_adapter(student, tmp_path / "adapter", std=0.02)
+    options = ModelOptions("float32", adapter=str(adapter))
+    there = open_model(student, options, EngineSettings(kind="ray", per_replica=ON_CPU))
+    answers, scores = there.generate(REAL, SAMPLING), there.logprobs(REAL, REAL)
+    there.close()
+    here = TransformersEngine(student, options)
+    assert answers == here.generate(REAL, SAMPLING)
+    for a, b in zip(scores, here.logprobs(REAL, REAL), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
+    here.close()
 
 
 @needs_ray
@@ -338,7 +380,6 @@ def test_the_driver_is_killed(tiny_model, tmp_path, sign, alone):
 @needs_vllm
 def test_real_model_over_vllm(tmp_path):
     "SmolLM2 in two replicas of vLLM, one of them killed, against one vLLM in this process."
-    from arte.models.folders import resolve_model
     from test_engine import FAMILIES, PROMPTS as REAL, STOP
 
     student, sampling = resolve_model("nano-student"), Sampling(max_tokens=48, stop=STOP)
@@ -365,7 +406,6 @@ def test_real_model_over_vllm(tmp_path):
 @needs_vllm
 def test_tensor_parallel_replica():
     "One replica whose vLLM shares each layer between two processes; nothing is left of them."
-    from arte.models.folders import resolve_model
     from test_engine import PROMPTS as REAL, STOP
 
     student, sampling = resolve_model("nano-student"), Sampling(max_tokens=24, stop=STOP)

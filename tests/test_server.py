@@ -22,6 +22,7 @@ import pytest
 from tokenizers.decoders import ByteLevel
 
 from arte.engines.protocol import Sampling
+from arte.engines.transformers import TransformersEngine
 from arte.engines.vllm import VllmEngine
 from arte.engines.journal import Journal
 from arte.engines.journaled import Journaled
@@ -35,6 +36,7 @@ from arte.run import engine
 from arte.engines.server import ServerEngine
 from arte.core.tasks import get_task
 from arte.run.report import write_report
+from support.adapters import save_adapter
 from support.world import World, answer
 
 STOP = Sampling(stop=("</ans>",), max_tokens=24)
@@ -43,6 +45,7 @@ PROMPTS = [
     for t in ("boolean_expressions", "object_counting")
     for i in make_items(t, 6, seed=1)
 ]
+LINEAR = [f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")]
 FAULTS = (429, 500, "slow", "half", "empty")
 
 
@@ -298,7 +301,7 @@ def test_whole_run(tiny_model, tmp_path, monkeypatch, capfd, caplog):
 
 @pytest.fixture(scope="module")
 def served(folder):
-    "A real vLLM server with SmolLM2, in fp32."
+    "A real vLLM server with SmolLM2 in float32, which may open adapters."
     if not find_spec("vllm"):
         pytest.skip("vLLM isn't installed")
     with socket.socket() as s:
@@ -310,6 +313,7 @@ def served(folder):
         OMP_NUM_THREADS=str(len(cpus)),
         VLLM_CPU_OMP_THREADS_BIND=",".join(map(str, cpus)),
         VLLM_NO_USAGE_STATS="1",
+        VLLM_ALLOW_RUNTIME_LORA_UPDATING="1",
     )
     # `vllm serve` asks for a distribution named vllm, here it is vllm-cpu; its module does not ask
     command = [
@@ -325,6 +329,11 @@ def served(folder):
         "--max-model-len",
         "2048",
         "--enforce-eager",
+        "--enable-lora",
+        "--max-lora-rank",
+        "64",
+        "--lora-target-modules",
+        *LINEAR,
         "--host",
         "127.0.0.1",
         "--port",
@@ -379,3 +388,37 @@ def test_same_as_in_process(served, folder):
             np.testing.assert_allclose([x.logprob for x in a], [x.logprob for x in b], atol=1e-3)
     finally:
         local.close()
+
+
+@pytest.mark.long
+def test_an_adapter_beside_the_served_model(served, folder, tmp_path):
+    "The server opens it on its model, once, and goes on serving the model without it."
+    adapter = save_adapter(folder, tmp_path / "adapter", std=0.02)
+    options = ModelOptions("float32", adapter=str(adapter))
+    texts = [" <ans>True</ans>"] * len(PROMPTS)
+    before = served.generate(PROMPTS, STOP)
+    aligned, again = (
+        ServerEngine(folder, served.url, "nano-student", max_model_len=2048, options=options)
+        for _ in range(2)
+    )
+    assert aligned.model == again.model != "nano-student"
+    answers, scores = aligned.generate(PROMPTS, STOP), aligned.logprobs(PROMPTS, texts)
+    firsts = aligned.first_tokens(PROMPTS[:4], 5)
+    assert served.generate(PROMPTS, STOP) == before != answers
+    local = TransformersEngine(folder, options, max_model_len=2048)
+    try:
+        assert answers == local.generate(PROMPTS, STOP)
+        for a, b in zip(scores, local.logprobs(PROMPTS, texts)):
+            np.testing.assert_allclose(a, b, atol=2e-4)
+        for a, b in zip(firsts, local.first_tokens(PROMPTS[:4], 5)):
+            assert [(x.text, x.joins) for x in a] == [(x.text, x.joins) for x in b]
+    finally:
+        local.close()
+
+
+@pytest.mark.long
+def test_an_adapter_that_the_server_cannot_open(served, folder, tmp_path):
+    adapter = save_adapter(folder, tmp_path / "adapter", std=0.02, r=128)
+    options = ModelOptions("float32", adapter=str(adapter))
+    with pytest.raises(LookupError, match="cannot open the adapter .*--max-lora-rank 128"):
+        ServerEngine(folder, served.url, "nano-student", options=options)

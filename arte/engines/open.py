@@ -19,7 +19,7 @@ from .server import ServerEngine
 from .transformers import TransformersEngine
 from .vllm import VllmEngine
 from ..models.folders import resolve_model
-from ..models.load import ModelOptions
+from ..models.load import ModelOptions, check_adapter
 
 # %% ../../nbs/engines/open.ipynb #23d5edb4
 @dataclass(frozen=True)
@@ -103,11 +103,14 @@ def open_model(
     settings: EngineSettings = EngineSettings(),  # `recipe.engine`: which engine, on what
     engines: tuple[EngineKind, ...] = ENGINES,  # the kinds to choose from
 ) -> Engine:
-    "Open a model with the engine that the settings name."
+    "Open a model with the engine that the settings name; refuse an adapter that does not fit."
     kinds = {kind.name: kind for kind in engines}
     if settings.kind not in kinds:
         raise ValueError(
             f"engine.kind: got {settings.kind!r}, expected one of {', '.join(kinds)}. "
             f"{nearest(settings.kind, kinds)}".strip()
         )
-    return kinds[settings.kind].open(resolve_model(model), options, settings)
+    folder = resolve_model(model)
+    if options.adapter:
+        check_adapter(options.adapter, folder, options)
+    return kinds[settings.kind].open(folder, options, settings)

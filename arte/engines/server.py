@@ -26,6 +26,7 @@ from arte.engines.protocol import (
     encode_pairs,
     first_tokens_of,
 )
+from .vllm import room_for_adapter
 from ..models.folders import fingerprint
 from ..models.load import ModelOptions, load_tokenizer
 from ..models.terminal import progress
@@ -87,11 +88,12 @@ class ServerEngine(Engine):
         try:
             self.client.post("/load_lora_adapter", cast_to=httpx.Response, body=wish)
         except openai.APIStatusError as e:
+            rank, names = room_for_adapter(folder)
             raise LookupError(
                 f"{self.url} cannot open the adapter {folder} ({e.status_code}): {self._told(e)}. "
-                "Start the server with --enable-lora --max-lora-rank 64 and "
-                "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 in its environment, on a machine that has "
-                "this folder at the same place"
+                f"Start the server with --enable-lora --max-lora-rank {rank} "
+                f"--lora-target-modules {' '.join(names)} and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 "
+                "in its environment, on a machine that has this folder at the same place"
             ) from None
         return name
 

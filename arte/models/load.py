@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ENOUGH', 'ModelOptions', 'set_pad', 'check_folder', 'load_tokenizer', 'check_adapter', 'with_adapter', 'load_model',
-           'save_model', 'merge_adapter']
+           'save_model', 'merge_adapter', 'surviving_share']
 
 # %% ../../nbs/models/load.ipynb #1dc3f49b
 from dataclasses import dataclass, replace
@@ -236,12 +236,34 @@ def merge_adapter(
     return share
 
 
-def _merge_layer(layer, saved_as):
-    "Merge one layer; return (update · rounded update, update · update)."
+def _merge_layer(layer, dtype):
+    "Merge one layer; return what `_surviving` says about its weights."
     weight = layer.get_base_layer().weight
     before = weight.detach().clone()
     layer.merge()
-    update = weight.detach() - before
+    return _surviving(before, weight.detach(), dtype)
+
+
+def _surviving(before, after, dtype):
+    "Return (update · rounded update, update · update) of float32 weights."
+    update = after - before
     # against the base model as it is saved: its own rounding is not the update's
-    rounded = weight.detach().to(saved_as).float() - before.to(saved_as).float()
+    rounded = after.to(dtype).float() - before.to(dtype).float()
     return (rounded * update).double().sum().item(), (update**2).double().sum().item()
+
+
+def surviving_share(
+    before: str | Path,  # folder of a model
+    after: str | Path,  # folder of the same model after a training of all weights
+    options: ModelOptions = ModelOptions(),  # number format in which it will be opened, trust
+) -> float:  # share of the update that survives in that number format, 1 if all does
+    "Return what a number format leaves of a training of all weights."
+    import torch
+
+    exact = replace(options, dtype="float32", adapter="")
+    old, new = (dict(load_model(f, exact).named_parameters()) for f in (before, after))
+    kept, length = 0.0, 0.0
+    for name, weight in new.items():
+        some = _surviving(old[name].detach(), weight.detach(), getattr(torch, options.dtype))
+        kept, length = kept + some[0], length + some[1]
+    return kept / length if length else 1.0

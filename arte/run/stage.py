@@ -216,14 +216,13 @@ class Counts(dict):
 
     def add_up(
         self,
-        more: dict,  # counts of another step: name → number
+        more: dict,  # counts of another step: name → number, or text
     ) -> None:
-        "Add counts of the same names; warnings stand in a row."
+        "Add counts of the same names; texts stand in a row."
         for name, n in more.items():
-            if name == "WARNING":
-                self[name] = "; ".join(filter(None, (self.get(name), n)))
-            else:
-                self[name] = self.get(name, 0) + n
+            if name in self:
+                n = f"{self[name]}; {n}" if isinstance(n, str) else self[name] + n
+            self[name] = n
 
     def warn(
         self,

@@ -11,19 +11,19 @@ from dataclasses import asdict, replace
 from statistics import fmean
 import pandas as pd
 from arte.align import (
+    SMOOTHED,
     align,
     held_out_drafts,
     held_out_table,
     log_ratios,
     smoothing,
-    takes_smoothing,
 )
 from ...core.basics import derive_seed, is_finished
 from ...engines.protocol import NoScores
 from ...pair_tokens import equal_when_cut
 from ...core.prompts import naive_prompt, question_prompt
 from ...models.launch import launch
-from ...models.load import ModelOptions, load_tokenizer
+from ...models.load import ENOUGH, ModelOptions, load_tokenizer, surviving_share
 from ...measures.margins import hold_out, margin_table, unmoved_message
 from ...models.train import too_long
 from ...scores.turned import turned_share
@@ -63,6 +63,7 @@ def run_align(
     counts.add_up(cut_off(run, "teacher", trained, ("chosen", "rejected"), "align"))
     counts.add_up(left_open(trained, "chosen_finish", "rejected_finish"))
     _note_equal(run, trained, counts)
+    _note_rounding(run, counts)
     if held_out.any():
         try:
             margins = _margins(run, pairs, held_out, counts, parts)
@@ -99,7 +100,7 @@ def label_smoothing(
 ) -> float:  # share of pairs
     "Return the label smoothing of the loss; `auto` estimates it from the student's answers."
     settings = run.recipe.align
-    if settings.label_smoothing != "auto" or not takes_smoothing(settings.loss):
+    if settings.label_smoothing != "auto" or settings.loss not in SMOOTHED:
         return smoothing(settings)
     if not run.has("answers"):
         problem = "got auto, but this run has no answers of the student to estimate it from"
@@ -114,6 +115,22 @@ def _note_equal(run, pairs, counts):
     n = int(equal_when_cut(tokenizer, pairs, run.recipe.align.max_length).sum())
     if n:
         counts["equal after truncation"] = n
+
+
+def _note_rounding(run, counts):
+    "Count what the engine's number format leaves of a training of all weights; warn of a loss."
+    r = run.recipe
+    if r.align.train == "lora" or r.engine.dtype == "float32":
+        return
+    folders = [run.model_folder(role) for role in ("teacher", "aligned")]
+    share = surviving_share(*folders, ModelOptions.of(r, "aligned"))
+    counts["update that survives rounding"] = f"{share:.0%}"
+    if share < ENOUGH:
+        counts.warn(
+            f"only {share:.0%} of the alignment survives in {r.engine.dtype}, in which the aligned "
+            "teacher is opened. Set engine.dtype: float32, raise align.lr, or train an adapter "
+            "(align.train: lora), which is not rounded"
+        )
 
 
 def _margins(run, pairs, held_out, counts, parts):
