@@ -131,7 +131,7 @@ def dpo_trainer(
     "Return TRL's trainer with our settings (§3.3, §4.1)."
     from transformers import set_seed
 
-    data = pairs_dataset(tokenizer, pairs)
+    data = pairs_dataset(tokenizer, usable_pairs(tokenizer, pairs, settings.max_length))
     lengths = [_length(row, settings.max_length) for row in data]
     order = batch_order(lengths, settings.batch, seed)
     new = settings.train == "lora" and not hasattr(model, "peft_config")
@@ -201,7 +201,6 @@ def align(
     rows = pairs[["prompt", "chosen", "rejected"]].to_dict("records")
     texts = training_texts(folder, options, tokenizer, rows, ("chosen", "rejected"))
     pairs = pairs.assign(**pd.DataFrame(texts, pairs.index))
-    pairs = usable_pairs(tokenizer, pairs, settings.max_length)
     model, reference = _models(folder, settings, options)
     with TemporaryDirectory() as tmp, score_completions_only():
         trainer = dpo_trainer(

@@ -13,7 +13,16 @@ from hashlib import sha1
 from itertools import combinations, product
 from random import Random
 import pandas as pd
-from .core.answers import STOP, answer_kind, cut_answer, grade, normalise, options, read_answer
+from arte.core.answers import (
+    STOP,
+    answer_kind,
+    cut_answer,
+    doubled_option,
+    grade,
+    normalise,
+    options,
+    read_answer,
+)
 from .core.tags import Leftover, parse_questions
 from .core.basics import derive_seed
 from .core.prompts import naive_prompt, question_prompt, technique_prompt
@@ -61,7 +70,7 @@ def usable_target(
 
 # %% ../nbs/00_elicit.ipynb #137ca1cf
 # why a whole question is set aside
-REASONS = ("seed", "held out", "duplicate", "near duplicate", "target", "surplus")
+REASONS = ("seed", "held out", "duplicate", "near duplicate", "doubled option", "target", "surplus")
 _KEPT = "question_id task prompt_id prompt question target text decoding".split()
 _ASIDE = ["stage", "task", "reason", "text", "prompt_id", "decoding"]
 
@@ -91,6 +100,8 @@ class Sieve:
         "Return why a question cannot be used."
         if question_key(question) in self.seen:
             return self.seen[question_key(question)]
+        if answer_kind(self.task.kind).lettered and doubled_option(question):
+            return "doubled option"
         if usable_target(question, target, self.task.kind) is None:
             return "target"
         if near_duplicate(question, self.pool, self.settings.max_rouge) is not None:

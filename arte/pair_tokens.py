@@ -51,7 +51,7 @@ def equal_when_cut(
         head, answers = _pair_tokens(tokenizer, pair)
         room = max(0, max_length - len(head))
         chosen, rejected = (ids[:room] for ids in answers)
-        equal.append(chosen == rejected)
+        equal.append(chosen == rejected or not chosen or not rejected)
     return np.array(equal, dtype=bool)
 
 
@@ -67,6 +67,6 @@ def usable_pairs(
     if equal.all():
         raise ValueError(
             f"all {len(pairs)} pairs are equal in their first align.max_length = {max_length} "
-            "tokens, so there is nothing to learn from them. Raise align.max_length"
+            "tokens, so there is nothing to learn from them: raise align.max_length"
         )
     return pairs[~equal]

@@ -116,6 +116,8 @@ class Material:
     teacher: Engine | None = None  # of the arm's `writer`: the teacher before or after alignment
     n: int = 0  # examples of each other arm, which an instruction set is cut to
     counts: dict = field(default_factory=dict)  # an arm may add what the run should report
+    # table `examples` → which of them have an answer for the student; None: all
+    fits: Callable | None = None
 
     def rationales(
         self,
@@ -162,9 +164,14 @@ def instruction_set(
     "Return the function that draws as many examples of an instruction set as the other arms have."
 
     def examples(material):
-        table, unusable = load_instructions(name, material.n, material.seed)
-        material.counts[f"unusable rows of {name}"] = sum(unusable.values())
-        return table
+        table, asked = None, material.n
+        while table is None or len(table) < material.n:
+            drawn, unusable = load_instructions(name, asked, material.seed)
+            table = drawn[material.fits(drawn)] if material.fits else drawn
+            asked += 2 * (material.n - len(table)) + 10  # a larger draw begins with the smaller one
+        unusable = sum(unusable.values()) + len(drawn) - len(table)
+        material.counts[f"unusable rows of {name}"] = unusable
+        return table.head(material.n)
 
     return examples
 
@@ -255,8 +262,8 @@ def equalise(
     empty = [f"{arm} of {task}" for task, arm in sizes.index[sizes == 0]]
     if empty:
         raise ValueError(
-            f"no example at all for {', '.join(empty)}: draw more questions (tailor.budget) "
-            "or leave the task out"
+            f"no example at all for {', '.join(empty)}: draw more questions (tailor.budget), raise "
+            "distill.max_length if the prompts alone are as long, or leave the task out"
         )
     order = examples.question_id.map(lambda q: derive_seed(seed, "equalise", str(q)))
     ranked = examples.assign(order=order).sort_values(["arm", "task", "order"])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STOP', 'KINDS', 'extract_answer', 'cut_answer', 'AnswerKind', 'plain_characters', 'read_label', 'closed_kind',
            'read_option', 'read_integer', 'read_number', 'read_brackets', 'read_words', 'read_text', 'answer_kind',
-           'normalise', 'options', 'read_answer', 'Grade', 'grade']
+           'normalise', 'options', 'doubled_option', 'read_answer', 'Grade', 'grade']
 
 # %% ../../nbs/core/answers.ipynb #843104ea
 import re
@@ -14,30 +14,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from .basics import nearest
+from .tags import closings, hide_thoughts
 
 # %% ../../nbs/core/answers.ipynb #cb00a07e
-_OPEN, _CLOSE = re.compile(r"<\s*ans\s*>", re.I), re.compile(r"<\s*/\s*ans\s*>", re.I)
-# between tags that are only named: "the answer stands between <ans> and </ans>"
-_NAMED = ("", "and", "or", "…", "...")
-
-
-def _answers(text):
-    "Yield what stands in each complete pair of tags, in order."
-    start = 0
-    for close in _CLOSE.finditer(text):
-        opened = [m.end() for m in _OPEN.finditer(text, start, close.start())]
-        start = close.end()
-        answer = text[opened[-1] : close.start()].strip() if opened else ""
-        if answer.lower() not in _NAMED:
-            yield answer
-
-
 def extract_answer(
     text: str,  # generated text
 ) -> str | None:  # the answer, stripped; None if no tag is complete
     "Return the text in the last complete `<ans>…</ans>` (Table 13)."
-    found = list(_answers(text))
-    return found[-1] if found else None
+    found = [c for c in closings(hide_thoughts(text)) if c.answer is not None]
+    clear = [c for c in found if not c.named] or found
+    return clear[-1].answer if clear else None
 
 # %% ../../nbs/core/answers.ipynb #d45c7a1b
 STOP = ("</ans>", "\nQuestion:")  # where a student's text ends, or at its end-of-text token
@@ -47,9 +33,9 @@ def cut_answer(
     text: str,  # generated text
 ) -> str:  # the first answer: up to and including `</ans>`, and before a new question
     "Cut a student's text where generation would have stopped."
-    text = text.split("\nQuestion:", 1)[0]
-    head, tag, _ = text.partition("</ans>")
-    return head + tag
+    head = hide_thoughts(text).split("\nQuestion:", 1)[0]
+    ends = [c.end for c in closings(head) if not c.named]
+    return text[: min(ends, default=len(head))]
 
 # %% ../../nbs/core/answers.ipynb #586c8b11
 @dataclass(frozen=True)
@@ -323,15 +309,31 @@ def normalise(
     return kind.read(_bare(answer, () if kind.bracketed else _BRACKETS))
 
 # %% ../../nbs/core/answers.ipynb #95cbfbc1
-def options(
-    question: str,  # its whole text
-) -> dict[str, str]:  # "(A)" → the words beside it; empty if it lists no options
-    "Return the lettered options of a question, in order."
+def _lettered(question):  # (letter, words) of each option, in order
     tail = question.rpartition("Options:")[2]
     found = re.findall(r"^ *(\([A-Z]\)) *(.*)$", tail, re.M)
     if len(found) < 2:
         found = re.findall(r"(\([A-Z]\)) *((?:(?!\([A-Z]\)).)*)", tail)
-    return {letter: words.strip() for letter, words in found}
+    return [(letter, words.strip()) for letter, words in found]
+
+
+def options(
+    question: str,  # its whole text
+) -> dict[str, str]:  # "(A)" → the words beside it; empty if it lists no options
+    "Return the lettered options of a question, in order."
+    return dict(_lettered(question))
+
+
+def doubled_option(
+    question: str,  # its whole text
+) -> str | None:  # "(A)", or the words; None if each is there once
+    "Return a letter that two options have, or the words of two."
+    found = [(letter, normalise(words, "text")) for letter, words in _lettered(question)]
+    for names in zip(*found):
+        for name in names:
+            if name and names.count(name) > 1:
+                return name
+    return None
 
 # %% ../../nbs/core/answers.ipynb #a96eb9b4
 def _letter_of(words, question):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['write_whole', 'cannot_write', 'parquet', 'content_hash', 'take_lock', 'cache_dir', 'room_for', 'whole_folder',
-           'read_text', 'DoubledKey', 'load_yaml']
+           'read_text', 'clean_text', 'load_json', 'DoubledKey', 'load_yaml']
 
 # %% ../../nbs/core/files.ipynb #new00014
 import errno
@@ -166,7 +166,63 @@ def read_text(
     path: Path,  # a file in UTF-8
 ) -> str:  # without a byte-order mark
     "Read a text file."
-    return path.read_text(encoding="utf-8").removeprefix("\ufeff")
+    try:
+        return path.read_text(encoding="utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{path} is not UTF-8 text ({e}); save it in this encoding") from None
+
+
+def clean_text(
+    text: str,  # anything
+) -> str:  # a plain `str` that can be encoded
+    "Join the two halves of a character, and put U+FFFD for a half alone."
+    try:
+        return text.encode().decode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _cleaned(value, place, found):
+    "Return a value of JSON with clean texts; note the places of those that were not."
+    if isinstance(value, str):
+        text = clean_text(value)
+        if text != value:
+            found.append(place)
+        return text
+    if isinstance(value, list):
+        return [_cleaned(v, f"{place}[{i}]", found) for i, v in enumerate(value)]
+    if isinstance(value, dict):
+        return {clean_text(k): _cleaned(v, f"{place}.{k}", found) for k, v in value.items()}
+    return value
+
+
+def _once(pairs):
+    "Make a dict of the pairs of a JSON object; refuse a key that is there twice."
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        twice = Counter(k for k, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {twice!r} is there twice in one object")
+    return made
+
+
+def load_json(
+    text: str | bytes,  # JSON in UTF-8
+    where: str,  # the file, and the line in it
+):  # plain Python values, all texts clean; ValueError if it is not sound
+    "Read JSON; refuse doubled keys, and say how many texts had to be cleaned."
+    if isinstance(text, bytes):
+        text = text.decode("utf-8-sig")
+    value = json.loads(text, object_pairs_hook=_once)
+    if "\\ud" not in text.lower():
+        return value
+    found: list[str] = []
+    value = _cleaned(value, "", found)
+    if found:
+        print(
+            f"{where}: {len(found)} texts have half of a character, which is now \ufffd "
+            f"(the first: {found[0].lstrip('.') or 'the whole'})"
+        )
+    return value
 
 
 class DoubledKey(ValueError):
@@ -182,6 +238,13 @@ class DoubledKey(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
+    def construct_scalar(self, node):
+        value = super().construct_scalar(node)
+        if isinstance(value, str) and clean_text(value) != value:
+            problem = f"{value!r} has half of a character; write the character itself"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return value
+
     def construct_mapping(self, node, deep=False):
         names = [k.value for k, _ in node.value if isinstance(k, yaml.ScalarNode)]
         for name, count in Counter(names).items():

@@ -6,11 +6,10 @@
 __all__ = ['BBH_PLACE', 'bbh_source', 'load_bbh', 'parse_exemplars', 'load_exemplars']
 
 # %% ../../nbs/data/bbh.ipynb #255a9a4b
-import json
 import re
 from pathlib import Path
 
-from ..core.files import read_text
+from ..core.files import load_json, read_text
 from ..core.tasks import Exemplar, Item, builtin_tasks, get_task, make_item
 from .places import Place, find_data, load_from_hub
 
@@ -55,7 +54,7 @@ def _rows(task, source):  # dicts with input and target
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist. {_ADVICE}")
     try:
-        return json.loads(read_text(path))["examples"]
+        return load_json(read_text(path), str(path))["examples"]
     except (ValueError, KeyError, TypeError) as e:
         problem = f"{path} is cut short or not a BBH file ({type(e).__name__}: {e})"
         expected = '{"examples": [{"input": …, "target": …}, …]}'

@@ -18,6 +18,7 @@ import yaml
 
 from ..core.answers import answer_kind
 from ..core.basics import nearest
+from ..core.files import read_text
 from ..core.tasks import Exemplar, Item, Task, make_item, make_technique, split_items
 from .places import CHANGED, Place, find_data, load_from_hub, read_column, read_jsonl
 
@@ -103,6 +104,9 @@ def read_choices(
     if n_labels != n_texts or n_labels < 2:
         expected = f"{place}: expected at least two options, each with a label"
         raise ValueError(f"{expected}, got {n_texts} texts and {n_labels} labels; {CHANGED}")
+    if len(set(labels)) < n_labels:
+        problem = f"{place}: an option's label is there twice: {', '.join(labels)}"
+        raise ValueError(f"{problem}; {CHANGED}")
     if key not in labels:
         known = ", ".join(labels)
         problem = f"{place}: the answerKey {key!r} is none of the options' labels {known}"
@@ -252,7 +256,7 @@ def _with_labels(rows, path, advice):  # PIQA's rows with the labels of the file
             f"{file} does not exist: PIQA's labels are a file of their own, beside {path.name}"
         )
         raise FileNotFoundError(f"{problem}. {advice}")
-    labels = file.read_text(encoding="utf-8").split()
+    labels = read_text(file).split()
     if len(labels) != len(rows):
         problem = f"{path} has {len(rows)} questions and {file.name} {len(labels)} labels"
         advice = "one of them is cut short, fetch both again"

@@ -6,7 +6,6 @@
 __all__ = ['BIGBENCH_PLACE', 'bigbench_source', 'unpack_archive', 'fetch_archive', 'load_bigbench']
 
 # %% ../../nbs/data/bigbench.ipynb #f0bd84ad
-import json
 import re
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from ..core.files import cache_dir, read_text, whole_folder
+from ..core.files import cache_dir, load_json, read_text, whole_folder
 from ..core.tasks import Item, builtin_tasks, get_task, make_item
 from .bigbench_form import PROGRAMMATIC, bigbench_name, convert
 from .places import Place, find_data, load_from_hub, offline
@@ -141,7 +140,7 @@ def _file_rows(task, folder):  # (head, rows)
         problem = f"{folder} has no {name.replace('/', '_')}.json and no {name}/task.json"
         raise FileNotFoundError(f"{problem}. {_ADVICE}")
     try:
-        head = json.loads(read_text(path))
+        head = load_json(read_text(path), str(path))
         return head, list(head["examples"])
     except (ValueError, KeyError, TypeError) as e:
         problem = f"{path} is cut short or no task.json of BIG-bench ({type(e).__name__}: {e})"

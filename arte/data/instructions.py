@@ -9,7 +9,6 @@ __all__ = ['INSTRUCTION_SETS', 'instruction_prompt', 'read_alpaca', 'read_orca',
 
 # %% ../../nbs/data/instructions.ipynb #efb2cbdc
 import heapq
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.basics import nearest
-from ..core.files import read_text
+from ..core.files import load_json, read_text
 from .places import Place, find_data, read_column, read_jsonl
 
 # %% ../../nbs/data/instructions.ipynb #de5fc880
@@ -283,16 +282,15 @@ def _read_parquet(path):
     from pyarrow.parquet import ParquetFile
 
     try:
-        batches = ParquetFile(path).iter_batches(1000)
+        for batch in ParquetFile(path).iter_batches(1000):
+            yield from batch.to_pylist()
     except Exception as e:
         raise ValueError(f"{path} is cut short or no Parquet file ({e}); fetch it again") from None
-    for batch in batches:
-        yield from batch.to_pylist()
 
 
 def _read_json(path):
     try:
-        rows = json.loads(read_text(path))
+        rows = load_json(read_text(path), str(path))
     except ValueError as e:
         advice = "fetch it again, or name it .jsonl if each line is a row"
         raise ValueError(f"{path} is cut short or no JSON ({e}); {advice}") from None

@@ -10,7 +10,7 @@ import csv
 import io
 from pathlib import Path
 
-from ..core.answers import AnswerKind, answer_kind, normalise
+from ..core.answers import AnswerKind, answer_kind, doubled_option, normalise
 from ..core.tasks import Item, Task, make_item, make_task
 
 # %% ../../nbs/data/own_file.ipynb #4608c3b0
@@ -91,6 +91,9 @@ def _row_problem(question, answer, kind):  # None if all is well
             f"the answer {answer!r} is not of the kind {kind.name}, which looks like "
             f"{kind.form}; correct it, or choose another kind"
         )
+    twice = doubled_option(question) if kind.lettered else None
+    if twice:
+        return f"two options are called {twice!r}; give each a letter and words of its own"
     return None
 
 

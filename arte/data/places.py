@@ -7,7 +7,6 @@ __all__ = ['CHANGED', 'offline', 'hub_reachable', 'hub_has', 'load_from_hub', 'P
            'read_column', 'read_jsonl']
 
 # %% ../../nbs/data/places.ipynb #e357f54e
-import json
 import os
 import threading
 import urllib.error
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from ..core.files import cache_dir
+from ..core.files import cache_dir, load_json
 
 # %% ../../nbs/data/places.ipynb #40bfd97c
 def offline() -> bool:
@@ -148,11 +147,13 @@ def read_jsonl(
     path: Path,  # a file with a JSON value in each line
 ) -> Iterator:  # the values; ValueError names file and line
     "Read a file line by line."
-    with open(path, encoding="utf-8-sig") as f:
+    with open(path, "rb") as f:
         for i, line in enumerate(f, 1):
             try:
                 if line.strip():
-                    yield json.loads(line)
+                    yield load_json(line, f"{path}, line {i}")
             except ValueError as e:
-                problem = f"is cut short or no JSON ({e}): got {line[:60]!r}"
+                problem = (
+                    f"is cut short or no JSON ({e}): got {line[:60].decode(errors='replace')!r}"
+                )
                 raise ValueError(f"{path}, line {i} {problem}; fetch the file again") from None

@@ -74,11 +74,18 @@ class ScoreRow(NamedTuple):
 ROWS: dict[str, type] = dict(completions=CompletionRow, scores=ScoreRow)  # by their table
 
 
+# what SQLite or its module says of a single value, not of the file
+_UNWRITABLE = (UnicodeError, OverflowError, sqlite3.InterfaceError, sqlite3.DataError)
+_UNWRITABLE += (sqlite3.ProgrammingError,)
+
+
 @contextmanager
 def _explained(path):
     "Turn SQLite's errors into ones that say what to do."
     try:
         yield
+    except _UNWRITABLE:
+        raise
     except sqlite3.Error as e:
         raise _explanation(path, str(e)) from e
 
@@ -198,11 +205,32 @@ class Journal:
         table: str,  # "completions" or "scores"
         rows: Sequence[Sequence],  # all columns
     ):
-        "Write entries in one transaction; one that is there already stays as it is."
+        "Write entries in one transaction, or one by one if that fails; those that exist stay."
+        try:
+            self._insert(table, rows)
+        except _UNWRITABLE:
+            self._insert_singly(table, rows)
+
+    def _insert(self, table, rows):
         with self.transaction() as db:
             if rows:
                 marks = ",".join("?" * len(rows[0]))
                 db.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", rows)
+
+    def _insert_singly(self, table, rows):
+        "Write what can be written; then raise an error that shows the first of the others."
+        bad = []
+        for row in rows:
+            try:
+                self._insert(table, [row])
+            except _UNWRITABLE as e:
+                bad.append((row, e))
+        if bad:
+            row, e = bad[0]
+            raise ValueError(
+                f"{len(bad)} of {len(rows)} entries can't be written to {self.path} ({e}): the "
+                f"first is {str(row)[:300]}. The others are kept"
+            ) from e
 
     def __len__(self):
         if not self.has("completions"):

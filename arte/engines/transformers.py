@@ -174,7 +174,7 @@ class TransformersEngine(Engine):
             return "eos"
         longest_stop = max(map(len, sampling.stop), default=0)
         recent = self.tokenizer.decode(row.ids[-(4 + longest_stop) :])
-        if cut_at_stop(recent, sampling.stop) is not None and self._stops(row, sampling.stop):
+        if any(s in recent for s in sampling.stop) and self._stops(row, sampling.stop):
             return "stop"
         whole = len(row.prompt) + len(row.ids)
         if len(row.ids) == sampling.max_tokens or whole >= self.max_model_len:
@@ -184,7 +184,7 @@ class TransformersEngine(Engine):
         return ""
 
     def _stops(self, row, stop):
-        "Return whether a row has a stop string outside of its thinking."
+        "Return whether a row has a stop string that is neither thought nor only named."
         text = generated_text(self.tokenizer, row.prompt, row.ids)
         return cut_at_stop(text, stop) is not None
 

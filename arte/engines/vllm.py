@@ -13,7 +13,6 @@ import warnings
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
-from ..core.basics import derive_seed
 from arte.engines.protocol import (
     MAX_PATTERN,
     MIN_PATTERN,
@@ -26,6 +25,9 @@ from arte.engines.protocol import (
     encode_pairs,
     first_tokens_of,
 )
+from .guard.endings import death_explained, engine_dies_with_us
+from .guard.reply import finish_of
+from .guard.stops import Draw, Said, ask_on
 from ..models.folders import fingerprint
 from ..models.load import ModelOptions, load_tokenizer
 from ..models.terminal import held_back, progress, quiet, someone_watches
@@ -103,17 +105,18 @@ class VllmEngine(Engine):
             warnings.simplefilter("ignore")
             from vllm import LLM
 
-            return LLM(
-                str(self.folder),
-                dtype=options.dtype,
-                max_model_len=self.max_model_len,
-                enforce_eager=True,
-                enable_prefix_caching=True,
-                disable_log_stats=True,
-                use_tqdm_on_load=False,
-                trust_remote_code=options.trust_remote_code,
-                **settings,
-            )
+            with death_explained(f"while it opened {self.folder}"), engine_dies_with_us():
+                return LLM(
+                    str(self.folder),
+                    dtype=options.dtype,
+                    max_model_len=self.max_model_len,
+                    enforce_eager=True,
+                    enable_prefix_caching=True,
+                    disable_log_stats=True,
+                    use_tqdm_on_load=False,
+                    trust_remote_code=options.trust_remote_code,
+                    **settings,
+                )
 
     def _run(self, ids, params):
         "Let vLLM answer prompts, with a progress bar of our kind."
@@ -123,7 +126,8 @@ class VllmEngine(Engine):
 
         prompts = [dict(prompt_token_ids=x) for x in ids]
         shown = someone_watches() and bar
-        return self.llm.generate(prompts, params, use_tqdm=shown, lora_request=self.adapter)
+        with death_explained(f"while it answered {len(ids):,} prompts"):
+            return self.llm.generate(prompts, params, use_tqdm=shown, lora_request=self.adapter)
 
     def generate(
         self,
@@ -131,17 +135,20 @@ class VllmEngine(Engine):
         sampling: Sampling = Sampling(),  # how to decode
     ) -> list[list[Completion]]:  # `sampling.n` per prompt, in order
         "Complete every prompt."
-        ids, params = [], []
-        for prompt, tokens in zip(prompts, encode(self.tokenizer, prompts, self.max_model_len)):
-            for draw in sampling.draws:
-                ids.append(tokens)
-                params.append(self._params(sampling, prompt, draw))
-        if not ids:
-            return []
-        done = [self._completion(output) for output in self._run(ids, params)]
+        draws = []
+        for prompt, ids in zip(prompts, encode(self.tokenizer, prompts, self.max_model_len)):
+            draws += [Draw(prompt, ids, number) for number in sampling.draws]
+
+        def ask(going):
+            params = [self._params(sampling, draw) for draw in going]
+            outputs = self._run([draw.ids + draw.said for draw in going], params)
+            return [_said(output.outputs[0]) for output in outputs]
+
+        ask_on(ask, draws, sampling, self.tokenizer, self.max_model_len)
+        done = [draw.completion() for draw in draws]
         return [done[i : i + sampling.n] for i in range(0, len(done), sampling.n)]
 
-    def _params(self, sampling, prompt, draw):
+    def _params(self, sampling, draw):
         "Return our settings of one draw as vLLM's."
         from vllm.sampling_params import RepetitionDetectionParams, SamplingParams
 
@@ -151,20 +158,12 @@ class VllmEngine(Engine):
         )
         return SamplingParams(
             temperature=sampling.temperature,
-            max_tokens=sampling.max_tokens,
+            max_tokens=draw.room(sampling, self.max_model_len),
             stop=list(sampling.stop),
             include_stop_str_in_output=True,
-            seed=None if greedy else derive_seed(sampling.seed, prompt, draw),
+            seed=None if greedy else draw.seed(sampling.seed),
             repetition_detection=loops if greedy and sampling.stop_repeats else None,
         )
-
-    def _completion(self, output):
-        "Return vLLM's answer as ours."
-        answer = output.outputs[0]
-        ended = "stop" if isinstance(answer.stop_reason, str) else "eos"
-        reasons = dict(stop=ended, length="length", repetition="repeat")
-        finish = reasons.get(answer.finish_reason, "abort")
-        return Completion(answer.text, len(answer.token_ids), len(output.prompt_token_ids), finish)
 
     def logprobs(
         self,
@@ -221,6 +220,12 @@ class VllmEngine(Engine):
             cleanup_dist_env_and_memory()
             torch.set_num_threads = self._set_num_threads
         gc.collect()
+
+
+def _said(answer):
+    "Return vLLM's answer as ours."
+    ids = list(answer.token_ids)
+    return Said(answer.text, ids, len(ids), finish_of(answer))
 
 
 # ranks that vLLM has kernels for

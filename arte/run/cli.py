@@ -104,15 +104,11 @@ def export_command(
     args,  # of the command line
 ):
     "Write a test for lm-evaluation-harness, and print how to run it."
-    from arte.run.lmeval import export_lm_eval
+    from arte.run.lmeval import export_lm_eval, harness_command
 
     groups = export_lm_eval(args.source, args.out)
     print(f"Tasks: {', '.join(groups)}")
-    print(
-        f"Run them: lm_eval --include_path {args.out} --tasks {groups[0]} "
-        "--model hf --model_args pretrained=MODEL,dtype=float32\n"
-        "For a model that reads its chat template (student.chat) add --apply_chat_template."
-    )
+    print(f"Run them: {harness_command(args.source, args.out, groups[0])}")
 
 
 def recipes_command(

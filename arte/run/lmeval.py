@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UNTIL', 'UTILS', 'FUNCTIONS', 'harness_doc', 'process_results', 'Tested', 'read_test', 'read_docs', 'in_yaml',
            'harness_name', 'means', 'shared_yaml', 'task_yaml', 'group_yaml', 'settings_files', 'items_files',
-           'export_lm_eval']
+           'export_lm_eval', 'reads_template', 'harness_command']
 
 # %% ../../nbs/run/lmeval.ipynb #3e7a21e9
 import json
@@ -17,7 +17,8 @@ from ..core.answers import cut_answer, grade
 from ..core.prompts import student_prompt
 from ..core.settings.recipe import Recipe
 from ..core.recipes import load_recipe, preset_names
-from ..models.chat import without_thinking
+from ..core.tags import without_thinking
+from .engine import template_of
 from .rundir import RunDir
 from ..core.tasks import table_items
 from .stage import split, tasks_of
@@ -219,3 +220,40 @@ def export_lm_eval(
     for name, text in files.items():
         (out / name).write_text(text, encoding="utf-8")
     return list(map(harness_name, test.recipe.eval.shots))
+
+# %% ../../nbs/run/lmeval.ipynb #92d9d58d
+def reads_template(
+    where: str | Path,  # a run directory, a preset's name, or the path of a recipe
+) -> bool | None:  # None: `auto`, and the model has not been looked at
+    "Return whether the student of a run or recipe reads its prompts in a chat template."
+    if str(where) not in preset_names() and Path(where).expanduser().is_dir():
+        run = RunDir(where)
+        if "student" in run.models and ("chat" in run.models["student"] or _is_there(run)):
+            return template_of(run, "student") is not None
+        recipe = run.recipe
+    else:
+        recipe = load_recipe(where)
+    return dict(on=True, off=False).get(recipe.student.chat)
+
+
+def _is_there(run):
+    return run.model_folder("student").is_dir()
+
+
+def harness_command(
+    where: str | Path,  # as for `export_lm_eval`
+    out: str | Path,  # folder of the export
+    group: str,  # of tasks
+) -> str:  # a line or two
+    "Write how the harness is called."
+    command = (
+        f"lm_eval --include_path {out} --tasks {group} --model hf "
+        "--model_args pretrained=MODEL,dtype=float32"
+    )
+    chat = reads_template(where)
+    if chat:
+        return f"{command} --apply_chat_template"
+    if chat is None:
+        command += "\nIf the student reads its chat template (student.chat is auto), add"
+        command += " --apply_chat_template"
+    return command

@@ -213,6 +213,8 @@ class Counts(dict):
                 tokens_out=engine.tokens_out,
             )
         )
+        if engine.cleaned:
+            self.add_up(dict(texts_with_half_a_character=engine.cleaned))
 
     def add_up(
         self,

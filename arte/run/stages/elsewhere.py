@@ -33,7 +33,8 @@ from arte.run.stage import (
 from .draw import draw_task, test_source, worked_examples
 from .prefer import in_levels, one_shot_by_task
 from .tests import tested
-from .train import learn
+from .align import learnable
+from .train import fitting, learn
 from ...tailor import equalise, make_examples, tailored_questions
 
 # %% ../../../nbs/run/stages/elsewhere.ipynb #2526af7c
@@ -91,7 +92,8 @@ def unseen_examples(
                 rows, out = _arm_for(run, arm, teacher, task, items)
                 examples.append(rows)
                 aside.append(out)
-    return equalise(pd.concat(examples, ignore_index=True), r.seed), aside
+    both = pd.concat(examples, ignore_index=True)
+    return equalise(both[learnable(run, "student", both)], r.seed), aside
 
 
 def _arm_for(run, arm, teacher, task, items):
@@ -158,6 +160,8 @@ def run_transfer(
     r, counts, results, scores = run.recipe, Counts(), [], []
     if not r.transfer.students:
         return counts
+    examples = run.table("examples")
+    examples = examples[examples.arm.isin(("original", "arte"))]
     for i, name in enumerate(r.transfer.students, 1):
         base = f"other-{i}"
         if base not in run.models:
@@ -165,9 +169,10 @@ def run_transfer(
         with opened(run, base, counts, parts) as engine:
             scores.append(_scores(run, engine, parts).assign(student=name))
             results.append(_results(run, "vanilla", engine, parts).assign(student=name))
+        rows = fitting(run, base, examples)
         for arm in ("original", "arte"):
             role = f"{base}-{arm}"
-            learn(run, base, run.table("examples"), arm, role)
+            learn(run, base, rows, arm, role)
             with opened(run, role, counts, parts) as engine:
                 results.append(_results(run, arm, engine, parts).assign(student=name))
     return counts | save_tables(run, transfer_scores=scores, transfer=results)

@@ -10,8 +10,11 @@ __all__ = ['PREFER', 'PAIRS', 'run_prefer', 'measured_by_task', 'answers_for_agr
 from collections.abc import Iterator
 import pandas as pd
 from ...beyond.elimination import answer_by_elimination
+from ...models.load import ModelOptions, load_tokenizer
+from ...pair_tokens import usable_pairs
 from ...pairs import question_pairs, rationale_pairs
 from ...prefer import Signal, answer_one_shot
+from ..engine import template_of
 from ..plan.jobs import Estimate, Job
 from ..rundir import RunDir
 from ..sections.prefer import PAIRS_SHOWN, PARTS_OF_SCORES, WORDS
@@ -159,8 +162,26 @@ def run_pairs(
         min_margin=s.min_margin,
         seed=r.seed,
     )
-    counts = Counts(rationale_pairs=len(rationales), question_pairs=len(more))
-    return counts | save_tables(run, pairs=[rationales, more], dropped=[dropped, dropped_too])
+    kept, equal = _when_cut(run, pd.concat([rationales, more], ignore_index=True))
+    of_questions = int((kept.kind == "question").sum())
+    counts = Counts(rationale_pairs=len(kept) - of_questions, question_pairs=of_questions)
+    return counts | save_tables(run, pairs=kept, dropped=[dropped, dropped_too, equal])
+
+
+def _when_cut(run, pairs):
+    "Drop the pairs that are equal in what alignment will read of them."
+    folder = run.model_folder("teacher")
+    if not folder.is_dir():  # a run that was copied without its models
+        return pairs, pairs.iloc[:0][["kind", "task"]].assign(id="", reason="")
+    tokenizer = load_tokenizer(folder, ModelOptions.of(run.recipe, "teacher"))
+    template, longest = template_of(run, "teacher"), run.recipe.align.max_length
+    texts = pairs.to_dict("records")
+    if template:
+        texts = template.examples(texts, ("chosen", "rejected"))
+    kept = usable_pairs(tokenizer, pd.DataFrame(texts), longest).index
+    out = pairs.drop(index=kept)
+    out = out[["kind", "task", "pair"]].rename(columns=dict(pair="id"))
+    return pairs.loc[kept], out.assign(reason="identical within align.max_length")
 
 
 def pairs_needs(

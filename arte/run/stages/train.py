@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['TAILOR', 'DISTILL', 'run_tailor', 'write_arms', 'ask_tailored', 'written_by', 'own_examples', 'sifted',
-           'tailor_needs', 'run_distill', 'learn', 'distill_needs']
+           'tailor_needs', 'run_distill', 'fitting', 'learn', 'distill_needs']
 
 # %% ../../../nbs/run/stages/train.ipynb #7feb0e77
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 import pandas as pd
 from ...beyond.health import drop_contradictions, drop_overlaps, health, with_questions
 from ...core.basics import derive_seed
@@ -32,7 +34,7 @@ from arte.run.stage import (
     tasks_of,
     tracked,
 )
-from .align import cut_off, left_open
+from .align import cut_off, learnable, left_open
 from ...tailor import Material, equalise, make_examples, tailored_questions
 
 # %% ../../../nbs/run/stages/train.ipynb #a020a183
@@ -47,11 +49,12 @@ def run_tailor(
     arms = [by_name(name, parts.arms) for name in run.recipe.distill.arms]
     own = [arm.name for arm in arms if arm.writer != "others"]
     rows = {name: written[name] for name in own}
-    examples, dropped = own_examples(run.recipe, rows, material.tasks, tests)
+    fits = partial(learnable, run, "student")
+    examples, dropped = own_examples(run.recipe, rows, material.tasks, tests, fits)
     known = pd.concat([material.drafts, material.questions])
     known = known[["question_id", "question", "target"]]
     sound = health(with_questions(examples, known), tests, material.tasks)
-    material = replace(material, n=check_equal(examples, own), counts=counts)
+    material = replace(material, n=check_equal(examples, own), counts=counts, fits=fits)
     sets = written_by("others", arms, material)
     return counts | save_tables(
         run,
@@ -125,14 +128,24 @@ def own_examples(
     written: dict[str, pd.DataFrame],  # arm → its rows
     tasks: dict,  # name → `Task`
     tests: list[str],  # questions of the test
+    fits: Callable,  # table `examples` → which of them have an answer for the student
 ) -> tuple[pd.DataFrame, list[pd.DataFrame]]:  # table `examples`; tables of what was left out
-    "Return equally many examples of each arm, after the filters that the recipe asks for."
+    "Return equally many examples of each arm: those that fit, and that the recipe's filters keep."
     examples, dropped = [], []
     for name, rows in written.items():
-        kept, out = sifted(rows.assign(arm=name), recipe.tailor, tasks, tests)
-        examples.append(make_examples(name, kept, tasks))
-        dropped.append(out)
+        rows, out = sifted(rows.assign(arm=name), recipe.tailor, tasks, tests)
+        made = make_examples(name, rows, tasks)
+        good = fits(made)
+        if len(made) and not good.any():
+            recipe.distill.refuse("max_length", f"no answer of the arm {name} {_BEHIND}", _RAISE)
+        examples.append(made[good])
+        long = rows[~good].assign(reason="no answer within distill.max_length")
+        dropped += [out, long]
     return equalise(pd.concat(examples, ignore_index=True), recipe.seed), dropped
+
+
+_BEHIND = "begins within it: the prompts alone are as long"
+_RAISE = "Raise distill.max_length"
 
 
 def sifted(
@@ -179,11 +192,35 @@ def run_distill(
 ) -> dict:  # counts
     "Fine-tune one student for each arm (§4.1)."
     arms, examples = run.recipe.distill.arms, run.table("examples")
+    _check_learnable(run, examples)
     n = check_equal(examples, list(arms))
     logs = [learn(run, "student", examples, arm, f"student-{arm}") for arm in arms]
     counts = Counts(arms=len(arms), examples_per_arm=n, steps=sum(map(len, logs)))
     long = cut_off(run, "student", examples, ("completion",), "distill")
     return counts | long | left_open(examples, "finish") | save_tables(run, sft_log=logs)
+
+
+def _check_learnable(run, examples):
+    "Refuse examples that the trainer would leave out, before any student is trained."
+    lost = examples[~learnable(run, "student", examples)]
+    if len(lost):
+        longest, by_arm = run.recipe.distill.max_length, lost.arm.value_counts().to_dict()
+        problem = f"got {longest}, and {len(lost)} of {len(examples)} examples have no answer"
+        fix = (
+            "Delete examples.parquet and run the same command again: the stage tailor leaves them "
+            "out of all arms. Or raise it in a new folder."
+        )
+        run.recipe.distill.refuse("max_length", f"{problem} within it ({by_arm})", fix)
+
+
+def fitting(
+    run: RunDir,  # opened to write
+    role: str,  # of a student
+    examples: pd.DataFrame,  # table `examples`
+) -> pd.DataFrame:  # equally many of each arm within each task
+    "Leave out the examples of which a student would get no answer."
+    good = learnable(run, role, examples)
+    return examples if good.all() else equalise(examples[good], run.recipe.seed)
 
 
 def learn(
