@@ -203,14 +203,16 @@ def comparisons(
     results: pd.DataFrame,  # table `results`
     # the arm that all others are compared with: Table 2's strongest one without alignment
     base: str = "original",
+    arms=None,  # only these are compared with it; None: all others
     # a row of `compare_arms` per other arm and number of shots, and p_holm, corrected for the
     # number of rows; empty without results of `base`
 ) -> pd.DataFrame:
-    "Compare every arm with `base`, at every number of shots."
+    "Compare the arms with `base`, at every number of shots."
     keys = in_order(zip(results.shots, results.arm))
     rows = []
     for shots, arm in keys:
-        if arm != base and (shots, base) in keys:
+        wanted = arm != base if arms is None else arm in arms
+        if wanted and (shots, base) in keys:
             rows.append(compare_arms(results, arm, base, shots))
     return with_holm(pd.DataFrame(rows))
 

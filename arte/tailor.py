@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WRITERS', 'VANILLA', 'ARMS', 'tailored_questions', 'best_drafts', 'random_drafts', 'consistent_drafts',
-           'make_examples', 'Material', 'Arm', 'instruction_set', 'arms_named', 'title_by_arm', 'equalise', 'readable',
-           'example_counts']
+           'technique_rationales', 'make_examples', 'Material', 'Arm', 'instruction_set', 'question_only', 'arms_named',
+           'title_by_arm', 'equalise', 'readable', 'example_counts']
 
 # %% ../nbs/05_tailor.ipynb #055fc1fc
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from .core.prompts import student_prompt
 from .core.basics import derive_seed
 from .core.show import GREY
 from .data.instructions import load_instructions
-from .elicit import draw_questions, naive_rationales
+from .elicit import draw_questions, draw_rationales, naive_rationales
 from .engines.protocol import Engine
 
 # %% ../nbs/05_tailor.ipynb #72eb6cba
@@ -80,6 +80,25 @@ def consistent_drafts(
     chosen = drafts.technique == drafts.task.map(best)
     return drafts[chosen].reset_index(drop=True)
 
+# %% ../nbs/05_tailor.ipynb #a1c0de04
+def technique_rationales(
+    engine,  # the teacher before alignment
+    task,  # `Task`
+    questions: pd.DataFrame,  # table `tailored_questions` of the task
+    elicit,  # the recipe's section `elicit`: techniques, rationale_tokens
+    how: str,  # "random": one technique for each question; "best": all of them
+    seed: int = 0,  # draws the technique
+) -> pd.DataFrame:  # in the form of table `drafts`
+    "Answer each question by a technique at random, or by all of them."
+    if how == "best":
+        return draw_rationales(engine, task, questions, elicit)
+    techniques, drafts = task.techniques[: elicit.techniques], []
+    drawn = questions.question_id.map(lambda q: derive_seed(seed, "question_arm", str(q)))
+    for i, rows in questions.groupby(drawn % len(techniques)):
+        one = replace(task, techniques=(techniques[i],))
+        drafts.append(draw_rationales(engine, one, rows, elicit))
+    return pd.concat(drafts, ignore_index=True)
+
 # %% ../nbs/05_tailor.ipynb #fe560c37
 def make_examples(
     arm: str,  # its name, as in `ARMS`
@@ -114,6 +133,10 @@ class Material:
     max_tokens: int = 512  # longest rationale in tokens; the paper gives none
     seed: int = 0  # the recipe's seed
     teacher: Engine | None = None  # of the arm's `writer`: the teacher before or after alignment
+    # rationales of `questions` by techniques, of the teacher before alignment, in the form of
+    # `drafts`, and their scores; None: it answers by the naive prompt
+    tailored_drafts: pd.DataFrame | None = None
+    tailored_scores: pd.DataFrame | None = None  # in the form of `scores`
     n: int = 0  # examples of each other arm, which an instruction set is cut to
     counts: dict = field(default_factory=dict)  # an arm may add what the run should report
     # table `examples` → which of them have an answer for the student; None: all
@@ -176,6 +199,18 @@ def instruction_set(
     return examples
 
 
+def question_only(
+    material: Material,  # with the teacher before alignment
+) -> pd.DataFrame:  # question_id, task, question, target, rationale
+    "Return the tailored questions with the original teacher's rationales (§4.1)."
+    m = material
+    if m.tailored_drafts is None:
+        return m.rationales(m.questions)
+    if m.tailored_scores is None:
+        return m.tailored_drafts
+    return best_drafts(m.tailored_drafts, m.tailored_scores, m.seed)
+
+
 VANILLA = Arm("vanilla", "Vanilla", "#7f7f7f")  # the student before any fine-tuning
 
 ARMS = (
@@ -219,7 +254,7 @@ ARMS = (
         "question",
         "+ Question Only",
         "#009e73",
-        lambda m: m.rationales(m.questions),
+        question_only,
         writer="before",
         made="questions by the aligned teacher, rationales by the teacher before alignment",
     ),
@@ -263,7 +298,8 @@ def equalise(
     if empty:
         raise ValueError(
             f"no example at all for {', '.join(empty)}: draw more questions (tailor.budget), raise "
-            "distill.max_length if the prompts alone are as long, or leave the task out"
+            "distill.max_length if the prompts alone are as long, leave out less "
+            "(tailor.answered_only, distill.unfinished) or leave the task out"
         )
     order = examples.question_id.map(lambda q: derive_seed(seed, "equalise", str(q)))
     ranked = examples.assign(order=order).sort_values(["arm", "task", "order"])
@@ -279,13 +315,27 @@ def readable(
     return texts.map(lambda text: extract_answer(text) is not None).astype(bool)
 
 
+def _most_frequent(answers):
+    "Return the answer that occurs most often, None without any."
+    return min(answers.mode(), default=None)
+
+
 def example_counts(
     examples: pd.DataFrame,  # table `examples`
-) -> pd.DataFrame:  # per arm and task: n, reach (share of readable examples, 0–1), words (mean)
-    "Return the size, the share of readable examples and the mean length of each arm."
+    # per arm and task: n, reach (share of readable examples, 0–1), words (mean), distinct
+    # (different completions), label (most frequent answer), label_share (of the readable ones, 0–1)
+) -> pd.DataFrame:
+    "Return the size of each arm, and how readable, long and varied its examples are."
+    answers = examples.completion.map(extract_answer)
     words = examples.completion.str.split().str.len()
-    rows = examples.assign(reach=readable(examples.completion), words=words)
-    by_arm = rows.groupby(["arm", "task"])
-    means = by_arm[["reach", "words"]].mean()
-    means.insert(0, "n", by_arm.size())
-    return means.reset_index()
+    rows = examples.assign(reach=readable(examples.completion), words=words, answer=answers)
+    rows["label"] = rows.groupby(["arm", "task"]).answer.transform(_most_frequent)
+    rows["same"] = (rows.answer == rows.label).where(rows.reach).astype(float)
+    return rows.groupby(["arm", "task"], as_index=False).agg(
+        n=("reach", "size"),
+        reach=("reach", "mean"),
+        words=("words", "mean"),
+        distinct=("completion", "nunique"),
+        label=("label", "first"),
+        label_share=("same", "mean"),
+    )

@@ -14,6 +14,8 @@ from arte.beyond.health import (
     cover_of_tests,
     drop_contradictions,
     drop_overlaps,
+    drop_unanswered,
+    drop_unfinished,
     health,
     outliers,
     overlaps,
@@ -382,7 +384,12 @@ def test_a_phrase_of_the_task_is_no_test_item():
 def test_empty_tables_of_health():
     assert health(ROWS[:0], ["x"], TASKS).empty
     assert "contradicts" in health(ROWS[:0], [], TASKS)
-    for kept, aside in (drop_contradictions(ROWS[:0], TASKS), drop_overlaps(ROWS[:0], ["x"])):
+    for kept, aside in (
+        drop_contradictions(ROWS[:0], TASKS),
+        drop_overlaps(ROWS[:0], ["x"]),
+        drop_unanswered(ROWS[:0], TASKS),
+        drop_unfinished(ROWS[:0]),
+    ):
         assert kept.empty
         assert aside.empty
         assert list(kept.columns) == list(ROWS.columns)

@@ -109,6 +109,7 @@ CHANGES = {
     "pairs.questions": ("extremes", "align", ALIGNED),
     "pairs.question_pairs": (0, ALIGNED),
     "pairs.min_margin": (0.4, ALIGNED),
+    "pairs.unfinished": ("drop", ""),  # all are whole
     "align.train": ("full", ALIGNED),
     "align.lr": (1e-3, ALIGNED),
     "align.loss": ("ipo", ALIGNED),
@@ -124,8 +125,10 @@ CHANGES = {
     "align.held_out": (2, "heldout"),
     "tailor.question_temperature": (0.5, "tailor student-arte eval"),
     "tailor.budget": (4, STUDENTS),  # fewer questions; every arm is cut to the smallest
+    "tailor.question_rationales": ("best", ""),  # the run has no arm Question Only
     "tailor.drop_contradictions": (True, STUDENTS),
     "tailor.drop_overlaps": (True, ""),  # there are none
+    "tailor.answered_only": (True, ""),  # all have an answer
     "distill.arms": (["original", "random", "arte"], "student-random eval"),
     "distill.lr": (1e-3, STUDENTS),
     "distill.epochs": (3, STUDENTS),
@@ -133,6 +136,7 @@ CHANGES = {
     "distill.warmup": (0.2, STUDENTS),
     "distill.schedule": ("cosine", STUDENTS),
     "distill.max_length": (500, STUDENTS),
+    "distill.unfinished": ("drop", ""),  # all are whole
     "eval.shots": ([0, 1], "eval"),
     "eval.max_tokens": (150, "eval"),
     "eval.forced": (False, ""),  # nothing is asked anew

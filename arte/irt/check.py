@@ -9,7 +9,7 @@ __all__ = ['check_fit', 'trusted_fit', 'recovery', 'simulate_models', 'item_rest
 import numpy as np
 import pandas as pd
 from .fit import fit_2pl
-from .model import Fit, quiet_arviz
+from .model import Fit, draw_answers, quiet_arviz
 
 # %% ../../nbs/01_irt_check.ipynb #3d9826c2
 def _rhat_trouble(table, most):
@@ -131,12 +131,8 @@ def simulate_models(
     a, b = np.exp(0.6 * rng.normal(size=n_items)), rng.normal(size=n_items)
     offset = np.repeat(quirks * rng.normal(size=(n_models, n_items)), n_settings, axis=0)
     eta = a * (theta[:, None] - b) + offset
-    right = rng.random((n, n_items)) < 1 / (1 + np.exp(-eta))
-    items = [f"sim-{i:03d}" for i in range(n_items)]
     rows = [f"model-{i // n_settings} @ {i % n_settings}" for i in range(n)]
-    none = dict(a_sd=0 * a, b_sd=0 * b, theta_sd=0 * theta)
-    truth = Fit(a=a, b=b, theta=theta, items=items, respondents=rows, method="truth", **none)
-    return pd.DataFrame(right.astype(float), index=rows, columns=items), truth
+    return draw_answers(1 / (1 + np.exp(-eta)), dict(a=a, b=b, theta=theta), rows, rng)
 
 # %% ../../nbs/01_irt_check.ipynb #757e90af
 def item_rest(

@@ -20,13 +20,14 @@ from .rundir import RunDir
 from arte.run.sections.compare import (
     accuracy_section,
     between_section,
+    clean_section,
     differences,
     differences_section,
-    mean_section,
     original_section,
     versus_rows,
     what_section,
 )
+from .sections.seeds import mean_section
 
 # %% ../../nbs/run/compare.ipynb #d048f374
 def run_names(
@@ -154,6 +155,7 @@ def comparison_sections(
     return [
         *sections,
         ("Against the original teacher", original_section(runs)),
+        ("ARTE against Question Only", clean_section(runs)),
         ("Between the runs", between_section(runs)),
     ]
 

@@ -215,3 +215,7 @@ class Pairs(Section, place="pairs"):
     question_pairs: Size = 50  # pairs of questions per task; §4.1
     # pairs whose scores differ by less are left out, 0 to 1; the paper gives none
     min_margin: Share = 0.0
+    # rationales that were cut off: train on them without an end (open), or leave them out (drop);
+    # the paper pairs the best with the worst of all, and a rationale that never comes to its end
+    # is what a teacher most needs to unlearn
+    unfinished: Literal["open", "drop"] = "open"

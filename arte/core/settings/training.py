@@ -73,10 +73,18 @@ class Tailor(Section, place="tailor"):
     # decodings of question prompts per task before giving up, at most one question each; the paper
     # decodes "until we get enough"
     budget: Count = 1000
+    # how the teacher before alignment answers the tailored questions, for the arm Question Only: by
+    # the naive prompt, by a technique at random, or by each, of which the student's best-scored is
+    # taken; the paper does not say. With naive, only the teacher separates the arm from ARTE
+    question_rationales: Literal["naive", "random", "best"] = "naive"
     # leave out rationales that end in another answer than their target; the paper does not
     drop_contradictions: bool = False
     # leave out questions that hold more than half of a test item; the paper does not
     drop_overlaps: bool = False
+    # leave out rationales that were cut off or have no readable answer, in every arm but the
+    # instruction sets; the paper does not. Its best-scored drafts nearly always have an answer, so
+    # this shows what else separates the arms
+    answered_only: bool = False
 
 # %% ../../../nbs/core/settings/training.ipynb #7cd8def2
 @dataclass(frozen=True)
@@ -92,6 +100,10 @@ class Distill(Section, place="distill"):
     # the learning rate after the warm-up; §4.1 ("linear decay")
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     max_length: Count = 1024  # longest prompt plus answer, in tokens; the paper gives none
+    # examples that were cut off while they were written: train on them without an end (open), or
+    # leave them out (drop); the paper filters nothing, and an arm then shows what its teacher
+    # writes
+    unfinished: Literal["open", "drop"] = "open"
 
     def check(self):
         "Refuse to train no student."

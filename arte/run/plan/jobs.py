@@ -13,7 +13,12 @@ from copy import copy
 from dataclasses import dataclass
 from itertools import cycle, islice
 from statistics import fmean
-from ...core.prompts import naive_prompt, question_prompt, student_prompt
+from arte.core.prompts import (
+    naive_prompt,
+    question_prompt,
+    student_prompt,
+    technique_prompt,
+)
 from ...core.settings.recipe import Recipe
 from ...core.tags import tag_question
 from ...data.sources import SOURCES, Source
@@ -233,8 +238,22 @@ class Estimate:
         n: int,  # questions
     ) -> Job:
         "Count naive rationales of the teacher, before or after alignment."
+        return self._rationales(x, n, [naive_prompt(x.task, q) for q, _, _ in x.drafts])
+
+    def by_technique(
+        self,
+        x: Texts,  # a task's
+        n: int,  # rationales
+    ) -> Job:
+        "Count rationales of the teacher by its techniques."
+        prompts = []
+        for question, _, _ in x.drafts:
+            for technique in x.task.techniques[: self.recipe.elicit.techniques]:
+                prompts.append(technique_prompt(x.task, technique, question))
+        return self._rationales(x, n, prompts)
+
+    def _rationales(self, x, n, prompts):
         limit = self.recipe.elicit.rationale_tokens
-        prompts = [naive_prompt(x.task, q) for q, _, _ in x.drafts]
         length = self.rationale(x, "teacher", limit)
         return self.ask("teacher", n, prompts, out=length, longest=limit)
 
@@ -262,11 +281,15 @@ class Estimate:
         "Count greedy answers to the test items."
         limit, jobs = self.recipe.eval.max_tokens, []
         length = self.answer(x, role, limit, "tested")
-        n = students * x.n_test
-        for shots in self.recipe.eval.shots:
-            prompts = [student_prompt(x.task, x.tested[:shots], i.question) for i in x.test]
-            jobs.append(self.ask(role, n, prompts, out=length, longest=limit))
+        for prompts in self._test_prompts(x):
+            job = self.ask(role, students * x.n_test, prompts, out=length, longest=limit)
+            jobs.append(job)
         return jobs
+
+    def _test_prompts(self, x):
+        "Yield a sample of the test prompts with each number of worked examples."
+        for shots in self.recipe.eval.shots:
+            yield [student_prompt(x.task, x.tested[:shots], i.question) for i in x.test]
 
     def forced(
         self,
@@ -278,9 +301,8 @@ class Estimate:
         sizes = [len(item_labels(item, x.task)) for item in x.test]
         if not x.test or max(sizes) < 2:
             return []
-        n, jobs, count = students * x.n_test, [], self.counter(role)
-        for shots in self.recipe.eval.shots:
-            prompts = [student_prompt(x.task, x.tested[:shots], i.question) for i in x.test]
+        n, jobs, count = students * x.n_test, [], self.prompt_counter(role)
+        for prompts in self._test_prompts(x):
             each = fmean(map(count, prompts)) + fmean(sizes) * self.new(role, LEAD + _LABEL)
             jobs.append(Job(role, n * fmean(sizes), tokens_in=n * each))
         return jobs

@@ -8,10 +8,13 @@ __all__ = ['LARGE', 'TOGETHER', 'HEADS', 'notes', 'short', 'plan_text']
 # %% ../../../nbs/run/plan/notes.ipynb #fd002581
 import math
 from dataclasses import replace
+import numpy as np
 import pandas as pd
+from ...core.basics import finished
 from .jobs import Estimate, Job
 from .machine import GPUS, job_gb, parameters, shape_of
 from .texts import rough_tokens
+from ...tailor import readable
 
 # %% ../../../nbs/run/plan/notes.ipynb #0dec73a2
 def notes(
@@ -31,7 +34,7 @@ def notes(
     for (section, wanted), (most, brings) in e.lacking.items():
         bring = f"{most} decodings bring about {brings:.0f} questions a task"
         lines.append(f"{section}.budget: {bring}, where {wanted} are wanted: raise it")
-    lines += [*_tokenizer_notes(e), *_alignment_notes(e.recipe)]
+    lines += [*_filter_notes(e), *_tokenizer_notes(e), *_alignment_notes(e.recipe)]
     if gpu:
         lines.append(_machine_note(gpu, count, table))
     elif "hours" in table and e.run is not None:
@@ -95,6 +98,30 @@ def _yield_note(e, n):
     source = "as in that run" if n in e.known else e.yield_source
     brings = e.known.get(n, e.yields[n])
     return f"{brings:.2g} usable questions a decoding that asks for {n} ({source})"
+
+
+def _filter_notes(e):
+    "Say what the filters leave out; how much that was, an earlier run shows."
+    r, lines = e.recipe, []
+    if r.pairs.unfinished == "drop":
+        lines.append(f"Pairs: without rationales that were cut off{_left_out(e, 'drafts')}")
+    which = "that were cut off" if r.distill.unfinished == "drop" else ""
+    if r.tailor.answered_only:
+        which = "that were cut off or have no readable answer"
+    if which:
+        cut = _left_out(e, "examples", r.tailor.answered_only)
+        lines.append(f"Examples: without those {which}{cut}; every arm is cut to the smallest")
+    return lines
+
+
+def _left_out(e, name, answered_only=False):
+    if e.run is None or not e.run.has(name):
+        return ""
+    table = e.run.table(name)
+    kept = np.array(finished(table))
+    if answered_only:
+        kept &= readable(table.completion)
+    return f" ({len(table) - sum(kept):,} of {len(table):,} in {e.run.folder})"
 
 
 def _tokenizer_notes(e):

@@ -5,16 +5,15 @@
 # %% auto #0
 __all__ = ['MARKERS', 'setting_text', 'recipe_differences', 'differences', 'accuracies', 'side_by_side', 'marker', 'plot_arm',
            'plot_shots', 'name_runs', 'plot_runs', 'between_runs', 'what_section', 'differences_section',
-           'items_behind', 'accuracy_section', 'versus_rows', 'original_section', 'mixed_parts', 'mean_section',
-           'pair_parts', 'between_section']
+           'items_behind', 'accuracy_section', 'versus_rows', 'original_section', 'clean_section', 'pair_parts',
+           'between_section']
 
 # %% ../../../nbs/run/sections/compare.ipynb #d62ba852
 import html
 from dataclasses import asdict
 import pandas as pd
 from ...eval import compare_arms, comparisons, in_order, with_holm
-from ...measures.seeds import over_seeds, seed_accuracies, seed_effects
-from ..pages.accuracy import arm_titles, overall, paired_cells
+from ..pages.accuracy import CLEAN, arm_titles, overall, paired_cells
 from ...eval import shots_name
 from ..pages.blocks import Table, flat_rows, html_figure, percent, points, row_texts
 from ...tailor import Arm, arms_named
@@ -233,11 +232,12 @@ def accuracy_section(
 
 def versus_rows(
     runs: dict,  # name → recipe, results
+    **how,  # base and arms, as for `comparisons`
 ) -> pd.DataFrame:  # of `comparisons`, with a column for the run; empty without any
-    "Compare each run's arms with its own original teacher's."
+    "Compare each run's arms with one of its own, as a rule the original teacher's."
     tables = [pd.DataFrame()]
     for name, run in runs.items():
-        versus = comparisons(run.results)
+        versus = comparisons(run.results, **how)
         if len(versus):
             tables.append(versus.assign(run=name, arm=versus.a))
     return pd.concat(tables, ignore_index=True)
@@ -247,72 +247,25 @@ def original_section(
     runs: dict,  # name → recipe, results
 ) -> list:  # parts
     "Show each run's arms against its own original teacher's."
-    rows = versus_rows(runs)
+    text = "Against the original teacher's student of the same run."
+    return _against(runs, versus_rows(runs), "against-original", text)
+
+
+def clean_section(
+    runs: dict,  # name → recipe, results
+) -> list:  # parts
+    "Show each run's ARTE against its own Question Only."
+    rows = versus_rows(runs, base="question", arms=["arte"])
+    return _against(runs, rows, "arte-against-question", CLEAN)
+
+
+def _against(runs, rows, name, text):
     if rows.empty:
-        return ["<p>No run has the original teacher's arm and another.</p>"]
+        return ["<p>No run has the arms for it.</p>"]
     cells = side_by_side(rows, row_texts(points, rows, "difference"), list(runs))
     return [
-        "<p>Difference in points from the original teacher's student of the same run, on the "
-        "same items, with 95 % intervals.</p>",
-        Table("against-original", cells, rows),
-    ]
-
-
-def mixed_parts(
-    runs: dict,  # name → recipe, results; runs that differ in their seed only
-) -> list:  # parts; none for fewer than three runs
-    "Show each arm's difference from the original teacher's by a mixed model of all runs."
-    seeds = [(run.recipe.seed, 0, run.results) for run in runs.values()]
-    effects, spreads = [], []
-    for shots in sorted(set(seeds[0][2].shots)):
-        try:
-            found, spread = seed_effects(seed_accuracies(seeds, shots))
-        except ValueError:  # fewer than three seeds, or copies of one run
-            return []
-        effects.append(found.assign(shots=shots))
-        spreads += [f"{shots} shots: {r.effect} {r.sd:.1f}" for r in spread.itertuples()]
-    rows = pd.concat(effects, ignore_index=True)
-    shares = rows[["difference", "lo", "hi"]] / 100
-    cells = pd.DataFrame(
-        {
-            "training set": arm_titles(rows.arm),
-            "shots": rows.shots,
-            "difference in points [95 %]": row_texts(points, shares, "difference"),
-            "p (Holm)": rows.p_holm.map("{:.2g}".format),
-        }
-    )
-    return [
-        "<h3>Arms and seeds in one model</h3><p>A mixed model (statsmodels, REML) of the macro "
-        "accuracies: what a seed changes in all arms alike cancels, what it changes in one arm is "
-        "the error. Standard deviations between seeds in points: "
-        f"{html.escape('; '.join(spreads))}.</p>",
-        Table("mixed-model", cells, rows),
-    ]
-
-
-def mean_section(
-    runs: dict,  # name → recipe, results; runs that differ in their seed only
-) -> list:  # parts
-    "Show means over the runs, with t intervals."
-    means = over_seeds([run.results for run in runs.values()]).reset_index()
-    shares = means[["accuracy", "lo", "hi"]] / 100
-    gains = means[["difference", "difference lo", "difference hi"]] / 100
-    gains = gains.set_axis(["difference", "lo", "hi"], axis=1)
-    versus = pd.Series(row_texts(points, gains, "difference"))
-    cells = pd.DataFrame(
-        {
-            "training set": arm_titles(means.arm),
-            "shots": means.shots,
-            "accuracy [95 %]": row_texts(percent, shares, "accuracy"),
-            "difference from the original": versus.where(means.arm != "original", "—"),
-            "runs": means.runs,
-        }
-    )
-    return [
-        "<p>These runs differ in their seed only. Means over them with Student's t intervals, "
-        "which are about another seed too; differences in points.</p>",
-        Table("means", cells, means),
-        *mixed_parts(runs),
+        f"<p>{text} Difference in points on the same items, with 95 % intervals.</p>",
+        Table(name, cells, rows),
     ]
 
 

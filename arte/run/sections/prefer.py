@@ -10,6 +10,7 @@ __all__ = ['PARTS_OF_SCORES', 'WORDS', 'PAIRS_SHOWN', 'parts_section', 'words_se
 import html
 import pandas as pd
 from ...core.answers import answer_kind
+from ...pairs import pair_counts
 from ...prefer import plot_words
 from ..pages.blocks import Table, html_figure, percent, preformatted
 from ..pages.page import Section
@@ -98,14 +99,17 @@ def pair_html(
 def pairs_section(
     t: dict,  # table → its rows, among them `pairs`
 ) -> list:  # parts
-    "Show how many pairs alignment saw, and five of them in full."
+    "Show how many pairs there are, what was dropped and why, and five pairs in full."
     pairs = t["pairs"]
-    groups = pairs.assign(margin=pairs.s_chosen - pairs.s_rejected).groupby(["task", "kind"])
-    counts = groups.agg(pairs=("pair", "size"), margin=("margin", "mean")).reset_index()
-    cells = counts.assign(margin=(100 * counts.margin).map("{:.1f} points".format))
-    cells = cells.rename(columns={"margin": "mean margin"})
+    counts = pair_counts(pairs, t["dropped"])
+    margins = [f"{100 * x:.1f} points" if pd.notna(x) else "–" for x in counts.margin]
+    cells = counts.assign(margin=margins).rename(columns={"margin": "mean margin"})
     examples = [pair_html(pair) for pair in five_pairs(pairs).itertuples()]
-    return [Table("pairs", cells, counts, words=("kind",)), *examples]
+    return [
+        "<p>The columns after the margin count the comparisons that were dropped, by reason.</p>",
+        Table("pairs", cells, counts, words=("kind", "task")),
+        *examples,
+    ]
 
 
-PAIRS_SHOWN = Section("Pairs", pairs_section, ("pairs",))
+PAIRS_SHOWN = Section("Pairs", pairs_section, ("pairs", "dropped"))

@@ -19,7 +19,7 @@ from arte.align import (
     log_ratios,
     smoothing,
 )
-from ...core.basics import derive_seed, is_finished
+from ...core.basics import derive_seed, finished
 from ...engines.protocol import NoScores
 from ...core.prompts import naive_prompt, question_prompt
 from ...models.launch import launch
@@ -175,7 +175,7 @@ def left_open(
     "Count the texts that were cut off while they were written, and are trained without an end."
     counts = {}
     for column in columns:
-        n = len(table) - int(table[column].map(is_finished).sum()) if column in table else 0
+        n = len(table) - sum(finished(table, column))
         what = column.removesuffix("finish").removesuffix("_") or "examples"
         counts[f"{what} without an end"] = n
     return {what: n for what, n in counts.items() if n}

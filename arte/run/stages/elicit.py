@@ -8,7 +8,6 @@ __all__ = ['ELICIT', 'run_elicit', 'task_questions', 'task_drafts', 'elicit_need
 # %% ../../../nbs/run/stages/elicit.ipynb #fd98d4ae
 from dataclasses import replace
 from ...beyond.cot import cot_rationales
-from ...core.prompts import technique_prompt
 from ...core.tasks import table_items
 from ...data.generated.tasks import solve
 from ...elicit import NoQuestions, draw_questions, draw_rationales
@@ -84,14 +83,8 @@ def elicit_needs(
     r, jobs = e.recipe.elicit, []
     wanted = r.questions + e.recipe.align.held_out
     for x in e.texts:
-        techniques = x.task.techniques[: r.techniques]
-        prompts = []
-        for question, _, _ in x.drafts:
-            prompts += [technique_prompt(x.task, t, question) for t in techniques]
-        length = e.rationale(x, "teacher", r.rationale_tokens)
-        n = r.questions * r.techniques
         jobs.append(e.decode_questions(x, wanted, 5))
-        jobs.append(e.ask("teacher", n, prompts, out=length, longest=r.rationale_tokens))
+        jobs.append(e.by_technique(x, r.questions * r.techniques))
     drafts = len(e.texts) * r.questions * r.techniques
     each = f"{r.questions} questions × {r.techniques} techniques"
     return jobs, f"{drafts:,} drafts: {each} a task"

@@ -7,6 +7,7 @@ __all__ = ['UNSEEN', 'TRANSFER', 'unseen_task', 'run_unseen', 'unseen_examples',
 
 # %% ../../../nbs/run/stages/elsewhere.ipynb #d23c01bb
 from dataclasses import replace
+from functools import partial
 import pandas as pd
 from ...core.settings.recipe import Recipe
 from ...core.tasks import split_items, table_items
@@ -34,8 +35,8 @@ from .draw import draw_task, test_source, worked_examples
 from .prefer import in_levels, one_shot_by_task
 from .tests import tested
 from .align import learnable
-from .train import fitting, learn
-from ...tailor import equalise, make_examples, tailored_questions
+from .train import fitting, learn, own_examples
+from ...tailor import tailored_questions
 
 # %% ../../../nbs/run/stages/elsewhere.ipynb #2526af7c
 def unseen_task(
@@ -85,19 +86,25 @@ def unseen_examples(
     parts: Parts,  # with the engines
 ) -> tuple[pd.DataFrame, list]:  # table `examples`; tables of what was set aside
     "Let the teacher before and after alignment write examples for unseen tasks."
-    r, examples, aside = run.recipe, [], []
+    r, written, aside = run.recipe, {}, []
     for arm, role in (("original", "teacher"), ("arte", aligned_role(r.rounds))):
+        rows = []
         with opened(run, role, counts, parts) as teacher:
             for task, items, _ in unseen.values():
-                rows, out = _arm_for(run, arm, teacher, task, items)
-                examples.append(rows)
-                aside.append(out)
-    both = pd.concat(examples, ignore_index=True)
-    return equalise(both[learnable(run, "student", both)], r.seed), aside
+                answered, out = _answered(run, teacher, task, items)
+                rows.append(answered)
+                aside.append(out.assign(stage="unseen", arm=arm))
+        written[arm] = pd.concat(rows, ignore_index=True)
+    tasks = {name: task for name, (task, _, _) in unseen.items()}
+    tests = [i.question for _, items, _ in unseen.values() for i in items if i.split == "test"]
+    fits = partial(learnable, run, "student")
+    examples, dropped = own_examples(r, written, tasks, tests, fits)
+    left_out = [out.assign(stage="unseen") for out in dropped if len(out)]
+    return examples, aside + left_out
 
 
-def _arm_for(run, arm, teacher, task, items):
-    "A teacher's own questions for an unseen task, with its naive rationales."
+def _answered(run, teacher, task, items):
+    "Let a teacher write questions for an unseen task, and answer them by the naive prompt."
     r = run.recipe
     task = replace(task, reminder=r.teacher.reminder)
     seeds = [i for i in items if i.split == "seed"]
@@ -105,8 +112,7 @@ def _arm_for(run, arm, teacher, task, items):
     elicit = replace(r.elicit, questions=r.unseen.examples)
     how = dict(tailor=r.tailor, seed=r.seed, exclude=tests)
     questions, out = tailored_questions(teacher, task, seeds, elicit, **how)
-    rows = naive_rationales(teacher, task, questions, r.elicit.rationale_tokens)
-    return make_examples(arm, rows, {task.name: task}), out.assign(stage="unseen", arm=arm)
+    return naive_rationales(teacher, task, questions, r.elicit.rationale_tokens), out
 
 # %% ../../../nbs/run/stages/elsewhere.ipynb #0984870e
 def unseen_needs(

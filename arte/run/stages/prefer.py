@@ -10,10 +10,11 @@ __all__ = ['PREFER', 'PAIRS', 'run_prefer', 'measured_by_task', 'answers_for_agr
 from collections.abc import Iterator
 import pandas as pd
 from ...beyond.elimination import answer_by_elimination
+from ...core.basics import finished
 from ...models.load import ModelOptions, load_tokenizer
 from ...pair_tokens import usable_pairs
 from ...pairs import question_pairs, rationale_pairs
-from ...prefer import Signal, answer_one_shot
+from ...prefer import answer_one_shot
 from ..engine import template_of
 from ..plan.jobs import Estimate, Job
 from ..rundir import RunDir
@@ -40,7 +41,7 @@ def run_prefer(
     signal = by_name(run.recipe.prefer.signal, parts.signals)
 
     def measured(student):
-        for rows, scored in measured_by_task(run, student, signal, parts):
+        for rows, scored in measured_by_task(run, student, run.table("drafts"), parts):
             scores.append(scored)
             yield rows
         if signal.table == "answers" and run.recipe.prefer.rule == "top-k":
@@ -54,11 +55,12 @@ def run_prefer(
 def measured_by_task(
     run: RunDir,  # opened to write
     student,  # engine
-    signal: Signal,  # of the recipe
-    parts: Parts,  # with the sources
+    drafts: pd.DataFrame,  # in the form of table `drafts`
+    parts: Parts,  # with the signals and sources
 ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:  # measurements, scores
-    "Measure and score the drafts of each task by the recipe's rule."
-    r, drafts = run.recipe.prefer, run.table("drafts")
+    "Measure and score drafts task by task, by the recipe's signal and rule."
+    r = run.recipe.prefer
+    signal = by_name(r.signal, parts.signals)
     tasks = tasks_of(run.recipe, parts.sources)
     val = split(run.table("items"), "val")
     prefset = run.table("prefset")
@@ -153,18 +155,20 @@ def run_pairs(
     scores, questions = run.table("scores"), run.table("questions")
     drafts = run.table("drafts")
     tasks = tasks_of(r, parts.sources)
-    rationales, dropped = rationale_pairs(drafts, scores, tasks, s.min_margin, seed=r.seed)
+    how = dict(min_margin=s.min_margin, seed=r.seed)
+    rationales, dropped = rationale_pairs(drafts, scores, tasks, unfinished=s.unfinished, **how)
     more, dropped_too = question_pairs(
         questions[~questions.held_out],
         scores,
         s.questions,
         n=s.question_pairs,
-        min_margin=s.min_margin,
-        seed=r.seed,
+        **how,
     )
     kept, equal = _when_cut(run, pd.concat([rationales, more], ignore_index=True))
     of_questions = int((kept.kind == "question").sum())
     counts = Counts(rationale_pairs=len(kept) - of_questions, question_pairs=of_questions)
+    if s.unfinished == "drop":
+        counts["unfinished rationales left out"] = len(drafts) - sum(finished(drafts))
     return counts | save_tables(run, pairs=kept, dropped=[dropped, dropped_too, equal])
 
 
