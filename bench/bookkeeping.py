@@ -23,6 +23,7 @@ from math import exp
 from pathlib import Path
 from random import Random
 
+import arte.run.engine
 import arte.run.pipeline
 import arte.run.stage
 import arte.run.stages.align
@@ -145,7 +146,7 @@ def without_models(folder):
         return log
 
     stages = arte.run.stages
-    stages.items.resolve_model = lambda name: small
+    arte.run.engine.resolve_model = lambda name: small
     stages.align.align = lambda *_, out, **__: train(replay.table("align_log"), out)
     stages.train.distill = lambda *_, arm, out, **__: train(
         replay.table("sft_log").query("arm == 'original'").assign(arm=arm), out

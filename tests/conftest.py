@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from arte.data import places
+from arte.data.fetch import hub
 from arte.core.recipes import load_recipe
 from arte.models.nano.tiny import save_tiny_model
 from support.tiny import SMALL
@@ -13,8 +14,14 @@ from support.tiny import SMALL
 # A tiny model gains nothing from threads, and each process of xdist has a core to itself.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Data that is not part of the project may lie in a folder beside it.
+BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
+if BESIDE.is_dir():
+    os.environ.setdefault("ARTE_DATA", str(BESIDE))
+
 DATA_SETTINGS = (
     "ARTE_DATA",
+    "ARTE_BIGBENCH",
     "ARTE_BENCHMARKS",
     "ARTE_BASELINES",
     "HF_HUB_OFFLINE",
@@ -64,12 +71,15 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.fixture
 def no_hub(tmp_path, monkeypatch):
-    "No data folder by environment, no cache, no network; the hub is asked anew."
+    "No data folder by environment, an empty cache, no server; each is asked anew."
     for name in DATA_SETTINGS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    asked = places.hub_reachable  # a test may put something else in its place
+    monkeypatch.setenv("ARTE_CACHE", str(tmp_path / "cache"))
+    for name in ("HF_ENDPOINT", "ARTE_GITHUB", "PIP_INDEX_URL"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setattr(places, "FAILED", {})
+    asked = hub.hub_reachable  # a test may put something else in its place
     asked.cache_clear()
     yield monkeypatch
     asked.cache_clear()

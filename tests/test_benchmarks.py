@@ -9,7 +9,7 @@ import datasets
 import pandas as pd
 import pytest
 
-from arte.data import places
+from arte.data.fetch import hub as hub_module
 from arte.core.answers import grade, normalise, options
 from arte.data.benchmarks import (
     BENCHMARKS,
@@ -19,6 +19,7 @@ from arte.data.benchmarks import (
     load_benchmark,
 )
 from arte.core.tasks import item_id
+from arte.data.places import OutOfReach
 
 CHOICES = dict(label=["A", "B", "C"], text=["carrot", "pear", "leek"])
 # A row as the hub has it, and the gold answer; where it is a letter, WORDS are beside it.
@@ -60,6 +61,7 @@ def nowhere(no_hub, tmp_path):
 
 def hub(monkeypatch, rows=None, error=None):
     "A hub that gives these rows, or fails; returns what it was asked for."
+    monkeypatch.setattr(hub_module, "hub_reachable", lambda: True)
     asked = []
 
     def load_dataset(*a, **k):
@@ -99,6 +101,7 @@ def test_the_real_library(tmp_path, monkeypatch, name):
     (tmp_path / "hub").mkdir()
     pd.DataFrame([row]).to_parquet(tmp_path / "hub" / f"{get_benchmark(name).split}.parquet")
     real = datasets.load_dataset
+    monkeypatch.setattr(hub_module, "hub_reachable", lambda: True)
     monkeypatch.setattr(
         datasets,
         "load_dataset",
@@ -223,34 +226,36 @@ def test_a_file_that_is_cut_short(tmp_path):
 
 def test_out_of_reach(nowhere):
     assert benchmark_source("gsm8k") is None
-    with pytest.raises(
-        FileNotFoundError,
-        match="gsm8k is not here and the hub cannot be reached. To work offline: put "
-        "gsm8k/test.jsonl into a folder and set ARTE_BENCHMARKS",
-    ):
+    with pytest.raises(OutOfReach) as e:
         load_benchmark("gsm8k")
+    _, first, second, advice = str(e.value).splitlines()
+    assert first.startswith("  github.com/openai/grade-school-math: http://127.0.0.1:9/openai/")
+    assert second == "  huggingface.co/datasets/openai/gsm8k: http://127.0.0.1:9 cannot be reached"
+    assert "To work offline: put gsm8k/test.jsonl into a folder and set ARTE_BENCHMARKS" in advice
 
 
-def test_offline_does_not_ask(nowhere):
+@pytest.mark.parametrize("place", ["hf/hub/datasets--tau--commonsense_qa", "hf/datasets/tau___x"])
+def test_in_the_hubs_cache(nowhere, tmp_path, place):
     nowhere.setenv("HF_HUB_OFFLINE", "1")
-    nowhere.setattr(places, "hub_reachable", lambda: pytest.fail("the hub was asked"))
-    assert not places.hub_has("openai/gsm8k")
-
-
-@pytest.mark.parametrize("place", ["hf/hub/datasets--openai--gsm8k", "hf/datasets/openai___gsm8k"])
-def test_in_the_cache(nowhere, tmp_path, place):
-    nowhere.setenv("HF_HUB_OFFLINE", "1")
+    asked = hub(nowhere, [ROWS["csqa"][0]])
     (tmp_path / place).mkdir(parents=True)
-    assert benchmark_source("gsm8k") == "hub" and benchmark_source("piqa") is None
+    problem = "expected 1,221 rows, got 1" if "common" in place else "was not downloaded before"
+    with pytest.raises(OutOfReach, match=problem):
+        load_benchmark("csqa")
+    assert len(asked) == ("common" in place)
+
+
+def test_fetched_once(nowhere, tmp_path):
+    hub(nowhere, [ROWS["csqa"][0] | dict(question=f"Fruit {i}?") for i in range(1221)])
+    assert len(load_benchmark("csqa")[1]) == 1221
+    hub(nowhere, error=OSError("asked twice"))
+    assert len(load_benchmark("csqa", n=5)[1]) == 5
+    assert benchmark_source("csqa") == tmp_path / "cache/csqa"
 
 
 def test_hub_fails(nowhere):
     hub(nowhere, error=OSError("name or service not known"))
-    with pytest.raises(
-        ConnectionError,
-        match="openai/gsm8k, split test, could not be loaded from the hub .*name or service not "
-        "known.*set ARTE_BENCHMARKS",
-    ):
+    with pytest.raises(ConnectionError, match="openai/gsm8k/main: OSError: name or service not"):
         load_benchmark("gsm8k", "hub")
 
 
@@ -261,10 +266,9 @@ def test_folders(nowhere, tmp_path):
     put(tmp_path / "mine", "gsm8k", ROWS["gsm8k"][0])
     assert benchmark_source("gsm8k") == tmp_path / "mine"
     nowhere.delenv("ARTE_BENCHMARKS")
-    put(tmp_path / "shared/data", "csqa", ROWS["csqa"][0])
-    assert (
-        benchmark_source("csqa") == tmp_path / "shared/data" and benchmark_source("gsm8k") is None
-    )
+    put(tmp_path / "all", "csqa", ROWS["csqa"][0])
+    nowhere.setenv("ARTE_DATA", str(tmp_path / "all"))
+    assert benchmark_source("csqa") == tmp_path / "all" and benchmark_source("gsm8k") is None
 
 
 def test_draw(tmp_path):

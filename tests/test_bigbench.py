@@ -4,7 +4,6 @@ import io
 import json
 import random
 import re
-import subprocess
 import sys
 import tarfile
 import types
@@ -14,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from arte.core import tasks
-from arte.data import bigbench, places
+from arte.data import bigbench
+from arte.data.fetch import hub as hub_module
+from arte.data.places import OutOfReach
 from arte.core.answers import options
 from arte.data.bigbench_form import PROGRAMMATIC, bigbench_name
-from arte.data.bigbench import bigbench_source, load_bigbench, unpack_archive
+from arte.data.bigbench import bigbench_source, load_bigbench
 from arte.data.repeats import contradictory, distinct, stem
 from arte.data.validation import validation_counts, validation_items, validation_pool
 from arte.data.bbh import bbh_source, load_bbh
@@ -329,19 +330,10 @@ def test_choices_that_cannot_be(tmp_path):
 
 
 @pytest.fixture
-def nowhere(tmp_path, monkeypatch):
+def nowhere(no_hub, tmp_path):
     "No folder, an empty cache, no hub, no package index."
-    seen = places.shared_folders
-    monkeypatch.setattr(
-        places, "shared_folders", lambda name: [o for o in seen(name) if tmp_path in o.parents]
-    )
-    monkeypatch.setattr(places, "hub_reachable", lambda: False)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    for o in ("ARTE_BIGBENCH", "HF_HUB_OFFLINE"):
-        monkeypatch.delenv(o, raising=False)
-    monkeypatch.setenv("ARTE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    return monkeypatch
+    no_hub.chdir(tmp_path)
+    return no_hub
 
 
 def test_folders(nowhere, tmp_path):
@@ -355,20 +347,12 @@ def test_folders(nowhere, tmp_path):
     assert len(load_bigbench("navigate", clone / "bigbench/benchmark_tasks")) == 1
 
 
-def test_shared_folder_above(nowhere, tmp_path):
-    put(tmp_path / "shared/data/bigbench", GOOD)
-    (tmp_path / "project/nbs").mkdir(parents=True)
-    nowhere.chdir(tmp_path / "project/nbs")
-    assert bigbench_source() == tmp_path / "shared/data/bigbench"
-
-
-def test_hub_or_index(nowhere):
-    assert bigbench_source() == "index"
-    nowhere.setattr(places, "hub_reachable", lambda: True)
-    assert bigbench_source() == "hub"
-    nowhere.setattr(places, "hub_reachable", lambda: pytest.fail("asked although offline"))
-    nowhere.setenv("HF_HUB_OFFLINE", "1")
-    assert bigbench_source() == "hub"
+def test_below_the_folder_of_all_data(nowhere, tmp_path):
+    nowhere.setenv("ARTE_DATA", str(tmp_path / "all"))
+    put(tmp_path / "all", GOOD)  # BBH's files have names like BIG-bench's
+    assert bigbench_source() is None
+    put(tmp_path / "all/bigbench", GOOD)
+    assert bigbench_source() == tmp_path / "all/bigbench"
 
 
 def hub(monkeypatch, rows, asked=None):
@@ -379,6 +363,7 @@ def hub(monkeypatch, rows, asked=None):
             raise rows
         return {"train": rows[1:], "validation": rows[:1]}
 
+    monkeypatch.setattr(hub_module, "hub_reachable", lambda: True)
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load))
 
 
@@ -411,20 +396,26 @@ def hub_rows(head, examples):
     return [row(i, e) for i, e in enumerate(examples)]
 
 
+def items_of_hub(folder, task):
+    "Items of a file that is made of the hub's rows."
+    head, rows = bigbench._hub_rows(task)
+    put(folder, head | dict(examples=rows), f"{bigbench_name(task).replace('/', '_')}.json")
+    return load_bigbench(task, folder)
+
+
 @pytest.mark.parametrize("task", WITH_FILES)
-def test_hub_rows_give_the_same_items(data, monkeypatch, task):
+def test_hub_rows_give_the_same_items(data, monkeypatch, tmp_path, task):
     from_folder = load_bigbench(task)
     head = json.loads(bigbench._file(bigbench_source(), task).read_text(encoding="utf-8"))
     asked = []
     hub(monkeypatch, hub_rows(head, head["examples"]), asked)
-    assert sorted(o.item for o in load_bigbench(task, "hub")) == sorted(o.item for o in from_folder)
-    assert {o.item: o.answer for o in load_bigbench(task, "hub")} == {
-        o.item: o.answer for o in from_folder
-    }
+    from_hub = items_of_hub(tmp_path, task)
+    assert sorted(o.item for o in from_hub) == sorted(o.item for o in from_folder)
+    assert {o.item: o.answer for o in from_hub} == {o.item: o.answer for o in from_folder}
     assert asked[0] == (("tasksource/bigbench", bigbench_name(task).partition("/")[0]), {})
 
 
-def test_hub_has_all_sizes_in_one(monkeypatch):
+def test_hub_has_all_sizes_in_one(monkeypatch, tmp_path):
     rows = [
         dict(
             idx=n,
@@ -437,28 +428,25 @@ def test_hub_has_all_sizes_in_one(monkeypatch):
     ]
     hub(monkeypatch, rows)
     for size, n in zip(("three", "five", "seven"), (3, 5, 7)):
-        (item,) = load_bigbench(f"logical_deduction_{size}_objects", "hub")
+        (item,) = items_of_hub(tmp_path, f"logical_deduction_{size}_objects")
         assert len(options(item.question)) == n and item.answer == "(A)"
 
 
-def test_hub_unreachable(monkeypatch):
-    hub(monkeypatch, OSError("name or service not known"))
-    with pytest.raises(
-        ConnectionError,
-        match="tasksource/bigbench, configuration navigate.*name or service not known.*Set "
-        "ARTE_BIGBENCH",
-    ):
-        load_bigbench("navigate", "hub")
+def test_hub_unreachable(nowhere):
+    hub(nowhere, OSError("name or service not known"))
+    with pytest.raises(OutOfReach, match="OSError: name or service not known") as e:
+        load_bigbench("navigate")
+    assert "Set ARTE_BIGBENCH" in str(e.value) and "bigbench: http://127.0.0.1:9" in str(e.value)
 
 
-def test_hub_changed_its_columns(monkeypatch):
-    hub(monkeypatch, [{"inputs": "Take 2 steps.", "answers": ["True"]}])
+def test_hub_changed_its_columns(nowhere):
+    hub(nowhere, [{"inputs": "Take 2 steps.", "answers": ["True"]}])
     with pytest.raises(
-        ValueError,
+        OutOfReach,
         match="expected the columns inputs, multiple_choice_scores, .*got answers, inputs; the "
         "data set has changed",
     ):
-        load_bigbench("navigate", "hub")
+        load_bigbench("navigate")
 
 
 def archive(path, files):
@@ -470,56 +458,37 @@ def archive(path, files):
     return path
 
 
-def pip(monkeypatch, files=None, error=""):
-    "A stand-in for `pip download`, which brings these files in an archive."
+def index(monkeypatch, tmp_path, files):
+    "A package index whose archive of BIG-bench has these files."
 
-    def run(command, **k):
-        assert (
-            command[:4] == [sys.executable, "-m", "pip", "download"]
-            and command[-1] == "bigbench==1.0.0"
-        )
-        if files is not None:
-            archive(Path(command[command.index("--dest") + 1]) / "bigbench-1.0.0.tar.gz", files)
-        return subprocess.CompletedProcess(command, int(files is None), "", error)
+    def fetch(package, name, sha256, folder):
+        assert (package, name) == ("bigbench", "bigbench-1.0.0.tar.gz")
+        return archive(folder / name, files)
 
-    monkeypatch.setattr(bigbench.subprocess, "run", run)
+    monkeypatch.setattr(bigbench, "fetch_from_index", fetch)
 
 
 def test_archive(nowhere, tmp_path):
     top = "bigbench-1.0.0/bigbench/benchmark_tasks"
-    pip(
-        nowhere,
-        {
-            f"{top}/navigate/task.json": json.dumps(GOOD).encode(),
-            f"{top}/logical_deduction/five_objects/task.json": b"{}",
-            f"{top}/other/task.json": b"{}",
-            "bigbench-1.0.0/setup.py": b"raise SystemExit",
-            f"{top}/navigate/../../../../out.json": b"{}",
-        },
-    )
+    content = json.dumps(GOOD).encode()
+    files = {f"{top}/{bigbench_name(task)}/task.json": content for task in WITH_FILES}
+    more = {
+        f"{top}/other/task.json": b"{}",
+        "bigbench-1.0.0/setup.py": b"raise SystemExit",
+        f"{top}/navigate/../../../../out.json": b"{}",
+    }
+    index(nowhere, tmp_path, files | more)
     (item,) = load_bigbench("navigate")
     assert item.answer == "Yes"
-    assert sorted(o.name for o in (tmp_path / "cache/bigbench").iterdir()) == [
-        "logical_deduction_five_objects.json",
-        "navigate.json",
-    ]
-    nowhere.setattr(bigbench.subprocess, "run", lambda *a, **k: pytest.fail("fetched twice"))
+    kept = {file.name for file in (tmp_path / "cache/bigbench").iterdir()}
+    names = {f"{bigbench_name(task).replace('/', '_')}.json" for task in WITH_FILES}
+    assert kept == names | {"origin.json"}
+    nowhere.setattr(bigbench, "fetch_from_index", lambda *a: pytest.fail("fetched twice"))
     assert bigbench_source() == tmp_path / "cache/bigbench" and load_bigbench("navigate") == [item]
 
 
-def test_archive_out_of_reach(nowhere, tmp_path):
-    pip(nowhere, error="ERROR: No matching distribution found for bigbench==1.0.0")
-    with pytest.raises(
-        ConnectionError,
-        match="could not be fetched from the package index.*No matching distribution.*Set "
-        "ARTE_BIGBENCH",
-    ):
+def test_archive_of_something_else(nowhere, tmp_path):
+    index(nowhere, tmp_path, {"bigbench-1.0.0/README.md": b"hello"})
+    with pytest.raises(OutOfReach, match="has no .*json and no .*/task.json"):
         load_bigbench("navigate")
     assert not (tmp_path / "cache/bigbench").exists()
-
-
-def test_archive_of_something_else(tmp_path):
-    path = archive(tmp_path / "bigbench-1.0.0.tar.gz", {"bigbench-1.0.0/README.md": b"hello"})
-    with pytest.raises(ValueError, match="holds no bigbench/benchmark_tasks"):
-        unpack_archive(path, tmp_path / "files")
-    assert not (tmp_path / "files").exists()

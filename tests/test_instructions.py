@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from arte.data import instructions
+from arte.data.fetch import hub as hub_module
 from arte.data.instructions import (
     INSTRUCTION_SETS,
     MissingInstructions,
@@ -57,6 +58,7 @@ each = pytest.mark.parametrize("name", FORMS)
 
 
 def hub(monkeypatch, load):
+    monkeypatch.setattr(hub_module, "hub_reachable", lambda: True)
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load))
 
 
@@ -118,6 +120,7 @@ def test_the_real_library(tmp_path, monkeypatch, name):
     put(tmp_path / "hub", rows, "json" if name == "WizardLM" else "parquet")
     put(tmp_path / "here", rows, "jsonl")
     there = replace(get_instruction_set(name), hub=str(tmp_path / "hub"))
+    monkeypatch.setattr(hub_module, "hub_reachable", lambda: True)
     monkeypatch.setattr(instructions, "INSTRUCTION_SETS", (there,))
     assert load_instructions(name, 8, source="hub")[0].equals(
         load_instructions(name, 8, source=tmp_path / "here")[0]
@@ -283,7 +286,7 @@ def help_for(name):
 def test_missing(no_hub, tmp_path, name):
     with pytest.raises(
         MissingInstructions,
-        match="ARTE_BASELINES is not set, and the hub cannot be reached.*" + help_for(name),
+        match="it could not be read from the hub .http://127.0.0.1:9 cannot be.*" + help_for(name),
     ):
         instruction_source(name)
     with pytest.raises(MissingInstructions):

@@ -7,6 +7,7 @@ __all__ = ['BENCHMARKS', 'benchmark_task', 'letter', 'with_options', 'read_piqa'
            'is_benchmark', 'get_benchmark', 'benchmark_source', 'load_benchmark', 'benchmark_exemplars']
 
 # %% ../../nbs/data/benchmarks.ipynb #b0a2192f
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ from ..core.answers import answer_kind
 from ..core.basics import nearest
 from ..core.files import read_text
 from ..core.tasks import Exemplar, Item, Task, make_item, make_technique, split_items
-from .places import CHANGED, Place, find_data, load_from_hub, read_column, read_jsonl
+from .fetch.benchmarks import gsm8k_file, piqa_files
+from .fetch.hub import load_from_hub
+from .places import CHANGED, Place, Way, find_data, get_data, read_column, read_jsonl
 
 # %% ../../nbs/data/benchmarks.ipynb #536a6573
 @lru_cache
@@ -141,6 +144,7 @@ class Benchmark:
     read: Callable  # a row → question, gold answer
     n: int  # rows of that split as published
     licence: str  # of the data
+    first: Way | None = None  # to the official file; the hub comes after it
 
     @property
     def task(self) -> Task:
@@ -150,12 +154,33 @@ class Benchmark:
     @property
     def place(self) -> Place:
         "Return where its file may be found."
-        hub = self.hub[0]
-        holds = f"{self.file}; put it there, or unset the variable to use the hub ({hub})"
-        return Place("ARTE_BENCHMARKS", self._look, holds, hub, shared="")
+        hub = Way(f"huggingface.co/datasets/{self.hub[0]}", self._from_hub)
+        return Place(
+            name=self.name,
+            variable="ARTE_BENCHMARKS",
+            look=self._look,
+            holds=f"{self.file}; put it there, or unset the variable to fetch it",
+            licence=self.licence,
+            ways=(self.first, hub) if self.first else (hub,),
+            check=self._check,
+            advice=self.advice,
+        )
 
     def _look(self, folder):
         return folder if (folder / self.file).is_file() else None
+
+    def _from_hub(self, folder):
+        rows = [json.dumps(dict(row), ensure_ascii=False) for row in _rows(self, "hub")]
+        (folder / self.file).parent.mkdir(parents=True)
+        (folder / self.file).write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+    def _check(self, folder):
+        rows = _rows(self, folder)
+        for i, row in enumerate(rows, 1):
+            self.read(row, f"{self.name}, row {i}")
+        if len(rows) != self.n:
+            raise ValueError(f"expected {self.n:,} rows, got {len(rows):,}")
+        return f"{self.n:,} questions"
 
     @property
     def advice(self) -> str:
@@ -179,6 +204,7 @@ BENCHMARKS = (  # in the order of Table 3
         read=read_piqa,
         n=1838,
         licence="AFL-3.0",
+        first=Way("yonatanbisk.com/piqa", piqa_files, "0.5 MB"),
     ),
     Benchmark(
         name="csqa",
@@ -219,6 +245,7 @@ BENCHMARKS = (  # in the order of Table 3
         read=read_gsm8k,
         n=1319,
         licence="MIT",
+        first=Way("github.com/openai/grade-school-math", gsm8k_file, "0.8 MB"),
     ),
 )
 
@@ -244,8 +271,8 @@ def get_benchmark(
 # %% ../../nbs/data/benchmarks.ipynb #fd4ab4cf
 def benchmark_source(
     name: str,  # of one of `BENCHMARKS`
-) -> Path | str | None:  # a folder that has its file, "hub", or None: out of reach
-    "Return where a benchmark can be read; answers within seconds."
+) -> Path | None:  # a folder that has its file; None: not here, but it may be fetched
+    "Return where a benchmark is on this machine; no server is asked."
     return find_data(get_benchmark(name).place)
 
 # %% ../../nbs/data/benchmarks.ipynb #e53cc500
@@ -279,25 +306,20 @@ def _local_rows(benchmark, path):
 
 
 def _rows(benchmark, source):
-    if source is None:
-        problem = f"{benchmark.name} is not here and the hub cannot be reached"
-        raise FileNotFoundError(f"{problem}. {benchmark.advice}")
     if source != "hub":
         return _local_rows(benchmark, Path(source) / benchmark.file)
-    what = f"{benchmark.hub[0]}, split {benchmark.split}"
-    return load_from_hub(what, benchmark.advice, *benchmark.hub, split=benchmark.split)
+    return load_from_hub(*benchmark.hub, split=benchmark.split)
 
 # %% ../../nbs/data/benchmarks.ipynb #14ab7d75
 def load_benchmark(
     name: str,  # of one of `BENCHMARKS`
-    # a folder or "hub"; by default what `benchmark_source` finds
-    source: Path | str | None = None,
+    source: Path | str | None = None,  # a folder or "hub"; None: where it is, or it is fetched
     n: int = 0,  # items to draw; 0 is all, in the file's order
     seed: int = 0,  # the recipe's; of the draw
 ) -> tuple[Task, list[Item]]:  # a question that occurs twice counts once
     "Read a benchmark's task and its test items."
-    benchmark, source = get_benchmark(name), source or benchmark_source(name)
-    task = benchmark.task
+    benchmark = get_benchmark(name)
+    task, source = benchmark.task, source or get_data(benchmark.place)
     items: dict[str, Item] = {}
     for i, row in enumerate(_rows(benchmark, source), 1):
         where = f"{name} from {source}, row {i}"

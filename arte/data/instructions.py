@@ -18,8 +18,9 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.basics import nearest
-from ..core.files import load_json, read_text
-from .places import Place, find_data, read_column, read_jsonl
+from .fetch.download import in_a_line
+from .fetch.hub import copy_from_hub, load_from_hub
+from .places import Place, Way, find_data, read_column, read_rows
 
 # %% ../../nbs/data/instructions.ipynb #de5fc880
 def instruction_prompt(
@@ -145,12 +146,23 @@ class InstructionSet:
     @property
     def place(self) -> Place:
         "Return where its files may be found."
-        holds = f".jsonl, .json or .parquet file in its folder {self.name}"
-        return Place("ARTE_BASELINES", self._look, holds, self.hub)
+        return Place(
+            name=self.name,
+            variable="ARTE_BASELINES",
+            look=self._look,
+            holds=f".jsonl, .json or .parquet file in its folder {self.name}",
+            licence=self.licence,
+            ways=(Way(f"huggingface.co/datasets/{self.hub}", self._from_hub, self.size),),
+            check=lambda folder: f"{len(data_files(self._look(folder) or folder))} files",
+            advice=f"Or take {self.name} out of the recipe.",
+        )
 
     def _look(self, folder):
         own = folder / self.name
         return own if data_files(own) else None
+
+    def _from_hub(self, folder):
+        copy_from_hub(self.hub, folder / self.name)
 
 
 def data_files(
@@ -267,49 +279,22 @@ class MissingInstructions(FileNotFoundError):
 def instruction_source(
     name: str,  # of one of `INSTRUCTION_SETS`
 ) -> Path | str:  # a folder with its files, or "hub"; MissingInstructions if it is out of reach
-    "Return where an instruction set can be read; answers within seconds."
+    "Return where an instruction set can be read; the hub is asked for its first row."
     try:
         found = find_data(get_instruction_set(name).place)
     except FileNotFoundError as e:
         raise MissingInstructions(name, str(e)) from None
     if found is None:
-        problem = "ARTE_BASELINES is not set, and the hub cannot be reached"
-        raise MissingInstructions(name, problem)
-    return found
+        next(instruction_rows(name, "hub"), None)
+    return found or "hub"
 
 # %% ../../nbs/data/instructions.ipynb #b59b23e2
-def _read_parquet(path):
-    from pyarrow.parquet import ParquetFile
-
-    try:
-        for batch in ParquetFile(path).iter_batches(1000):
-            yield from batch.to_pylist()
-    except Exception as e:
-        raise ValueError(f"{path} is cut short or no Parquet file ({e}); fetch it again") from None
-
-
-def _read_json(path):
-    try:
-        rows = load_json(read_text(path), str(path))
-    except ValueError as e:
-        advice = "fetch it again, or name it .jsonl if each line is a row"
-        raise ValueError(f"{path} is cut short or no JSON ({e}); {advice}") from None
-    if isinstance(rows, list):
-        return rows
-    got = type(rows).__name__
-    raise ValueError(f"{path}: expected a list of rows, got a {got}; fetch it again")
-
-
-_READERS = {".jsonl": read_jsonl, ".json": _read_json, ".parquet": _read_parquet}
-
-
 def _hub_rows(name):
-    from datasets import load_dataset
-
     try:
-        yield from load_dataset(get_instruction_set(name).hub, split="train", streaming=True)
+        hub = get_instruction_set(name).hub
+        yield from load_from_hub(hub, split="train", streaming=True)
     except Exception as e:
-        problem = f"it could not be read from the hub ({type(e).__name__}: {e})"
+        problem = f"it could not be read from the hub ({in_a_line(e)})"
         raise MissingInstructions(name, problem) from e
 
 
@@ -319,7 +304,7 @@ def _parts(name, source):  # (where, rows) of each file
     files = data_files(Path(source))
     if not files:
         raise MissingInstructions(name, f"{source} has no .jsonl, .json or .parquet file")
-    return [(file, _READERS[file.suffix](file)) for file in files]
+    return [(file, read_rows(file)) for file in files]
 
 
 def instruction_rows(

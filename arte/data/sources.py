@@ -8,16 +8,19 @@ __all__ = ['BIGBENCH', 'BBH', 'GENERATED', 'SOURCES', 'Source', 'get_source', 's
 # %% ../../nbs/data/sources.ipynb #f7b96cb1
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ..core.basics import derive_seed, nearest
 from ..core.tasks import Exemplar, Item, Task, get_task, split_items
-from .bbh import bbh_source, load_bbh, load_exemplars
+from .bbh import load_bbh, load_exemplars
+from .fetch.bbh import BBH_PLACE
 from arte.data.generated.tasks import (
     GENERATED_TASKS,
     generated_task,
     make_exemplars,
     make_items,
 )
+from .places import OutOfReach, get_data
 from .repeats import contradictory, distinct
 from .validation import validation_pool
 
@@ -51,8 +54,7 @@ def _bbh_exemplars(task, seed):
     except FileNotFoundError:
         if task not in GENERATED_TASKS:
             raise
-        reason = "BBH's worked examples are not there (the hub has none)"
-        print(f"{task}: {reason}, generated ones are used")
+        print(f"{task}: BBH's worked examples are out of reach, generated ones are used")
         return make_exemplars(task, seed)
 
 
@@ -99,13 +101,27 @@ def get_source(
 
 
 def source_of_tests(
-    name: str,  # a source's name, or "auto": BBH if it can be reached, else generated items
+    name: str,  # a source's name, or "auto": BBH if it can be had, else generated items
     sources: tuple[Source, ...] = SOURCES,  # to choose from
 ) -> Source:
     "Return the source of test items."
     if name == "auto":
-        name = "bbh" if bbh_source() is not None else "generated"
+        name = "bbh" if _bbh_can_be_had() else "generated"
     return get_source(name, sources)
+
+
+@lru_cache
+def _tell(text):  # once a process
+    print(text, flush=True)
+
+
+def _bbh_can_be_had():
+    try:
+        get_data(BBH_PLACE)
+    except OutOfReach:
+        _tell("data.test is auto and BBH is out of reach: the test items are generated ones")
+        return False
+    return True
 
 # %% ../../nbs/data/sources.ipynb #4afd3ad0
 def draw_splits(

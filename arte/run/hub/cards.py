@@ -206,7 +206,7 @@ def eval_results(
     for a in overall(results[results.arm == arm]).itertuples():
         value = EvalResult(
             task_type="text-generation",
-            dataset_type="lukaemon/bbh" if bbh else "generated",
+            dataset_type="SaylorTwift/bbh" if bbh else "generated",
             dataset_name=f"{tested.removeprefix('items of ')} ({tasks})",
             metric_type="accuracy",
             metric_value=round(100 * a.accuracy, 1),

@@ -23,7 +23,7 @@ def hub_name(
     model: str,  # as in a recipe: a folder, a GGUF file, or a name on the hub
 ) -> str | None:  # None for what is on this machine
     "Return a model's name on the hub."
-    name = HUB_NAMES.get(model, model)
+    name, _, _ = HUB_NAMES.get(model, model).partition("@")  # without its revision
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) or name.endswith(".gguf"):
         return None
     return None if Path(name).expanduser().exists() else name
@@ -40,7 +40,9 @@ def outside(
     name: str | None,  # of a model or a file, as in a recipe
 ) -> str | None:  # without folders of this machine
     "Return a recipe's value as it may be published."
-    return name if name is None or name in HUB_NAMES else public_name(name)
+    if name is None or name in HUB_NAMES or hub_name(name):
+        return name
+    return public_name(name)
 
 
 def _outside_respondent(respondent):

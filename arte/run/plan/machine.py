@@ -66,8 +66,9 @@ def shape_of(
 ) -> Shape:  # LookupError when the model is unknown and not on this disk
     "Return the sizes of a model."
     file = local_file(model, "config.json")
-    if file is None and model in SHAPES:
-        return SHAPES[model]
+    name, _, _ = model.partition("@")  # without its revision
+    if file is None and name in SHAPES:
+        return SHAPES[name]
     if file is None:
         raise LookupError(
             f"the size of {model} is not known: "

@@ -42,15 +42,15 @@ def local_file(
         stem = Path(name.rpartition(":")[2]).stem
         found = sorted(cache_dir().glob(f"{stem}-*-bf16/{file}"))
     else:
-        found = _in_hub_cache(name, file)
+        found = _in_hub_cache(*name.partition("@")[::2], file)
     return next((f for f in found if f.is_file()), None)
 
 
-def _in_hub_cache(name, file):
+def _in_hub_cache(name, revision, file):
     from huggingface_hub import try_to_load_from_cache
 
     with suppress(ValueError):  # a name that the hub cannot have
-        found = try_to_load_from_cache(name, file)
+        found = try_to_load_from_cache(name, file, revision=revision or None)
         if isinstance(found, str):
             return [Path(found)]
     return []

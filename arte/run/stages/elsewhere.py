@@ -14,7 +14,7 @@ from ...core.tasks import split_items, table_items
 from ...data.benchmarks import benchmark_exemplars, is_benchmark, load_benchmark
 from ...data.sources import SOURCES, Source, get_source
 from ...elicit import naive_rationales
-from ...models.folders import resolve_model
+from ..engine import register_model
 from ...prefer import preference_scores
 from ..plan.jobs import Estimate, Job
 from ..plan.texts import Texts, filler_task, sample, stand_ins, worked
@@ -171,7 +171,7 @@ def run_transfer(
     for i, name in enumerate(r.transfer.students, 1):
         base = f"other-{i}"
         if base not in run.models:
-            run.register(base, resolve_model(name))
+            register_model(run, base, name)
         with opened(run, base, counts, parts) as engine:
             scores.append(_scores(run, engine, parts).assign(student=name))
             results.append(_results(run, "vanilla", engine, parts).assign(student=name))

@@ -15,7 +15,7 @@ from ...irt.faults import FAULTS, check_prefset, prefset_warnings
 from ...irt.fit import save_fit
 from ...irt.responses import collect_responses, response_matrix
 from ...irt.check import trusted_fit
-from ...models.folders import resolve_model
+from ..engine import register_model
 from ..plan.jobs import Estimate, Job
 from ..rundir import RunDir
 from ..sections.irt import PREFERENCE_SET
@@ -29,7 +29,7 @@ def respondents(
     "Return who answers the validation items; register the further models of the recipe."
     for i, respondent in enumerate(run.recipe.irt.respondents, 1):
         if f"respondent-{i}" not in run.models:
-            run.register(f"respondent-{i}", resolve_model(respondent.model))
+            register_model(run, f"respondent-{i}", respondent.model)
     further = ("teacher-school", "respondent")
     roles = [role for role in run.models if role == "student" or role.startswith(further)]
     if run.recipe.teacher.school:

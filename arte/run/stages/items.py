@@ -7,10 +7,9 @@ __all__ = ['ITEMS', 'SCHOOL', 'run_items', 'run_school', 'school_needs']
 
 # %% ../../../nbs/run/stages/items.ipynb #64ae5cb1
 from ...data.instructions import instruction_source
-from ...models.folders import resolve_model
 from ..plan.jobs import Estimate, Job, steps
 from ..plan.texts import token_counter
-from ..engine import template_of
+from ..engine import register_model, template_of
 from ..rundir import RunDir
 from ..stage import Counts, Parts, Stage, by_name, tracked
 from .draw import draw_items, test_source, worked_examples
@@ -31,8 +30,8 @@ def run_items(
     check_room(shown, recipe.eval, token_counter(recipe.student.model))
     items = draw_items(recipe, parts.sources)
     run.save("items", items)
-    run.register("student", resolve_model(recipe.student.model))
-    run.register(_first_teacher(recipe), resolve_model(recipe.teacher.model))
+    register_model(run, "student", recipe.student.model)
+    register_model(run, _first_teacher(recipe), recipe.teacher.model)
     for role in ("student", _first_teacher(recipe)):
         template_of(
             run, role
