@@ -26,22 +26,26 @@ from support.scripted import chance
 from support.tiny import SMALL, TASKS
 
 ALL_TASKS = [*TASKS, "sports_understanding"]
-SMALLER = SMALL | {
-    "tasks": TASKS[:1],
-    "teacher.model": "teacher",
-    "student.model": "student",
-    "data.n_seed": 4,
-    "data.n_val": 8,
-    "data.n_test": 8,
-    "elicit.questions": 6,
-    "elicit.min_finished": 0,
-    "elicit.min_readable": 0,
-    "elicit.techniques": 3,
-    "irt.k": 5,
-    "prefer.agreement_questions": 1,
-    "align.held_out": 1,
-    "distill.arms": ["original", "arte"],
-}
+SMALLER = (
+    SMALL
+    | {
+        "align.max_length": 1000,  # question pairs are long
+        "tasks": TASKS[:1],
+        "teacher.model": "teacher",
+        "student.model": "student",
+        "data.n_seed": 4,
+        "data.n_val": 8,
+        "data.n_test": 8,
+        "elicit.questions": 6,
+        "elicit.min_finished": 0,
+        "elicit.min_readable": 0,
+        "elicit.techniques": 3,
+        "irt.k": 5,
+        "prefer.agreement_questions": 1,
+        "align.held_out": 1,
+        "distill.arms": ["original", "arte"],
+    }
+)
 SCHOOL = {
     f"teacher.school.{k}": v
     for k, v in dict(rationales=4, questions=2, checkpoints=2, vocabulary=300).items()
