@@ -18,7 +18,8 @@ from support.world import SCHOOL, UNSEEN, World, tables
 
 # What a change sets off: stages that generate, and models that are trained
 STUDENTS = "student-original student-arte eval"
-ALIGNED = "align aligned heldout tailor student-arte eval"
+UNSCORED = "aligned heldout tailor student-arte eval"  # no pair is held out: no margins
+ALIGNED = f"align {UNSCORED}"
 SCORES = f"prefer student-original {ALIGNED}"
 DRAFTS = f"elicit {SCORES}"
 ALL = f"irt {DRAFTS}"
@@ -27,7 +28,9 @@ NEEDS = {
     "teacher.school.": SCHOOL,
     "unseen.examples": UNSEEN,
     "prefer.error": {"prefer.rule": "elimination"},
-}  # settings without which a field means nothing
+    "elicit.prompts": {"align.held_out_pairs": 0.0},
+    "pairs.questions": {"align.held_out_pairs": 0.0},
+}  # settings without which a field means nothing, or the only pair that changes is not trained on
 
 # Fields on which no result depends: which engine and how many processes are the machine's business,
 # and NUTS's draws matter only to irt.method = nuts
@@ -88,7 +91,7 @@ CHANGES = {
     "teacher.reminder": (True, "align heldout tailor", ALIGNED),
     "elicit.questions": (7, DRAFTS),
     "elicit.techniques": (4, DRAFTS),
-    "elicit.prompts": (2, "elicit prefer student-original align", ALIGNED),
+    "elicit.prompts": (2, f"elicit prefer student-original {UNSCORED}"),
     "elicit.budget": (1, "student-original", SCORES),
     "elicit.temperature": (0.5, DRAFTS),
     "elicit.question_tokens": (300, "elicit tailor"),
@@ -96,6 +99,7 @@ CHANGES = {
     "elicit.max_rouge": (0.6, DRAFTS),
     "elicit.cot": (2, DRAFTS),
     "irt.method": ("mle", "", SCORES),
+    # held-out questions are scored on two of the three items of before
     "irt.k": (6, "prefer", f"heldout {SCORES}"),
     "irt.choose": ("information", "", f"{SCORES} heldout"),
     "irt.balance": (False, "", f"{SCORES} heldout"),
@@ -106,7 +110,7 @@ CHANGES = {
     "prefer.rule": ("elimination", "", SCORES),
     "prefer.error": (0.01, "", SCORES),
     "prefer.signal": ("likelihood", SCORES),
-    "pairs.questions": ("extremes", "align", ALIGNED),
+    "pairs.questions": ("extremes", UNSCORED),
     "pairs.question_pairs": (0, ALIGNED),
     "pairs.min_margin": (0.4, ALIGNED),
     "pairs.unfinished": ("drop", ""),  # all are whole
@@ -199,6 +203,15 @@ def test_balanced_preference_sets(world):
     assert (
         a.drop(columns="chosen").equals(b.drop(columns="chosen")) and (a.chosen != b.chosen).any()
     )
+
+
+@pytest.mark.parametrize("k, n, where", [(4, 4, "rest"), (6, 2, "rest"), (8, 8, "pref")])
+def test_held_out_questions_are_scored_on_items_that_were_not_chosen(world, k, n, where):
+    "Of eight validation items five were chosen; if all are, there are no others."
+    run, done = world.run({"irt.k": k}, world.first({}).folder)
+    heldout = run.table("heldout")
+    assert set(heldout.n) == {n} and set(heldout["set"]) == {where}
+    assert "heldout" in done or k == 6
 
 
 def test_elimination_scores_every_draft(world):

@@ -209,27 +209,31 @@ def test_both_engines_write_the_same(student, engine):
 @needs_vllm
 def test_both_engines_write_the_same_with_an_adapter(student, engine, tmp_path):
     "The adapter stays beside the weights: PEFT's in the one, a LoRA request in the other."
-    adapter = save_adapter(student, tmp_path / "adapter", std=0.02)
-    options, sampling = replace(FLOAT32, adapter=str(adapter)), Sampling(max_tokens=48, stop=STOP)
-    continuations = [" Paris, and not London."] * len(PROMPTS)
-    ours = TransformersEngine(student, options, batch_tokens=1200)
-    texts, scores = ours.generate(PROMPTS, sampling), ours.logprobs(PROMPTS, continuations)
-    first = ours.first_tokens(PROMPTS, 5)
+    adapter = save_adapter(student, tmp_path / "adapter", std=0.05)
+    options, sampling = replace(FLOAT32, adapter=str(adapter)), Sampling(max_tokens=24, stop=STOP)
+    prompts = PROMPTS[:6]
+    continuations = [" Paris, and not London."] * len(prompts)
+    ours = TransformersEngine(student, options)
+    texts, scores = ours.generate(prompts, sampling), ours.logprobs(prompts, continuations)
+    first = ours.first_tokens(prompts, 5)
     ours.close()
     vllm = VllmEngine(student, options)
     try:
         assert vllm.fingerprint == ours.fingerprint != engine.fingerprint
-        assert vllm.generate(PROMPTS, sampling) == texts
-        for a, b in zip(scores, vllm.logprobs(PROMPTS, continuations)):
-            np.testing.assert_allclose(a, b, atol=2e-4)
-        for a, b in zip(first, vllm.first_tokens(PROMPTS, 5)):
+        assert vllm.generate(prompts, sampling) == texts
+        theirs = vllm.logprobs(prompts, continuations)
+        apart = max(np.abs(a - b).max() for a, b in zip(scores, theirs))
+        print(f"log-probabilities are at most {apart:.1e} nats apart")
+        assert apart < 2e-4
+        for a, b in zip(first, vllm.first_tokens(prompts, 5)):
             assert [(t.text, t.joins) for t in a] == [(t.text, t.joins) for t in b]
     finally:
         vllm.close()
-    differ = [a != b for a, b in zip(texts, engine.generate(PROMPTS, sampling))]
-    assert np.mean(differ) > 0.5, "the adapter changes too little to be missed"
-    without = engine.logprobs(PROMPTS, continuations)
-    assert min(np.abs(a - b).max() for a, b in zip(scores, without)) > 0.1
+    differ = [a != b for a, b in zip(texts, engine.generate(prompts, sampling))]
+    without = engine.logprobs(prompts, continuations)
+    moved = min(np.abs(a - b).max() for a, b in zip(scores, without))
+    print(f"the adapter changes {sum(differ)} of 6 texts, log-probabilities by {moved:.2g} nats")
+    assert np.mean(differ) > 0.5 and moved > 0.1
 
 
 @pytest.mark.long
