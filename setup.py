@@ -22,6 +22,9 @@ statuses = [
 readme, source = here / "README.md", cfg["git_url"]
 
 
+EXTRAS = "dev vllm cpu quantize server ray lmeval track nutpie nano".split()
+
+
 def words(key):
     return shlex.split(cfg.get(key, ""))
 
@@ -65,10 +68,7 @@ setup(
     },
     python_requires=">=" + cfg["min_python"],
     install_requires=words("requirements"),
-    extras_require={
-        o: words(f"{o}_requirements")
-        for o in ("dev", "vllm", "cpu", "server", "ray", "lmeval", "track", "nutpie", "nano")
-    },
+    extras_require={o: words(f"{o}_requirements") for o in EXTRAS},
     classifiers=[
         "Development Status :: " + statuses[int(cfg["status"])],
         "Intended Audience :: " + cfg["audience"],

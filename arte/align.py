@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from .core.basics import nearest
 from .core.fields import RecipeError
+from .core.settings.machine import Dtype
 from .models.launch import is_first, processes
 from .models.chat import training_texts
 from arte.models.load import (
@@ -25,13 +26,13 @@ from arte.models.load import (
     load_tokenizer,
     with_adapter,
 )
+from .models.devices.device import fast_bf16, this_device, training_format
 from .models.schedule import warm_from_first_step
 from .models.terminal import quiet
 from .core.files import whole_folder
 from .core.stats import paired_bootstrap
 from arte.models.train import (
     batch_order,
-    fast_bf16,
     follow,
     log_table,
     save_trained,
@@ -218,8 +219,7 @@ def align(
 
 def _models(folder, settings, options):
     "Open the model to train, and a second one as reference where its values cannot be kept."
-    as_saved = "bfloat16" if fast_bf16() else "float32"
-    frozen = replace(options, dtype=as_saved, adapter="")
+    frozen = replace(options, dtype=_frozen_format(), adapter="")
     if settings.train == "full":
         whole = load_model(folder, replace(frozen, dtype="float32"))
         return whole, load_model(folder, frozen) if processes() > 1 else None
@@ -228,6 +228,13 @@ def _models(folder, settings, options):
         adapter = check_adapter(options.adapter, folder, options)
         model = with_adapter(model, adapter, trainable=True)
     return model, None
+
+
+def _frozen_format() -> Dtype:
+    "Return the number format of weights that do not move."
+    if fast_bf16():
+        return "bfloat16"
+    return "float16" if training_format(this_device()) == "float16" else "float32"
 
 
 def _forget_places(folder):

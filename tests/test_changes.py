@@ -55,6 +55,7 @@ INERT = {
 }
 REPLICAS = {
     "engine.kind": "ray",
+    "engine.repeatable": True,
     "engine.replicas": 2,
     "engine.per_replica.gpus": 4,
     "engine.per_replica.tensor_parallel": 2,
@@ -82,6 +83,7 @@ CHANGES = {
     "seed": (1, ALL),
     "rounds": (2, "rounds aligned-2 heldout tailor student-arte eval"),
     "teacher.chat": ("on", DRAFTS),
+    "teacher.quantize": ("4bit", DRAFTS),
     "student.chat": ("on", f"irt {SCORES}"),
     "data.items": ("bbh", ALL),
     "data.test": ("bbh", "eval"),

@@ -88,8 +88,8 @@ def test_recipes_and_version():
 @pytest.mark.parametrize(
     "args, message",
     [
-        (["run", "nanno"], "Did you mean nano? The presets are nano, paper, small, table2"),
-        (["run", "nothing-like-it"], "The presets are nano, paper, small, table2"),
+        (["run", "nanno"], "Did you mean nano? The presets are nano, paper, small, t4, table2"),
+        (["run", "nothing-like-it"], "The presets are nano, paper, small, t4, table2"),
         (["run", "none.yaml"], "There is no recipe file none.yaml"),
         (["run", "nano", "--set", "irt.k=99"], "irt.k: got 99"),
         (["run", "nano", "--set", "align.learn=1"], "align.learn: there is no such field"),

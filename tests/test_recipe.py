@@ -271,7 +271,7 @@ def test_numbers_as_people_write_them(tmp_path):
 
 def test_presets():
     tables = [f"table{i}{scale}" for i in range(2, 7) for scale in ("", "-nano")]
-    assert preset_names() == sorted(["nano", "paper", "small", *tables])
+    assert preset_names() == sorted(["nano", "paper", "small", "t4", *tables])
     presets = {name: load_recipe(name) for name in preset_names()}
     assert all(back(r) == r and r.name == name for name, r in presets.items())
     nano, paper, small = (presets[name] for name in ("nano", "paper", "small"))

@@ -155,6 +155,7 @@ class Journaled(Engine):
         self.journal, self.fingerprint, self.make = journal, fingerprint, make
         self.chunk, self.label, self.template = chunk, label, template
         self.inner: Engine | None = None
+        self.waiting = 0  # questions that the journal lacked when the engine was needed
         self.hits = self.misses = self.tokens_in = self.tokens_out = self.cleaned = 0
 
     def engine(self) -> Engine:
@@ -217,6 +218,7 @@ class Journaled(Engine):
 
     def _fill(self, asked, missing, size):
         "Generate what is missing; ask again for what is not whole."
+        self.waiting = len(missing)
         with progress(len(missing), self.label) as bar:
             for _ in range(TRIES):
                 left = self._generate(asked, missing, size, bar)

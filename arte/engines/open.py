@@ -7,7 +7,7 @@ __all__ = ['ENGINES', 'EngineKind', 'open_model']
 
 # %% ../../nbs/engines/open.ipynb #31fbca13
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,6 +32,9 @@ class EngineKind:
 
 def _open_transformers(folder, options, settings):
     each = settings.per_replica
+    if settings.repeatable:
+        problem = "got true, but only vLLM has kernels for it, and this engine is transformers"
+        settings.refuse("repeatable", problem, "Install vLLM, or write: repeatable: false")
     if each.tensor_parallel * each.pipeline_parallel > 1:
         raise ValueError(
             "only vLLM spreads a model over several devices, and this engine is transformers "
@@ -47,13 +50,19 @@ def _open_vllm(folder, options, settings):
             "engine.kind is 'vllm', but vLLM isn't installed: pip install \"arte-distill[vllm]\" "
             "(GPU) or \"arte-distill[cpu]\" (CPU), or choose 'transformers'"
         )
+    if options.quantize:
+        _say_once("vLLM has no four-bit weights of bitsandbytes: such a model runs in transformers")
+        return _open_transformers(folder, options, settings)
     each = settings.per_replica
-    return VllmEngine(
+    engine = VllmEngine(
         folder,
         options,
         tensor_parallel=each.tensor_parallel,
         pipeline_parallel=each.pipeline_parallel,
+        repeatable=settings.repeatable,
     )
+    _say_once(f"engine: vLLM, {engine.how}")
+    return engine
 
 
 def _open_auto(folder, options, settings):
@@ -61,11 +70,12 @@ def _open_auto(folder, options, settings):
     if find_spec("vllm") is None:
         _say_once("engine: transformers (vLLM, which is faster, isn't installed)")
         return _open_transformers(folder, options, settings)
-    _say_once("engine: vLLM")
     return _open_vllm(folder, options, settings)
 
 
 def _open_ray(folder, options, settings):
+    if options.prompts is not None:
+        options = replace(options, prompts=options.prompts // settings.replicas)
     in_replica = partial(_open_auto, folder, options, settings)
     adapter = options.adapter
     return RayEngine(folder, in_replica, settings.replicas, settings.per_replica, adapter=adapter)

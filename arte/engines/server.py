@@ -46,7 +46,7 @@ class ServerEngine(Engine):
         max_model_len: int = 4096,  # prompt and new tokens of a text, as the server has it
         options: ModelOptions = ModelOptions(),  # trust, for the tokenizer; adapter
     ):
-        self.fingerprint = fingerprint(path, options.adapter)
+        self.fingerprint = fingerprint(path, options.adapter, options.quantize)
         self.tokenizer = load_tokenizer(path, options)
         self.url, self.model, self.max_model_len = url, model, max_model_len
         self.concurrency, self.retries = concurrency, retries

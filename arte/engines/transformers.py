@@ -6,7 +6,7 @@
 __all__ = ['choose', 'TransformersEngine']
 
 # %% ../../nbs/engines/transformers.ipynb #1f75b454
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 import numpy as np
@@ -26,6 +26,7 @@ from arte.engines.protocol import (
     is_looping,
 )
 from ..models.attention import Beginnings, share_beginnings
+from ..models.devices.device import Device, generating_format, this_device
 from ..models.folders import fingerprint
 from ..models.load import ModelOptions, load_model, load_tokenizer
 from ..models.terminal import progress
@@ -83,7 +84,7 @@ class _Batch:
 
 # %% ../../nbs/engines/transformers.ipynb #f23115c6
 class TransformersEngine(Engine):
-    "Generate with transformers, on a GPU if there is one."
+    "Generate with transformers, on a GPU (NVIDIA's, AMD's or Apple's) if there is one."
 
     def __init__(
         self,
@@ -91,13 +92,14 @@ class TransformersEngine(Engine):
         options: ModelOptions = ModelOptions(),  # number format, trust
         batch_tokens: int = 16384,  # prompt and new tokens of a batch; shared ones count once
         max_model_len: int = 4096,  # prompt and new tokens of a text; at most the model's own limit
-        device: str | None = None,  # None: cuda if there is one, else cpu
+        device: str | None = None,  # None: cuda or mps if there is one, else cpu
     ):
-        import torch
-
-        self.folder, self.fingerprint = Path(path), fingerprint(path, options.adapter)
+        self.folder = Path(path)
+        self.fingerprint = fingerprint(path, options.adapter, options.quantize)
         self.batch_tokens = batch_tokens
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        here = this_device() if device is None else Device(device)
+        options = replace(options, dtype=generating_format(options.dtype, here))
+        self.device = here.kind
         self.tokenizer = load_tokenizer(path, options)
         self.model = load_model(path, options).to(self.device)
         self.max_model_len = min(max_model_len, self.model.config.max_position_embeddings)
@@ -305,8 +307,8 @@ class TransformersEngine(Engine):
 
         self.model = None
         gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        if self.device != "cpu":
+            getattr(torch, self.device.split(":")[0]).empty_cache()
 
 
 def _members(families):

@@ -8,6 +8,7 @@ __all__ = ['VllmEngine', 'room_for_adapter']
 # %% ../../nbs/engines/vllm.ipynb #4a3c6802
 import json
 import os
+import shutil
 import sys
 import warnings
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ from arte.engines.protocol import (
 from .guard.endings import death_explained, engine_dies_with_us
 from .guard.reply import finish_of
 from .guard.stops import Draw, Said, ask_on
+from ..models.devices.device import Device, generating_format
+from ..models.devices.serving import Platform, check_repeatable, serving, serving_text
 from ..models.folders import fingerprint
 from ..models.load import ModelOptions, load_tokenizer
 from ..models.terminal import held_back, progress, quiet, someone_watches
@@ -35,11 +38,14 @@ from ..models.terminal import held_back, progress, quiet, someone_watches
 # %% ../../nbs/engines/vllm.ipynb #41074757
 def _vllm_environment(
     devices,  # that one model is spread over
+    repeatable=False,  # the same text whatever else is asked
 ):  # whether the engine runs inside this process
     "Set what vLLM reads from the environment; what the user has set stays."
     import torch
 
     settings = dict(VLLM_LOGGING_LEVEL="ERROR", VLLM_NO_USAGE_STATS="1")
+    if repeatable:
+        settings["VLLM_BATCH_INVARIANT"] = "1"
     if not torch.cuda.is_available():
         cores = _cores()
         shares = [",".join(map(str, cores[i::devices])) for i in range(devices)]
@@ -59,6 +65,21 @@ def _cores():
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count()))
+
+
+def _platform():
+    "Look at what vLLM runs on, without starting CUDA in this process."
+    import torch
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        return Platform(compiler=shutil.which("g++") is not None)
+    memory = free = current_platform.get_device_total_memory()
+    if torch.cuda.is_initialized():  # something was trained here, and PyTorch keeps the memory
+        torch.cuda.empty_cache()
+        free, _ = torch.cuda.mem_get_info()
+    capability = current_platform.get_device_capability() or (0, 0)
+    return Platform(current_platform.device_type, tuple(capability)[:2], memory / 1e9, free / 1e9)
 
 
 @contextmanager
@@ -82,11 +103,13 @@ class VllmEngine(Engine):
         max_model_len: int = 4096,  # prompt and new tokens of a text; at most the model's own limit
         tensor_parallel: int = 1,  # devices that share each layer
         pipeline_parallel: int = 1,  # groups of such devices that have some of the layers each
+        repeatable: bool = False,  # the same text whatever else is asked; some GPUs only
     ):
         import torch
 
         self.folder, self.fingerprint = Path(path), fingerprint(path, options.adapter)
-        self.inside = _vllm_environment(tensor_parallel * pipeline_parallel)
+        self.inside = _vllm_environment(tensor_parallel * pipeline_parallel, repeatable)
+        self.repeatable = repeatable
         self._set_num_threads = torch.set_num_threads
         self.tokenizer = load_tokenizer(path, options)
         self.max_model_len = min(max_model_len, _model_limit(path, options))
@@ -105,18 +128,29 @@ class VllmEngine(Engine):
             warnings.simplefilter("ignore")
             from vllm import LLM
 
+            settings |= self._settings(options)
             with death_explained(f"while it opened {self.folder}"), engine_dies_with_us():
                 return LLM(
                     str(self.folder),
-                    dtype=options.dtype,
                     max_model_len=self.max_model_len,
-                    enforce_eager=True,
-                    enable_prefix_caching=True,
                     disable_log_stats=True,
                     use_tqdm_on_load=False,
                     trust_remote_code=options.trust_remote_code,
                     **settings,
                 )
+
+    def _settings(self, options):
+        "Return what depends on the device, and note it in `how`."
+        from vllm import envs
+
+        platform = _platform()
+        if self.repeatable:
+            check_repeatable(platform, "VLLM_BATCH_INVARIANT" in envs.environment_variables)
+        bfloat16 = platform.kind != "cuda" or platform.capability >= (8, 0)
+        device = Device(platform.kind, bfloat16)
+        found = serving(platform, options.prompts)
+        self.how = serving_text(found)
+        return found | dict(dtype=generating_format(options.dtype, device))
 
     def _run(self, ids, params):
         "Let vLLM answer prompts, with a progress bar of our kind."

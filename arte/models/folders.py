@@ -124,8 +124,8 @@ _FILES = (
 
 
 @lru_cache(maxsize=64)
-def _fingerprint(files):
-    h = hashlib.blake2b(digest_size=8)
+def _fingerprint(files, quantize):
+    h = hashlib.blake2b(quantize.encode(), digest_size=8)
     for path, _, _ in files:
         h.update(f"{Path(path).name}\0{file_hash([path])}\0".encode())
     return h.hexdigest()
@@ -134,6 +134,7 @@ def _fingerprint(files):
 def fingerprint(
     folder: str | Path,  # a model folder
     adapter: str | Path = "",  # folder of a LoRA adapter on it; "": none
+    quantize: str = "",  # how its weights are rounded when it is opened: "4bit"; "": not at all
 ) -> str:  # 16 hex digits
     "Hash weights, config, tokenizer and adapter; every copy has the same fingerprint."
     folder = check_folder(folder)
@@ -146,7 +147,7 @@ def fingerprint(
     for p in sorted(files, key=lambda p: p.name):
         s = p.stat()
         known.append((str(p), s.st_size, s.st_mtime_ns))
-    return _fingerprint(tuple(known))
+    return _fingerprint(tuple(known), quantize)
 
 # %% ../../nbs/models/folders.ipynb #c8022a8e
 _FROM_HUB = (

@@ -13,6 +13,8 @@ from typing import Any
 from ..core.files import whole_folder
 from ..core.fields import Switch
 from ..core.settings.machine import Dtype
+from .devices.device import this_device
+from .devices.four_bit import check_four_bit, four_bit
 from .terminal import quiet
 
 # %% ../../nbs/models/load.ipynb #63f533b9
@@ -25,6 +27,8 @@ class ModelOptions:
     trust_remote_code: bool = False  # run Python code that comes with the model
     adapter: str = ""  # folder of a LoRA adapter that is opened on the weights; "": none
     train_embeddings: bool = True  # False: a fine-tuning leaves the (often tied) embedding as it is
+    quantize: str = ""  # round the weights of linear layers: "4bit"; "": not at all
+    prompts: int | None = None  # that wait to be answered; None: not known; vLLM compiles for many
 
     @classmethod
     def of(
@@ -33,7 +37,8 @@ class ModelOptions:
         role: str,  # of the model in a run: "teacher", "student", "aligned", "respondent-1"
     ):  # `ModelOptions`
         "Return the options that a recipe asks for."
-        return cls(recipe.engine.dtype, recipe.chat_of(role), recipe.trust_remote_code)
+        how = recipe.engine.dtype, recipe.chat_of(role), recipe.trust_remote_code
+        return cls(*how, quantize=recipe.quantize_of(role))
 
 # %% ../../nbs/models/load.ipynb #427ad2f9
 def set_pad(
@@ -182,8 +187,6 @@ def load_model(
     options: ModelOptions = ModelOptions("float32"),  # number format, trust, adapter
 ):  # a transformers model
     "Load a model in evaluation mode, with an embedding for every token of its tokenizer."
-    import torch
-
     if options.adapter:
         check_adapter(options.adapter, folder, options)
     tokenizer = load_tokenizer(folder, options)
@@ -192,9 +195,10 @@ def load_model(
 
         model: Any = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=getattr(torch, options.dtype),
+            dtype=options.dtype,
             use_safetensors=True,
             trust_remote_code=options.trust_remote_code,
+            **_rounding(options),
         )
     if model.get_input_embeddings().num_embeddings < len(tokenizer):
         model.resize_token_embeddings(len(tokenizer))
@@ -202,6 +206,14 @@ def load_model(
     if options.adapter:
         model = with_adapter(model, options.adapter)
     return model.eval()
+
+
+def _rounding(options):
+    "Return how weights are rounded as they are opened, as keyword arguments."
+    if not options.quantize:
+        return {}
+    check_four_bit(this_device())
+    return dict(quantization_config=four_bit(options.dtype))
 
 # %% ../../nbs/models/load.ipynb #1c89efe2
 def save_model(
@@ -230,7 +242,8 @@ def merge_adapter(
     "Merge a LoRA adapter into its model; warn where rounding loses more than a tenth of it."
     import torch
 
-    model = load_model(base, replace(options, dtype="float32", adapter=str(adapter)))
+    whole = replace(options, dtype="float32", adapter=str(adapter), quantize="")
+    model = load_model(base, whole)
     saved_as = getattr(torch, options.dtype)
     kept, length = 0.0, 0.0
     for layer in model.modules():

@@ -7,7 +7,6 @@ __all__ = ['register_model', 'open_engine', 'template_of', 'chatting', 'live_eng
 
 # %% ../../nbs/run/engine.ipynb #35781032
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from ..engines.journaled import Journaled
 from ..engines.open import ENGINES, EngineKind, open_model
@@ -35,12 +34,11 @@ def open_engine(
     engines: tuple[EngineKind, ...] = ENGINES,  # the kinds to choose from
 ) -> Journaled:
     "Open an engine over a model of a run, which generates nothing twice."
-    folder = run.model_folder(role)
-    make = None
+    folder, fingerprint = run.model_folder(role), run.models[role]["fingerprint"]
+    asked = Journaled(run.journal, fingerprint, label=role, template=template_of(run, role))
     if run.writable and folder.is_dir():
-        make = partial(live_engine, run, role, folder, engines)
-    fingerprint = run.models[role]["fingerprint"]
-    return Journaled(run.journal, fingerprint, make, label=role, template=template_of(run, role))
+        asked.make = lambda: live_engine(run, role, folder, engines, asked.waiting)
+    return asked
 
 
 def template_of(
@@ -72,10 +70,12 @@ def live_engine(
     role: str,  # of the model
     folder: Path,  # with its weights
     engines: tuple[EngineKind, ...] = ENGINES,  # the kinds to choose from
+    prompts: int | None = None,  # that wait to be answered; None: not known
 ) -> Engine:
     "Open the model itself, as the recipe's section `engine` says."
     settings = run.recipe.engine
-    options = replace(ModelOptions.of(run.recipe, role), adapter=run.model_adapter(role))
+    options = ModelOptions.of(run.recipe, role)
+    options = replace(options, adapter=run.model_adapter(role), prompts=prompts)
     if settings.kind == "server":
         if _served_name(run, role) == settings.model:
             try:

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from ..core.files import whole_folder
 from ..core.settings.recipe import Recipe
+from ..models.devices.device import this_device
+from ..models.devices.four_bit import check_four_bit
 from ..models.launch import launch_config
 from ..models.train import trackers
 from .parts import PARTS
@@ -76,6 +78,8 @@ def run(
     if recipe.accelerate:
         launch_config(recipe.accelerate)  # says now, not after hours, what is missing
     trackers(recipe.report_to)
+    if recipe.teacher.quantize:
+        check_four_bit(this_device())
     with RunDir(out, recipe) as folder:
         if source:
             take_over(folder, source)

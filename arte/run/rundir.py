@@ -274,7 +274,7 @@ class RunDir:
         model = dict(folder=self._place(folder))
         if adapter:
             model["adapter"] = self._place(adapter)
-        model["fingerprint"] = fingerprint(folder, adapter)
+        model["fingerprint"] = fingerprint(folder, adapter, self.recipe.quantize_of(role))
         if made_of:
             model["made_of"] = made_of
         self.note_model(role, model)

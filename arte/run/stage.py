@@ -215,6 +215,9 @@ class Counts(dict):
         )
         if engine.cleaned:
             self.add_up(dict(texts_with_half_a_character=engine.cleaned))
+        how = getattr(engine.inner, "how", "")
+        if how and how not in self.get("vLLM", ""):
+            self["vLLM"] = "; ".join(filter(None, (self.get("vLLM"), how)))
 
     def add_up(
         self,

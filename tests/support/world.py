@@ -130,8 +130,11 @@ class World:
         patch.setenv("ARTE_CACHE", str(self.folder / "cache"))
         patch.setattr(
             "arte.run.engine.live_engine",
-            lambda run, role, folder, engines: self.open(role, run.models[role]["fingerprint"]),
+            lambda run, role, folder, engines, prompts: self.open(
+                role, run.models[role]["fingerprint"]
+            ),
         )
+        patch.setattr("arte.run.pipeline.check_four_bit", lambda device: None)
         patch.setattr(nano, "trim_vocabulary", lambda base, out, n: copy_model(base, out, n))
         if not training:
             self.make_quick(patch)

@@ -56,6 +56,9 @@ class EngineSettings(Section, place="engine"):
     # vllm, ray: the GPUs of each copy of the teacher; any other model gets one GPU, and with ray as
     # many replicas as there are GPUs
     per_replica: PerReplica = PerReplica()
+    # vllm, ray: the same text for a prompt whatever else is asked, by slower kernels that vLLM has
+    # for some GPUs
+    repeatable: bool = False
 
     def check(self):
         "Refuse an engine that lacks what it needs, or has what it does not use."
@@ -71,6 +74,9 @@ class EngineSettings(Section, place="engine"):
         if self.kind != "ray" and self.replicas > 1:
             problem = f"got {self.replicas} with kind: {self.kind}, which opens a model once"
             self.refuse("replicas", problem, "Write: kind: ray")
+        if self.repeatable and self.kind in ("server", "transformers"):
+            problem = f"got true with kind: {self.kind}, and only vLLM has such kernels"
+            self.refuse("repeatable", problem, "Write: kind: vllm, or repeatable: false")
         if self.kind not in ("vllm", "ray") and self.per_replica != PerReplica():
             problem = f"got it with kind: {self.kind}, which does not spread a model over GPUs"
             self.refuse("per_replica", problem, "Write: kind: vllm, or kind: ray.")

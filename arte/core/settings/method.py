@@ -47,6 +47,9 @@ class Teacher(Section, place="teacher"):
     # ask for the answer between tags in the naive prompt too? Table 8 does not, so a teacher that
     # was not aligned never writes them
     reminder: bool = False
+    # round its weights while it writes and is aligned: 4bit, for a small GPU (needs bitsandbytes);
+    # the paper says nothing of it
+    quantize: Literal["4bit"] | None = None
 
     def check(self):
         "Refuse other prompts than those that a school teaches."

@@ -88,6 +88,22 @@ def _check_server(r):
         )
         raise RecipeError("engine.model", problem, f"Write: model: {served[-1]}")
 
+
+def _check_quantize(r):
+    "Refuse a rounded teacher whose weights move or are spread over several GPUs."
+    if not r.teacher.quantize:
+        return
+    excluded = (
+        (r.align.train == "full", "rounded weights cannot be trained", "align.train: lora"),
+        (r.accelerate is not None, "it is for one process", "accelerate: null"),
+        (r.engine.kind == "ray", "it is for one GPU", "engine.kind: auto"),
+        (r.engine.repeatable, "it runs in transformers", "engine.repeatable: false"),
+    )
+    for found, why, fix in excluded:
+        if found:
+            problem = f"got {r.teacher.quantize}, but {why}"
+            raise RecipeError("teacher.quantize", problem, f"Write: {fix}, or quantize: null.")
+
 # %% ../../../nbs/core/settings/recipe.ipynb #e2a4e78f
 @dataclass(frozen=True)
 class Recipe(Section):
@@ -133,6 +149,15 @@ class Recipe(Section):
         _check_drafts(self)
         _check_lengths(self)
         _check_server(self)
+        _check_quantize(self)
+
+    def quantize_of(
+        self,
+        role: str,  # of a model of a run, as for `chat_of`
+    ) -> str:  # "4bit"; "": not at all
+        "Return how a model's weights are rounded when it is opened: only the teacher's are."
+        is_teacher = role.startswith(("teacher", "aligned"))
+        return self.teacher.quantize or "" if is_teacher else ""
 
     def chat_of(
         self,

@@ -11,8 +11,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 from ...core.basics import finished
+from ...models.devices.device import Device, tokens_at_once
 from .jobs import Estimate, Job
-from .machine import GPUS, job_gb, parameters, shape_of
+from .machine import GPUS, job_gb, parameters, shape_of, usual_memory
 from .texts import rough_tokens
 from ...tailor import readable
 
@@ -35,6 +36,8 @@ def notes(
         bring = f"{most} decodings bring about {brings:.0f} questions a task"
         lines.append(f"{section}.budget: {bring}, where {wanted} are wanted: raise it")
     lines += [*_filter_notes(e), *_tokenizer_notes(e), *_alignment_notes(e.recipe)]
+    if e.recipe.teacher.quantize:
+        lines.append(_four_bit_note(e.recipe, GPUS[gpu].memory if gpu else None))
     if gpu:
         lines.append(_machine_note(gpu, count, table))
     elif "hours" in table and e.run is not None:
@@ -52,7 +55,7 @@ def _alignment_notes(recipe):
     except LookupError:
         return []
     whole, adapter = _alignment_gb(recipe, shape)
-    if whole <= LARGE:
+    if whole <= LARGE or recipe.teacher.quantize:  # rounded weights cannot be trained
         return []
     n = math.ceil(whole / (LARGE * TOGETHER)) * TOGETHER
     room, numbers = LARGE * TOGETHER, parameters(shape) / 1e9
@@ -73,9 +76,19 @@ def _alignment_notes(recipe):
 
 def _alignment_gb(recipe, shape):
     "Return the memory of aligning all weights, and of aligning an adapter."
-    several = replace(recipe, accelerate="fsdp-8")
+    teacher = replace(recipe.teacher, quantize=None)
+    several = replace(recipe, accelerate="fsdp-8", teacher=teacher)
     jobs = [Job("teacher", trained=1, read=1, lora=lora) for lora in (False, True)]
     return [job_gb(job, shape, several) for job in jobs]
+
+
+def _four_bit_note(recipe, memory):
+    memory = memory or usual_memory(recipe)
+    tokens = tokens_at_once(Device("cuda", memory=memory))
+    return (
+        f"Memory: the teacher's layers in 4 bits, and in training {tokens:,} tokens at a time, as "
+        f"on a GPU of {memory:g} GB"
+    )
 
 
 def _drafts_note(e):

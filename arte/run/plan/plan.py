@@ -12,7 +12,7 @@ import pandas as pd
 from ...core.settings.recipe import Recipe
 from ..parts import PARTS
 from .jobs import Estimate
-from .machine import BYTES, GPUS, job_gb, job_seconds, shape_of
+from .machine import BYTES, GPUS, is_rounded, job_gb, job_seconds, shape_of
 from .notes import notes
 from ..rundir import RunDir
 from ..stage import Parts
@@ -109,7 +109,8 @@ def _row(e, stage, machine):
     except LookupError:
         unknown = ["gpu_gb", "hours"] if machine else ["gpu_gb"]
         return row | dict.fromkeys(unknown, math.nan)
-    sizes = [job_gb(job, s, e.recipe) for job, s in zip(jobs, shapes)]
+    memory = machine.memory if machine else None
+    sizes = [job_gb(job, s, e.recipe, memory) for job, s in zip(jobs, shapes)]
     row["gpu_gb"] = max(sizes, default=0.0)
     if machine:
         row["hours"] = _roofline_hours(e, jobs, shapes, machine)
@@ -120,8 +121,10 @@ def _row(e, stage, machine):
 
 def _roofline_hours(e, jobs, shapes, machine):
     width = BYTES[e.recipe.engine.dtype]
-    seconds = [job_seconds(job, s, machine, width) for job, s in zip(jobs, shapes)]
-    return sum(seconds) / 3600
+    seconds = 0.0
+    for job, s in zip(jobs, shapes):
+        seconds += job_seconds(job, s, machine, width, rounded=is_rounded(job, e.recipe))
+    return seconds / 3600
 
 # %% ../../../nbs/run/plan/plan.ipynb #12e193b0
 def pace(
