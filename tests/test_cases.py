@@ -6,6 +6,10 @@ Each test is one kind of fault. The inputs in files lie in `cases`, beside the f
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,6 +29,7 @@ from arte.data.instructions import load_instructions
 from arte.data.own_file import task_from_csv
 from arte.distill import check_equal
 from arte.elicit import Sieve
+from arte.engines.guard.endings import death_explained
 from arte.engines.journal import CompletionRow, Journal, entry_key
 from arte.engines.journaled import Journaled
 from arte.engines.protocol import Completion, FunctionEngine, Sampling
@@ -32,6 +37,7 @@ from arte.engines.server import ServerEngine
 from arte.engines.transformers import TransformersEngine
 from arte.models.chat import open_template
 from arte.models.load import ModelOptions, load_model, load_tokenizer
+from arte.run.cli import USER_ERRORS, message
 from arte.run.rundir import RunDir
 from support.tiny import tiny_recipe
 
@@ -553,3 +559,85 @@ def test_no_engine_s_half_answer_is_kept(tmp_path, text, finish):
         ]
         engine.generate(["21", "22", "23"])
     assert len(engine.journal) == 5
+
+
+BEGINS = """
+import multiprocessing, os, sys, time
+from arte.engines.guard.endings import engine_dies_with_us
+
+if __name__ == "__main__":
+    from vllm.v1.engine.core import EngineCoreProc
+
+    with engine_dies_with_us():
+        begin, note = EngineCoreProc.run_engine_core, dict(note=sys.argv[2])
+        multiprocessing.get_context(sys.argv[1]).Process(target=begin, kwargs=note).start()
+    assert "_begin_engine" not in repr(EngineCoreProc.run_engine_core)
+    time.sleep(60)
+"""
+CORE = """
+import os, time
+
+
+class EngineCoreProc:
+    @staticmethod
+    def run_engine_core(note):
+        with open(note, "w") as f:
+            f.write(str(os.getpid()))
+        time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux ends orphans")
+@pytest.mark.parametrize("way", ["spawn", "fork"])
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
+def test_an_engine_s_process_dies_with_the_run(tmp_path, way, sign):
+    "A stand-in for vLLM, whose own process outlives its parent otherwise."
+    core = tmp_path / "vllm/v1/engine"
+    core.mkdir(parents=True)
+    for folder in (core, *core.parents[:2]):
+        (folder / "__init__.py").touch()
+    (core / "core.py").write_text(CORE)
+    script, note = tmp_path / "begins.py", tmp_path / "pid"
+    script.write_text(BEGINS)
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    env = os.environ | dict(PYTHONPATH=paths)
+    parent = subprocess.Popen([sys.executable, str(script), way, str(note)], env=env)
+    until(lambda: note.is_file() and note.read_text())
+    child = int(note.read_text())
+    assert is_running(child)
+    parent.send_signal(sign)
+    parent.wait(20)
+    until(lambda: not is_running(child))
+
+
+def until(true, seconds=40):
+    "Wait until something is true."
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def is_running(pid):
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_a_dead_engine_says_what_to_do_and_what_is_kept(tmp_path):
+    "As vLLM's engine dies under load: the chunks before are in the journal."
+
+    class EngineDeadError(Exception):
+        pass
+
+    def generate(prompts, sampling):
+        with death_explained(f"while it answered {len(prompts)} prompts"):
+            if "5" in prompts:
+                raise EngineDeadError("EngineCore encountered an issue.")
+            return [[Completion(p, 1, 1, "eos")] for p in prompts]
+
+    dying = SimpleNamespace(fingerprint="d", generate=generate)
+    engine = Journaled(Journal(tmp_path / "j.db"), "d", lambda: dying, chunk=2)
+    with pytest.raises(ChildProcessError, match="died while it answered 1 prompts") as e:
+        engine.generate(list("12345"))
+    assert "run the same command again" in message(e.value) and "\n" not in message(e.value)
+    assert isinstance(e.value, USER_ERRORS) and len(engine.journal) == 4

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from ...core.basics import derive_seed
 from ...core.tags import cut_at_stop
-from ..protocol import Completion, Sampling, generated_text
+from ..protocol import Completion, Sampling, generated_text, is_looping
 
 # %% ../../../nbs/engines/guard/stops.ipynb #ed779f55
 class Said(NamedTuple):
@@ -54,18 +54,33 @@ class Draw:
     def take(
         self,
         said: Said,  # the answer to the last request
-        stop: tuple,  # stop strings
+        sampling: Sampling,  # how to decode
         tokenizer,  # of the model
     ) -> bool:
         "Add an answer; return whether it must go on, because its stop is none."
-        before, self.tokens = self.said, self.tokens + said.tokens
-        ids = said.ids or []
-        if said.ids is None and (before or said.finish == "stop"):
+        before, ids, stopped = self.said, said.ids or [], said.finish == "stop"
+        if said.ids is None and (before or stopped):
             ids = tokenizer(said.text, add_special_tokens=False).input_ids
-        text = generated_text(tokenizer, self.ids, before + ids) if before else said.text
-        cut = cut_at_stop(text, stop) if said.finish == "stop" else None
-        self.text, self.finish, self.said = cut or text, said.finish, before + ids
-        return said.finish == "stop" and cut is None
+        self.said, self.tokens, self.finish = before + ids, self.tokens + said.tokens, said.finish
+        self.text = generated_text(tokenizer, self.ids, self.said) if before else said.text
+        cut = cut_at_stop(self.text, sampling.stop) if stopped else None
+        self.text = cut or self.text
+        on = stopped and cut is None
+        if not (before or on) or not self._loops(len(before), on, sampling):
+            return on
+        self.text, self.finish = generated_text(tokenizer, self.ids, self.said), "repeat"
+        return False
+
+    def _loops(self, known, on, sampling):
+        "Cut the tokens where they loop: an engine looks for loops within one request only."
+        if sampling.temperature or not sampling.stop_repeats:
+            return False
+        for n in range(known + 1, len(self.said) + on):
+            if is_looping(self.said[:n]):
+                self.tokens -= len(self.said) - n
+                self.said = self.said[:n]
+                return True
+        return False
 
     def completion(self) -> Completion:
         "Return what was said in all requests."
@@ -84,7 +99,7 @@ def ask_on(
     while going:
         on = []
         for draw, said in zip(going, ask(going), strict=True):
-            if not draw.take(said, sampling.stop, tokenizer):
+            if not draw.take(said, sampling, tokenizer):
                 continue
             if draw.room(sampling, limit) > 0:
                 on.append(draw)
