@@ -331,6 +331,78 @@ def test_no_network_at_all(hub, tmp_path):
     assert "arte: bbh is not here and no server gave it:" in done.stderr
 
 
+# A run's first stage, on BBH's own items
+
+FIRST_STAGE = """
+import json, sys
+from arte.core.recipes import load_recipe
+from arte.run.parts import PARTS
+from arte.run.rundir import RunDir
+from arte.run.stages.items import run_items
+own = {"teacher.model": sys.argv[1], "student.model": sys.argv[1], "eval.max_tokens": 1024}
+with RunDir("run", load_recipe("nano", **own)) as run:
+    counts = run_items(run, PARTS)
+    items = run.table("items")
+    tested = items[items.split == "test"].question.tolist()
+    print("FOUND " + json.dumps(counts | dict(tested=tested)))
+"""
+
+
+def put_bbh(sites, data, reached):
+    "Let servers have the real items."
+    tasks = builtin_tasks()
+    if reached == "the archive":
+        files = {f"bbh/{task}.json": (data / f"{task}.json").read_bytes() for task in tasks}
+        for name in (f"cot-prompts/{task}.txt" for task in tasks):
+            files[name] = (data / name).read_bytes()
+        sites.put_archive(ways.REPOSITORY, ways.COMMIT, files)
+    if reached == "the hub":
+        rows = {task: json.loads((data / f"{task}.json").read_text())["examples"] for task in tasks}
+        sites.put_data(ways.HUB, {task: dict(test=rows[task]) for task in tasks})
+        sites.repos[f"datasets/{ways.HUB}"]["commit"] = ways.REVISION
+
+
+def first_stage(tmp_path, url, model):
+    "What a process in a new home prints, and what it found."
+    drop = ("HF_", "ARTE_")
+    known = {name: value for name, value in os.environ.items() if not name.startswith(drop)}
+    servers = dict(HF_ENDPOINT=url, ARTE_GITHUB=url, PIP_INDEX_URL=f"{url}/simple")
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_STAGE, model],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+        env=known | servers | dict(HOME=str(tmp_path / "home"), PYTHONPATH=str(ROOT)),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    told, _, found = done.stdout.rpartition("FOUND ")
+    return told.splitlines(), json.loads(found)
+
+
+@pytest.mark.parametrize("reached", ["the archive", "the hub", "nothing"])
+def test_a_run_on_a_new_machine(tmp_path, sites, tiny_model, reached):
+    "A new home, no cache; `data.test: auto` is BBH if a server has it, else generated items."
+    data = bbh_source()
+    if data is None or not (data / "cot-prompts").is_dir():
+        pytest.skip("needs BBH's files: set ARTE_DATA to a folder that holds them")
+    put_bbh(sites, data, reached)
+    url = "http://127.0.0.1:9" if reached == "nothing" else sites.url
+    told, found = first_stage(tmp_path, url, tiny_model)
+    if reached == "nothing":
+        assert found["test_data"] == "generated" and "fetched_from" not in found
+        assert told[-1].endswith("BBH is out of reach: the test items are generated ones")
+        return
+    questions = {item.question for task in builtin_tasks() for item in load_bbh(task, data)}
+    assert found["test_data"] == "bbh" and set(found["tested"]) <= questions
+    server = ways.BBH_PLACE.ways[reached == "the hub"].name
+    assert found["fetched_from"] == f"bbh from {server}"
+    (line,) = [line for line in told if line.startswith("bbh: 27 files, 6,511 items")]
+    assert f", from {server}, now in {tmp_path}/home/.cache/arte/bbh" in line
+    assert ("3 worked examples each" in line) == (reached == "the archive")
+    assert "worded differently" not in line
+
+
 # The overview
 
 

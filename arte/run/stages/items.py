@@ -6,7 +6,10 @@
 __all__ = ['ITEMS', 'SCHOOL', 'run_items', 'run_school', 'school_needs']
 
 # %% ../../../nbs/run/stages/items.ipynb #64ae5cb1
+from ...data.bigbench import BIGBENCH_PLACE
+from ...data.fetch.bbh import BBH_PLACE
 from ...data.instructions import instruction_source
+from ...data.places import find_data, origin
 from ..plan.jobs import Estimate, Job, steps
 from ..plan.texts import token_counter
 from ..engine import register_model, template_of
@@ -36,7 +39,19 @@ def run_items(
         template_of(
             run, role
         )  # refuses a chat template that can't be used, before anything is made
-    return Counts(items=len(items), test_data=source)
+    counts = Counts(items=len(items), test_data=source)
+    if way := _fetched_from({recipe.data.items, source}):
+        counts["fetched_from"] = way
+    return counts
+
+
+def _fetched_from(names):  # data sets and servers; empty for a folder of the user's own
+    found = []
+    for place in (BBH_PLACE, BIGBENCH_PLACE):
+        folder = find_data(place) if place.name in names else None
+        if folder and (way := origin(folder).get("way")):
+            found.append(f"{place.name} from {way}")
+    return "; ".join(found)
 
 
 def _first_teacher(recipe):
