@@ -93,3 +93,12 @@ def test_without_unfinished_examples(world, field, value):
     assert "Left out before the training sets were cut" in write_report(run.folder).read_text()
     notes = plan(run.recipe, first).attrs["notes"]
     assert any("every arm is cut to the smallest" in note for note in notes)
+
+
+def test_the_loss_on_gold_rationales_of_every_student(world):
+    run = world.first(ARMS)
+    gold = run.table("gold")
+    assert set(gold.arm) == {"vanilla", *run.recipe.distill.arms} and (gold.loss > 0).all()
+    assert gold.groupby(["arm", "task"]).example.agg(list).map(lambda n: n == [1, 2, 3]).all()
+    assert "gold rationales" in write_report(run.folder).read_text()
+    assert not world.run(ARMS | {"eval.forced": False}, run.folder)[0].has("gold")

@@ -120,8 +120,9 @@ class Eval(Section, place="eval"):
     # longest answer, in tokens, at least as long as the worked examples' answers, of which BBH's
     # longest has some 770; the paper gives none
     max_tokens: Count = 1024
-    # also ask for the log-probability of each label after "So the answer is": an outcome without
-    # format, for about as many prompt tokens again; the paper has none
+    # also ask for log-probabilities: of each label after "So the answer is", an outcome without
+    # format, for about as many prompt tokens again; and of the worked examples' answers, the loss
+    # on gold rationales; the paper has neither
     forced: bool = True
     benchmarks: tuple[Name, ...] = ()  # Table 3: all five; see `arte.data.benchmarks`
 

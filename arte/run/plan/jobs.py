@@ -307,6 +307,18 @@ class Estimate:
             jobs.append(Job(role, n * fmean(sizes), tokens_in=n * each))
         return jobs
 
+    def gold(
+        self,
+        x: Texts,  # a task's
+        students: int,  # that are asked
+        role: str = "student",  # which model they are
+    ) -> Job:
+        "Count the worked examples whose log-probabilities are asked for."
+        count, tokens = self.prompt_counter(role), 0
+        for question, rationale in x.tested:
+            tokens += count(student_prompt(x.task, [], question)) + self.new(role, " " + rationale)
+        return Job(role, students * len(x.tested), tokens_in=students * tokens)
+
     def fine_tune(
         self,
         texts: list[Texts],  # of the tasks in the training set

@@ -7,12 +7,14 @@ __all__ = ['EVAL', 'OTHER_BENCHMARKS', 'student_role', 'at_all_shots', 'tested',
            'run_benchmarks', 'benchmarks_needs']
 
 # %% ../../../nbs/run/stages/tests.ipynb #331f1952
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 import pandas as pd
 from ...core.fields import RecipeError
 from ...core.tasks import table_items
 from ...data.benchmarks import benchmark_exemplars, load_benchmark
+from ...distill import gold_losses
 from ...eval import evaluate
 from ...engines.protocol import NoScores
 from ...measures.forced import choices, forced_answers
@@ -78,7 +80,7 @@ def run_eval(
     parts: Parts,  # arms, signals, sources and engines to choose from
 ) -> dict:  # counts
     "Test the vanilla student and every arm's (§4)."
-    r, counts, results, forced = run.recipe, Counts(), [], []
+    r, counts, tables = run.recipe, Counts(), defaultdict(list)
     source = test_source(r, parts.sources)
     tasks = tasks_of(r, parts.sources)
     items = table_items(split(run.table("items"), "test"))
@@ -86,14 +88,16 @@ def run_eval(
     about = dict(items=items, exemplars=shown, tasks=tasks)
     for arm in ("vanilla", *r.distill.arms):
         with opened(run, student_role(arm), counts, parts) as engine:
-            results.append(tested(run, arm, engine, items, shown=shown, tasks=tasks))
-            if not r.eval.forced or not choices(items, tasks):
+            tables["results"].append(tested(run, arm, engine, items, shown=shown, tasks=tasks))
+            if not r.eval.forced:
                 continue
             try:
-                forced.append(at_all_shots(run, partial(forced_answers, engine, arm, **about)))
+                tables["gold"].append(gold_losses(engine, arm, shown, tasks))
+                if choices(items, tasks):
+                    forced = partial(forced_answers, engine, arm, **about)
+                    tables["forced"].append(at_all_shots(run, forced))
             except NoScores as e:
                 counts.warn(f"no forced answers: {e}")
-    tables = dict(results=results) | (dict(forced=forced) if forced else {})
     return counts | save_tables(run, **tables) | dict(test_data=source)
 
 
@@ -105,7 +109,7 @@ def eval_needs(
     for x in e.texts:
         jobs += e.tests(x, students)
         if e.recipe.eval.forced:
-            jobs += e.forced(x, students)
+            jobs += [*e.forced(x, students), e.gold(x, students)]
     n = sum(x.n_test for x in e.texts)
     settings = len(e.recipe.eval.shots)
     twice = ", written and, where answers are labels, forced" if e.recipe.eval.forced else ""
@@ -116,7 +120,7 @@ EVAL = Stage(
     "eval",
     run_eval,
     needs=eval_needs,
-    tables=("results", "forced"),
+    tables=("results", "forced", "gold"),
     settings=("data.n_test", "distill.arms", "eval.shots", "eval.max_tokens", "eval.forced"),
     sections=(ARMS_COMPARED, WITHOUT_FORMAT),
 )
