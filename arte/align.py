@@ -10,6 +10,7 @@ __all__ = ['LOSSES', 'SMOOTHED', 'EXO', 'MOST_TURNED', 'dpo_loss', 'lora', 'chec
 import json
 import math
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 import numpy as np
@@ -159,6 +160,12 @@ def _length(row, longest):
 def _trainer_of_tokens():
     "Return TRL's trainer, without its step from texts to tokens, which ends every text with EOS."
     from trl import DPOTrainer
+
+    if not hasattr(DPOTrainer, "_prepare_dataset"):
+        raise RuntimeError(
+            f"trl {version('trl')} has no DPOTrainer._prepare_dataset, which makes tokens and is "
+            "left out here. Take a version that the package allows: pip install -U 'trl<2'"
+        )
 
     class TokensTrainer(DPOTrainer):
         def _prepare_dataset(self, dataset, *rest):

@@ -6,6 +6,7 @@ With ARTE_SLOW=1 also that an installed wheel does what the README's first lines
 import email
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,8 +17,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+import resolve  # noqa: E402
+
 BUILT = (
     ".git",
     ".venv",
@@ -107,6 +112,7 @@ def test_the_sdist_can_be_built_and_read(dist):
         "CITATION.cff",
         "constraints/main.txt",
         "constraints/lmeval.txt",
+        "constraints/lowest.txt",
         "arte/py.typed",
         "arte/recipes/nano.yaml",
     } <= names
@@ -132,6 +138,7 @@ def test_metadata(metadata):
     assert {
         "Typing :: Typed",
         "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.13",
         "Intended Audience :: Science/Research",
     } <= set(m.get_all("Classifier"))
     extras = set(re.findall(r"^(\w+)_requirements = ", SETTINGS, re.M))
@@ -139,7 +146,33 @@ def test_metadata(metadata):
         "an extra of settings.ini is not in setup.py, or the other way round"
     )
     plain = [r for r in m.get_all("Requires-Dist") if "extra ==" not in r]
-    assert len(plain) == len(re.search(r"^requirements = (.*)", SETTINGS, re.M)[1].split())
+    assert len(plain) == len(shlex.split(re.search(r"^requirements = (.*)", SETTINGS, re.M)[1]))
+
+
+def needed(metadata, python):
+    "Requirements of the package alone, on one Python: name → versions."
+    found = [Requirement(r) for r in metadata.get_all("Requires-Dist")]
+    here = {"python_version": python, "extra": ""}
+    return {r.name: r.specifier for r in found if not r.marker or r.marker.evaluate(here)}
+
+
+def test_each_python_gets_the_pymc_and_the_arviz_that_it_can_have(metadata):
+    old, new = needed(metadata, "3.11"), needed(metadata, "3.13")
+    assert ("5.28.5" in old["pymc"], "6.0.0" in old["pymc"]) == (True, False)
+    assert ("5.28.5" in new["pymc"], "6.4.0" in new["pymc"]) == (False, True)
+    assert ("0.23.4" in old["arviz"], "1.3.0" in old["arviz"]) == (True, False)
+    assert ("0.23.4" in new["arviz"], "1.3.0" in new["arviz"]) == (False, True)
+    assert old.keys() == new.keys() == needed(metadata, "3.12").keys()
+
+
+def test_tools_for_notebooks_are_not_asked_of_users(metadata):
+    assert not {"fastcore", "nbdev", "execnb", "ghapi"} & needed(metadata, "3.11").keys()
+    assert "2.0" not in needed(metadata, "3.11")["trl"]
+
+
+def test_the_lowest_versions_are_those_of_the_settings():
+    assert resolve.stale(ROOT.joinpath(resolve.LOWEST).read_text()) == []
+    assert resolve.stale("numpy==1.0\n")[0].startswith("numpy>=")
 
 
 def test_the_description_is_whole_on_a_package_index(metadata):

@@ -8,8 +8,9 @@ __all__ = ['check_fit', 'trusted_fit', 'recovery', 'simulate_models', 'item_rest
 # %% ../../nbs/01_irt_check.ipynb #7a2e1c04
 import numpy as np
 import pandas as pd
+from .draws import diagnostics
 from .fit import fit_2pl
-from .model import Fit, draw_answers, quiet_arviz
+from .model import Fit, draw_answers
 
 # %% ../../nbs/01_irt_check.ipynb #3d9826c2
 def _rhat_trouble(table, most):
@@ -53,8 +54,8 @@ def check_fit(
     "Refuse, with advice, a fit whose chains do not agree."
     if fit.idata is None:
         return {}
-    table = quiet_arviz().summary(fit.idata, kind="diagnostics", round_to="none")
-    diverging = fit.idata.sample_stats.diverging.values
+    table = diagnostics(fit.idata)
+    diverging = fit.idata["sample_stats"].diverging.values
     trouble = [_rhat_trouble(table, max_rhat), _ess_trouble(table, min_ess)]
     trouble.append(_divergence_trouble(diverging, max_divergent))
     if any(trouble):

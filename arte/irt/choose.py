@@ -21,7 +21,7 @@ def _two_halves(middle, ends, rng, n_draws):
 
 
 def _posterior_draws(fit, name):
-    draws = fit.idata.posterior[name].stack(draw_=("chain", "draw"))
+    draws = fit.posterior[name].stack(draw_=("chain", "draw"))
     return draws.transpose("draw_", ...).values
 
 

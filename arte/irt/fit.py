@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from ..core.files import write_whole
-from .model import Fit, answer_signs, fit_nuts, in_place, quiet_arviz
+from .draws import with_group
+from .model import Fit, answer_signs, fit_nuts, in_place
 
 # %% ../../nbs/01_irt_fit.ipynb #f4368d70
 _nodes = np.linspace(-5, 5, 61)
@@ -189,37 +190,37 @@ def save_fit(
     path,  # the file to write, .nc
 ) -> Path:  # the file
     "Write a fit, with its posterior draws, as netCDF."
-    idata = quiet_arviz().InferenceData()
-    if fit.idata is not None:
-        idata = fit.idata.copy()
-    idata.add_groups(constant_data=_estimates(fit))
-    whole = bytes(idata.to_datatree().to_netcdf())  # in memory: HDF5 fails badly on a full disk
+    tree = with_group(fit.idata, "constant_data", _estimates(fit))
+    whole = bytes(tree.to_netcdf())  # in memory: HDF5 fails badly on a full disk
     write_whole(Path(path), whole)
     return Path(path)
 
 
 def _estimates(fit):
+    from xarray import Dataset
+
     of_items = dict.fromkeys(_PER_ITEM, ["all_items"])
     dims = of_items | dict.fromkeys(_PER_RESPONDENT, ["respondent"])
     for name in _RANGES:
         if getattr(fit, name) is not None:
             dims[name] = ["end", "all_items"]
-    values = {name: getattr(fit, name) for name in dims}
+    values = {name: (of, getattr(fit, name)) for name, of in dims.items()}
     coords = dict(all_items=fit.items, respondent=fit.respondents)
-    how = dict(default_dims=[], attrs=dict(method=fit.method))
-    return quiet_arviz().dict_to_dataset(values, coords=coords, dims=dims, **how)
+    return Dataset(values, coords=coords, attrs=dict(method=fit.method))
 
 
 def load_fit(
     path,  # a file written by `save_fit`
 ) -> Fit:
     "Read a fit back; one of an older version has no intervals."
+    from xarray import open_datatree
+
     if not Path(path).is_file():
         raise FileNotFoundError(f"No fit at {path}; save one with save_fit, or run the stage irt")
-    az = quiet_arviz()
-    with az.rc_context({"data.load": "eager"}):
-        idata = az.from_netcdf(str(path))  # and close the file
-    saved = idata.constant_data
+
+    with open_datatree(path, engine="h5netcdf") as file:
+        tree = file.load()
+    saved = tree["constant_data"].to_dataset()
     kept = [name for name in _PER_ITEM + _PER_RESPONDENT + _RANGES if name in saved]
     estimates = {name: saved[name].values for name in kept}
     return Fit(
@@ -227,5 +228,5 @@ def load_fit(
         items=saved.all_items.values.tolist(),
         respondents=saved.respondent.values.tolist(),
         method=saved.attrs["method"],
-        idata=idata if "posterior" in idata.groups() else None,
+        idata=tree if "posterior" in tree.children else None,
     )

@@ -7,11 +7,11 @@ __all__ = ['STATISTICS', 'answer_chances', 'replicated', 'spread_of_abilities', 
            'yen_q3', 'predictive_check', 'q3_by_answer', 'with_log_likelihood', 'compare_models']
 
 # %% ../../nbs/01_irt_predict.ipynb #3c1a1004
-import warnings
 import numpy as np
 import pandas as pd
 from .check import check_fit
-from .model import Fit, fit_nuts, long_answers, p_correct, quiet_arviz
+from .draws import left_out_density, with_group
+from .model import Fit, fit_nuts, long_answers, p_correct
 
 # %% ../../nbs/01_irt_predict.ipynb #3c1a1008
 def answer_chances(
@@ -23,7 +23,7 @@ def answer_chances(
         raise ValueError(
             f'method "{fit.method}" has no posterior draws; fit with "nuts" to check the model'
         )
-    posterior = fit.idata.posterior.stack(draw_=("chain", "draw"))
+    posterior = fit.posterior.stack(draw_=("chain", "draw"))
     step = max(1, posterior.sizes["draw_"] // n_draws)
     theta, a, b = (posterior[name].values.T[::step] for name in ("theta", "a", "b"))
     return p_correct(theta[:, :, None], a[:, None], b[:, None])
@@ -140,19 +140,20 @@ def q3_by_answer(
 def with_log_likelihood(
     fit: Fit,  # by NUTS
     matrix: pd.DataFrame,  # that was fitted
-):  # ArviZ InferenceData, for `az.loo` and `az.compare`
+):  # xarray DataTree, for `left_out_density`
     "Add the log-likelihood of each answer in each draw to the posterior."
+    from xarray import Dataset
+
     answers = long_answers(matrix.loc[:, ~np.isnan(fit.a)])
-    posterior = fit.idata.posterior
+    posterior = fit.posterior
     r, i = (posterior.get_index(name) for name in ("respondent", "item"))
     at = dict(respondent=r.get_indexer(answers.respondent), item=i.get_indexer(answers["item"]))
     theta = posterior.theta.values[..., at["respondent"]]
     a, b = (posterior[name].values[..., at["item"]] for name in ("a", "b"))
     sign = 2 * answers.correct.to_numpy() - 1
     each = -np.logaddexp(0, -sign * a * (theta - b))
-    idata = fit.idata.copy()
-    idata.add_groups(log_likelihood=dict(correct=each))
-    return idata
+    group = Dataset(dict(correct=(("chain", "draw", "answer"), each)))
+    return with_group(fit.idata, "log_likelihood", group)
 
 
 def compare_models(
@@ -161,14 +162,19 @@ def compare_models(
     **how,  # draws, tune and chains, as for `fit_2pl`
 ) -> pd.DataFrame:  # "1pl" and "2pl", the better first: elpd, its difference, standard errors
     "Compare one discrimination for all items with one for each, by leave-one-out."
-    az = quiet_arviz()
     options = dict(draws=1000, tune=1000, chains=4, target_accept=0.95) | how
-    found = {}
+    found, warning = {}, {}
     for kind in ("1pl", "2pl"):
         fit = fit_nuts(matrix, seed, options, kind=kind)
         check_fit(fit)
-        found[kind] = with_log_likelihood(fit, matrix)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the column `warning` says it
-        table = az.compare(found, ic="loo")
-    return table[["elpd_loo", "se", "elpd_diff", "dse", "warning"]]
+        found[kind], warning[kind] = left_out_density(with_log_likelihood(fit, matrix))
+    densities = pd.DataFrame(found)
+    best = densities.sum().idxmax()
+    table = _sum_and_error(densities, "elpd_loo", "se")
+    behind = _sum_and_error(densities[[best]].to_numpy() - densities, "elpd_diff", "dse")
+    return table.join(behind).assign(warning=warning).sort_values("elpd_diff")
+
+
+def _sum_and_error(each, name, error):
+    "Return the sum of each column, and the standard error of that sum."
+    return pd.DataFrame({name: each.sum(), error: each.std(ddof=0) * len(each) ** 0.5})

@@ -126,7 +126,8 @@ def share_beginnings(
 ) -> float:  # tokens: 0 where the model takes no `beginnings=`, its window, or infinity
     "Let a model share beginnings; return the longest text with a beginning that it may decode."
     config = model.config.get_text_config()
-    if not model._supports_attention_backend or config._attn_implementation != "sdpa":
+    supported = getattr(model, "_supports_attention_backend", False)
+    if not supported or getattr(config, "_attn_implementation", None) != "sdpa":
         return 0
     model.set_attn_implementation(_registered())
     return getattr(config, "sliding_window", None) or float("inf")

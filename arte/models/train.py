@@ -105,7 +105,8 @@ def log_table(
 @contextmanager
 def score_completions_only():
     "Let TRL compute logits at the completion's positions only, inside the block."
-    with patch("trl.trainer.utils._use_triton", lambda device: True):
+    # another version of TRL may not ask this; then it scores all positions
+    with patch("trl.trainer.utils._use_triton", lambda device: True, create=True):
         yield
 
 # %% ../../nbs/models/train.ipynb #7e50f2b2

@@ -30,7 +30,8 @@ def this_device() -> Device:
         return Device("cuda", native, torch.cuda.get_device_properties(0).total_memory / 1e9)
     if torch.backends.mps.is_available():
         return Device("mps", torch.backends.mps.is_macos_or_newer(14, 0))
-    return Device("cpu", torch.cpu._is_avx512_bf16_supported())
+    asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # private: it may go
+    return Device("cpu", bool(asked and asked()))
 
 # %% ../../../nbs/models/devices/device.ipynb #c84bad4c
 def generating_format(
