@@ -27,7 +27,7 @@ PINNED = ["-c", str(ROOT / MAIN)]
 # name → extras and options of uv
 GROUPS = {
     "package": ([], ["--only-binary", ":all:"]),
-    "extras": (["server", "ray", "lmeval", "track", "nutpie", "nano"], []),
+    "extras": (["server", "ray", "lmeval", "track", "nutpie", "nano", "quantize"], []),
     "vllm": (["vllm"], ["--only-binary", ":all:"]),
     "make install": (["dev", "nano"], PINNED),
 }
