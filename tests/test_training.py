@@ -146,7 +146,9 @@ MANY = pd.concat([PAIRS] * 25, ignore_index=True)
 MANY = MANY.assign(chosen=[f" It is {i}." for i in range(200)])
 
 
-@pytest.mark.parametrize("rate, low, high", [(1e-7, 0.05, 0.3), (1e-6, 0.8, 1), (1e-4, 0.99, 1.01)])
+@pytest.mark.parametrize(
+    "rate, low, high", [(1e-7, 0.05, 0.2), (1e-6, 0.7, 0.95), (1e-4, 0.99, 1.01)]
+)
 def test_what_merging_into_bfloat16_keeps(tiny_model, tmp_path, capsys, rate, low, high):
     "A tiny model in bfloat16, 200 pairs, 100 steps."
     base = save_bf16(load_model(tiny_model), load_tokenizer(tiny_model), tmp_path / "bf16")
