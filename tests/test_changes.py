@@ -30,6 +30,7 @@ NEEDS = {
     "prefer.error": {"prefer.rule": "elimination"},
     "elicit.prompts": {"align.held_out_pairs": 0.0},
     "pairs.questions": {"align.held_out_pairs": 0.0},
+    "controls.": {"controls.margin": 0},
 }  # settings without which a field means nothing, or the only pair that changes is not trained on
 
 # Fields on which no result depends: which engine and how many processes are the machine's business,
@@ -39,6 +40,7 @@ INERT = {
     "trust_remote_code": True,
     "report_to": [],
     "accelerate": "fsdp-8",
+    "controls.margin": 0.5,
     "elicit.min_finished": 0.01,
     "elicit.min_readable": 0.01,
     "elicit.min_right": 0.01,
@@ -90,6 +92,7 @@ CHANGES = {
     "data.n_seed": (5, ALL),
     "data.n_val": (9, "irt prefer", SCORES),
     "data.n_test": (9, "eval"),
+    "controls.examples": (4, "control-gold control-shuffled controls"),
     "teacher.reminder": (True, "align heldout tailor", ALIGNED),
     "elicit.questions": (7, DRAFTS),
     "elicit.techniques": (4, DRAFTS),

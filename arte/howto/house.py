@@ -31,7 +31,7 @@ ROOMS = (
     ("align",),
     ("tailor",),
     ("distill",),
-    ("eval", "measures"),
+    ("eval", "measures", "controls"),
     ("beyond",),
     ("run",),
     ("paper", "howto", "course"),

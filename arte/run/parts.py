@@ -18,7 +18,7 @@ from .stages.irt import IRT
 from .stages.items import ITEMS, SCHOOL
 from .stages.prefer import PAIRS, PREFER
 from .stages.rounds import ROUNDS
-from .stages.tests import EVAL, OTHER_BENCHMARKS
+from .stages.tests import CONTROLS, EVAL, OTHER_BENCHMARKS
 from .stages.train import DISTILL, TAILOR
 from ..tailor import ARMS
 
@@ -26,6 +26,7 @@ from ..tailor import ARMS
 STAGES: tuple[Stage, ...] = (
     ITEMS,
     SCHOOL,
+    CONTROLS,
     ELICIT,
     IRT,
     PREFER,

@@ -109,17 +109,18 @@ def _check_test_items(recipe, parts):
 
 def _check_generated(recipe):
     "Refuse tasks that cannot be generated if something asks for generated items."
-    if "generated" not in (recipe.data.items, recipe.data.test) and not recipe.teacher.school:
+    asking = (recipe.teacher.school, recipe.controls.examples)
+    if "generated" not in (recipe.data.items, recipe.data.test) and not any(asking):
         return
     for task in (*recipe.tasks, *recipe.unseen.tasks):
         if task not in GENERATED_TASKS:
             problem = (
-                f"{[task]} cannot be generated, and data.items, data.test or teacher.school asks "
-                "for it"
+                f"{[task]} cannot be generated, and data.items, data.test, teacher.school or "
+                "controls.examples asks for it"
             )
             fix = (
-                f"Use tasks among {', '.join(GENERATED_TASKS)}, or items: bbh, test: bbh and "
-                "school: null."
+                f"Use tasks among {', '.join(GENERATED_TASKS)}, or items: bbh, test: bbh, "
+                "school: null and controls: {examples: 0}."
             )
             raise RecipeError("tasks", problem, fix)
 

@@ -11,7 +11,15 @@ from math import comb
 from ..fields import Count, RecipeError, Section, Size, Switch
 from .machine import EngineSettings, Tracker
 from .method import Data, Elicit, Irt, Pairs, Prefer, Student, Teacher
-from .training import Align, Distill, Eval, Tailor, Transfer, Unseen
+from arte.core.settings.training import (
+    Align,
+    Controls,
+    Distill,
+    Eval,
+    Tailor,
+    Transfer,
+    Unseen,
+)
 
 # %% ../../../nbs/core/settings/recipe.ipynb #fc10b189
 def _check_tasks(r):
@@ -130,6 +138,7 @@ class Recipe(Section):
     # folder logs; []: none
     report_to: tuple[Tracker, ...] | None = None
     data: Data = Data()  # items and splits
+    controls: Controls = Controls()  # ours
     elicit: Elicit = Elicit()  # §3.1
     irt: Irt = Irt()  # §3.2, App. E
     prefer: Prefer = Prefer()  # Eq. 1–4
