@@ -54,18 +54,20 @@ def run_irt(
         chosen.append(prefset)
     rows = responses.groupby(["model", "shots"]).ngroups
     made = dict(respondents=rows, responses=len(responses))
-    return counts | made | save_tables(run, prefset=chosen) | faults(run, responses, chosen)
+    found = faults(run, counts, responses, chosen)
+    return counts | made | save_tables(run, prefset=chosen) | found
 
 
 def faults(
     run: RunDir,  # opened to write
+    counts: Counts,  # of the stage, which keeps the warnings
     responses: pd.DataFrame,  # table `responses`
     prefsets: list,  # the rows of the table `prefset`, by task
 ) -> dict[str, int]:  # fault → tasks that have it; without those that none has
     "Warn of preference sets that cannot tell drafts apart, and count them."
     checked = check_prefset(pd.concat(prefsets), run.table("items"), responses)
     for text in prefset_warnings(checked):
-        warnings.warn(text, stacklevel=2)
+        counts.warn(text)
     found = {name: int(checked[column].sum()) for name, column in FAULTS.items()}
     return {name: n for name, n in found.items() if n}
 
