@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCORE_COLUMNS', 'ACCURACY', 'draft_item_pairs', 'answer_pairs', 'answer_one_shot', 'preference_scores',
-           'one_shot_answers', 'Signal', 'count_words', 'spearman', 'rank_correlation', 'word_bins', 'plot_words']
+           'one_shot_answers', 'Signal', 'count_words', 'spearman', 'rank_correlation', 'words_and_scores',
+           'words_correlation', 'word_bins', 'plot_words']
 
 # %% ../nbs/02_prefer.ipynb #c066acb9
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pandas as pd
 
 from .core.basics import derive_seed
 from .core.prompts import student_prompt
-from .core.show import technique_colours
+from .core.show import GREY, technique_colours
 from .irt.responses import graded_answers
 
 # %% ../nbs/02_prefer.ipynb #ba9e4475
@@ -178,60 +179,103 @@ def rank_correlation(
     return rho, lo, hi
 
 # %% ../nbs/02_prefer.ipynb #0a1ed9f6
+def words_and_scores(
+    drafts: pd.DataFrame,  # draft, question_id, task, technique, rationale, answer
+    scores: pd.DataFrame,  # from `preference_scores`
+) -> pd.DataFrame:  # the scored drafts, with words, s (0–1) and answered: does the draft answer?
+    "Return the number of words and the score of each draft."
+    s = scores[scores.level == "rationale"].set_index("id").s
+    table = drafts[drafts.draft.isin(s.index)]
+    words = table.rationale.map(count_words)
+    return table.assign(words=words, s=table.draft.map(s), answered=table.answer.notna())
+
+
+def words_correlation(
+    table: pd.DataFrame,  # from `words_and_scores`
+    n_boot: int = 1000,  # bootstrap draws of the interval
+) -> pd.DataFrame:  # two rows per task: task, drafts, n, words (median), s (mean), rho, lo, hi
+    "Return the rank correlation of words and score, for all drafts and for those that answer."
+    rows = []
+    for task, every in table.groupby("task", sort=False):
+        answered = every[every.answered]
+        rows.append(dict(task=task, drafts="all") | _correlation(every, n_boot))
+        rows.append(dict(task=task, drafts="with an answer") | _correlation(answered, n_boot))
+    return pd.DataFrame(rows)
+
+
+def _correlation(rows, n_boot):
+    words, s = rows.words.to_numpy(), rows.s.to_numpy()
+    rho, lo, hi = rank_correlation(words, s, rows.question_id.to_numpy(), n_boot)
+    means = dict(n=len(rows), words=rows.words.median(), s=rows.s.mean())
+    return means | dict(rho=rho, lo=lo, hi=hi)
+
+
 def word_bins(
     words: np.ndarray,  # (n_drafts,) number of words
     s: np.ndarray,  # (n_drafts,) scores, 0–1
+    groups: np.ndarray,  # (n_drafts,) the draft's question: drafts of one are not independent
     bins: int = 5,  # bins of equally many drafts; fewer where word counts repeat
-) -> pd.DataFrame:  # a row per bin: words and s (means), se (of the mean of s), n
+) -> pd.DataFrame:  # a row per bin: words and s (means), se (of the mean of s; nan: one group), n
     "Average the scores in bins of equally many drafts."
-    table = pd.DataFrame(dict(words=words, s=s))
+    table = pd.DataFrame(dict(words=words, s=s, group=groups))
     at_most = min(bins, table.words.nunique())
-    cut = pd.qcut(table.words, at_most, duplicates="drop")
-    g = table.groupby(cut, observed=True)
-    se = g.s.std(ddof=0) / g.size() ** 0.5
-    means = g[["words", "s"]].mean().assign(se=se, n=g.size())
-    return means.reset_index(drop=True)
+    cut = pd.qcut(table.words, at_most, labels=False, duplicates="drop")
+    g = table.groupby(cut)
+    rest = table.s - g.s.transform("mean")
+    of_group = rest.groupby([cut, table.group]).sum()
+    squares = (of_group**2).groupby(level=0)
+    many = squares.size()
+    means = g[["words", "s"]].mean()
+    means["se"] = (squares.sum() * many / (many - 1)) ** 0.5 / g.size()
+    return means.assign(n=g.size()).reset_index(drop=True)
 
-
+# %% ../nbs/02_prefer.ipynb #de598fc8
 def plot_words(
-    drafts: pd.DataFrame,  # draft, question_id, task, technique, rationale
+    drafts: pd.DataFrame,  # draft, question_id, task, technique, rationale, answer
     scores: pd.DataFrame,  # from `preference_scores`
     n_boot: int = 1000,  # bootstrap draws of the interval
 ):  # a matplotlib figure, one panel per task
     "Plot the words of a rationale against its score, per task, as in Figure 2."
     import matplotlib.pyplot as plt
 
-    s = scores[scores.level == "rationale"].set_index("id").s
-    table = drafts[drafts.draft.isin(s.index)]
-    words = table.rationale.map(count_words)
-    table = table.assign(words=words, s=table.draft.map(s))
+    table = words_and_scores(drafts, scores)
     names = table.task.unique()
-    size = (max(5, 3.6 * len(names)), 3.4)
+    size = (max(5, 3.8 * len(names)), 3.7)
     fig, axes = plt.subplots(
         1, len(names), figsize=size, sharey=True, squeeze=False, layout="constrained"
     )
+    correlations = words_correlation(table, n_boot)
     for ax, name in zip(axes[0], names):
-        _words_panel(ax, name, table[table.task == name], n_boot)
+        _words_panel(ax, table[table.task == name])
+        of_task = correlations[correlations.task == name].drop_duplicates("n")
+        title = [name.replace("_", " "), *map(_known, of_task.itertuples())]
+        ax.set_title("\n".join(title), fontsize=10)
     axes[0, 0].set(ylabel="one-shot accuracy (%)", ylim=(-4, 104))
     entries = axes[0, 0].get_legend_handles_labels()
-    fig.legend(*entries, loc="outside lower center", ncols=5, fontsize=8)
+    fig.legend(*entries, loc="outside lower center", ncols=6, fontsize=8)
     return fig
 
 
-def _words_panel(ax, name, drafts, n_boot):
-    words, s = drafts.words.to_numpy(), drafts.s.to_numpy()
-    questions = drafts.question_id.to_numpy()
-    dots = dict(marker=".", linestyle="", markersize=9, alpha=0.7)
-    colours = technique_colours(drafts.technique)
-    for technique, rows in drafts.groupby("technique", sort=False):
-        colour = colours[technique]
-        ax.plot(rows.words, 100 * rows.s, color=colour, label=technique, **dots)
-    b = word_bins(words, s)
+def _known(row):
+    "Write a correlation with its interval."
+    what = "drafts" if row.drafts == "all" else "with an answer"
+    found = "all scores equal" if row.n > 1 else "no ρ"
+    if not np.isnan(row.rho):
+        interval = f"[{row.lo:+.2f}, {row.hi:+.2f}]"
+        found = f"ρ = {row.rho:+.2f} {interval}"
+    return f"{row.n} {what}: {found}"
+
+
+def _words_panel(ax, rows):
+    colours = technique_colours(rows.technique)
+    look = {True: dict(marker=".", markersize=9), False: dict(marker="x", markersize=5)}
+    for (technique, answered), some in rows.groupby(["technique", "answered"], sort=False):
+        how = dict(look[answered], linestyle="", alpha=0.7, color=colours[technique])
+        ax.plot(some.words, 100 * some.s, **how)
+    for technique in rows.technique.unique():
+        ax.plot([], [], ".", markersize=9, color=colours[technique], label=technique)
+    ax.plot([], [], "x", markersize=5, color=GREY, label="draft without an answer")
+    b = word_bins(rows.words.to_numpy(), rows.s.to_numpy(), rows.question_id.to_numpy())
     squares = dict(color="black", marker="s", markersize=4, capsize=2)
     ax.errorbar(b.words, 100 * b.s, yerr=100 * b.se, label="mean of a bin", **squares)
-    rho, lo, hi = rank_correlation(words, s, questions, n_boot)
-    known = f"ρ = {rho:.2f} [{lo:.2f}, {hi:.2f}]"
-    if np.isnan(rho):
-        known = "all scores equal"
-    name = name.replace("_", " ")
-    ax.set(title=f"{name}\nn = {len(drafts)}, {known}", xlabel="words of the rationale")
+    ax.set(xlabel="words of the rationale")

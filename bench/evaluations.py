@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from arte.core.basics import derive_seed
-from arte.core.stats import wilson
 from arte.core.tasks import items_table
 from arte.data.bbh import load_bbh
 from arte.irt.choose import balanced_order
@@ -130,9 +129,10 @@ def measured(matrices):
                 )
 
 
-def share(x):
-    "Mean with Wilson's interval, in which the questions count as independent."
-    lo, hi = wilson(x.sum(), len(x))
+def share(x, n_boot=2000):
+    "Mean with a bootstrap interval over questions, whose shares are fractions where scores tie."
+    rng, x = np.random.default_rng(derive_seed(0, "share")), x.to_numpy()
+    lo, hi = np.quantile(rng.choice(x, (n_boot, len(x))).mean(1), [0.025, 0.975])
     return x.mean(), lo, hi
 
 

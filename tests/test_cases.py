@@ -6,6 +6,7 @@ Each test is one kind of fault. The inputs in files lie in `cases`, beside the f
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -476,9 +477,13 @@ def test_pairs_that_are_one_text_after_truncation(run):
     late = dict(pair="r-1", chosen=f" {LONG} yes", rejected=f" {LONG} no")
     pairs = pd.DataFrame([same | late, same | dict(pair="r-2", chosen=" yes", rejected=" no")])
     run.recipe = replace(run.recipe, align=replace(run.recipe.align, max_length=64))
-    kept, dropped = prefer._when_cut(run, pairs)
+    kept, dropped, message = prefer._when_cut(run, pairs)
     assert list(kept.pair) == ["r-2"] and list(dropped.id) == ["r-1"]
     assert list(dropped.reason) == ["identical within align.max_length"]
+    lengths = (
+        r"1 pair is equal .*align.max_length = 64 tokens: their prompts have \d+ tokens, and they"
+    )
+    assert re.match(lengths + r" differ first at token \d+$", message)
     tokenizer, model = (
         load_tokenizer(run.model_folder("teacher")),
         load_model(run.model_folder("teacher")),

@@ -34,8 +34,9 @@ def refuse(run, role, *more):
 
 
 @pytest.fixture(scope="module")
-def replayed(tmp_path_factory):
-    "The recording's recipe and journal, and the tables that the stages make of them."
+def outcome(tmp_path_factory):
+    "The recording's recipe and journal with the tables that the stages make, and their counts."
+    counts = {}
     folder = tmp_path_factory.mktemp("replayed")
     for name in RECORDED:
         shutil.copy(REPLAY / name, folder)
@@ -46,8 +47,25 @@ def replayed(tmp_path_factory):
         patch.setattr(align, "held_out_items", as_then)
         for stage in PARTS.stages:
             if stage.name in STAGES:
-                stage.run(run, PARTS)
-    return RunDir(folder)
+                counts[stage.name] = stage.run(run, PARTS)
+    return RunDir(folder), counts
+
+
+@pytest.fixture(scope="module")
+def replayed(outcome):
+    return outcome[0]
+
+
+def test_a_task_at_the_students_floor_is_a_warning_of_the_pairs(outcome):
+    warning = outcome[1]["pairs"]["WARNING"]
+    assert warning.startswith(
+        "object_counting: no pair is left of 8 questions (8 × tied). The stud"
+    )
+    assert warning.endswith(
+        "is at its floor: with each of the 32 rationales it scores 0%, and 100% "
+        "of its answers were unreadable. Raise prefer.max_tokens, or take a student that reaches "
+        "an answer."
+    )
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -19,7 +19,7 @@ def _check_level(level):
 
 
 def wilson(
-    k: float,  # right answers, 0 … n; a tie may count in part
+    k: int,  # right answers, 0 … n
     n: int,  # answers, at least 1
     level: float = 0.95,  # confidence, between 0 and 1
 ) -> tuple[float, float]:  # (low, high), each in [0, 1]
@@ -29,6 +29,11 @@ def wilson(
         raise ValueError(
             f"k={k} right of n={n}, but k must be in 0 … n and n at least 1: were the arguments "
             "swapped, or is the table empty?"
+        )
+    if k != int(k):
+        raise ValueError(
+            f"k={k} is no count, and Wilson's interval holds for counts only: for shares that are "
+            "fractions, draw whole questions with replacement (a bootstrap)"
         )
     z, p = NormalDist().inv_cdf((1 + level) / 2), k / n
     middle = p + z**2 / (2 * n)

@@ -36,7 +36,7 @@ def predict() -> Key:
 
 # %% ../../../nbs/course/solutions/03.ipynb #b96f51d8
 def _in_order(sd):
-    "Repeat the notebook's simulation: shares of ordered pairs (no margin, 30 points), mean margin."
+    "Repeat the exercise's simulation: shares of ordered pairs (no margin, 30 points), mean margin."
     rng = np.random.default_rng(0)
     truth = rng.normal(0.4, sd, (20_000, 4)).clip(0, 1)
     seen = rng.binomial(40, truth) / 40
@@ -65,8 +65,8 @@ def change() -> Key:
     key = Key(right, why, eps=0.01)
     key.slip(before, "That is the share at 5 points. Was `truth` drawn again, with .10?")
     key.slip(1.0, "That is the share of pairs *kept*. How many of them are in the right order?")
-    last = "That is the curve's last point, at a margin of 30 points. No margin is the first point."
-    key.slip(sifted, last)
+    wide = "That is the share among the margins of 30 points and more. Here no margin is asked for."
+    key.slip(sifted, wide)
     key.slip(margin, "That is the mean observed margin.")
     return key
 

@@ -15,6 +15,7 @@ from ...prefer import plot_words
 from ..pages.blocks import Table, html_figure, percent, preformatted
 from ..pages.page import Section
 from ...scores.parts import label_table, part_rows, part_warnings, with_labels
+from ...scores.won import pair_sides, reason_sentences
 
 # %% ../../../nbs/run/sections/prefer.ipynb #8e1b2c02
 def _shares(rows, names):
@@ -86,6 +87,7 @@ def five_pairs(
 
 def pair_html(
     pair,  # a row of `pairs`
+    note: str = "",  # why it won
 ) -> str:  # HTML
     "Write a pair: its prompt folded, chosen and rejected side by side."
     head = html.escape(f"{pair.task}: {pair.kind}")
@@ -93,7 +95,8 @@ def pair_html(
     chosen = f"<p>Chosen, ŝ = {percent(pair.s_chosen)}</p>{preformatted(pair.chosen)}"
     rejected = f"<p>Rejected, ŝ = {percent(pair.s_rejected)}</p>{preformatted(pair.rejected)}"
     both = f"<div class='both'><div>{chosen}</div><div>{rejected}</div></div>"
-    return f'<div class="pair"><h4>{head}</h4>{prompt}{both}</div>'
+    why = f"<p>{html.escape(note)}</p>" if note else ""
+    return f'<div class="pair"><h4>{head}</h4>{why}{prompt}{both}</div>'
 
 
 def pairs_section(
@@ -104,7 +107,8 @@ def pairs_section(
     counts = pair_counts(pairs, t["dropped"])
     margins = [f"{100 * x:.1f} points" if pd.notna(x) else "–" for x in counts.margin]
     cells = counts.assign(margin=margins).rename(columns={"margin": "mean margin"})
-    examples = [pair_html(pair) for pair in five_pairs(pairs).itertuples()]
+    notes = _notes(t)
+    examples = [pair_html(p, notes.get(p.pair, "")) for p in five_pairs(pairs).itertuples()]
     return [
         "<p>The columns after the margin count the comparisons that were dropped, by reason.</p>",
         Table("pairs", cells, counts, words=("kind", "task")),
@@ -112,4 +116,15 @@ def pairs_section(
     ]
 
 
-PAIRS_SHOWN = Section("Pairs", pairs_section, ("pairs", "dropped"))
+_ANSWERS = ("answers", "drafts", "items")
+
+
+def _notes(t):
+    "Say why each pair won, if the run has the student's answers."
+    if not set(_ANSWERS) <= set(t):
+        return {}
+    labelled = with_labels(*(t[name] for name in _ANSWERS))
+    return reason_sentences(pair_sides(t["pairs"], t["drafts"], labelled))
+
+
+PAIRS_SHOWN = Section("Pairs", pairs_section, ("pairs", "dropped"), also=_ANSWERS)

@@ -12,13 +12,14 @@ import pandas as pd
 from ...beyond.elimination import answer_by_elimination
 from ...core.basics import finished
 from ...models.load import ModelOptions, load_tokenizer
-from ...pair_tokens import usable_pairs
+from ...pair_tokens import equal_message, parting_tokens, usable_pairs
 from ...pairs import question_pairs, rationale_pairs
 from ...prefer import answer_one_shot
 from ..engine import template_of
 from ..plan.jobs import Estimate, Job
 from ..rundir import RunDir
 from ..sections.prefer import PAIRS_SHOWN, PARTS_OF_SCORES, WORDS
+from ...scores.missing import missing_pairs
 from arte.run.stage import (
     Counts,
     Parts,
@@ -151,41 +152,41 @@ def run_pairs(
     parts: Parts,  # arms, signals, sources and engines to choose from
 ) -> dict:  # counts
     "Make preference pairs of rationales and of questions (App. G)."
-    r, s = run.recipe, run.recipe.pairs
-    scores, questions = run.table("scores"), run.table("questions")
-    drafts = run.table("drafts")
+    r, s, drafts, scores = run.recipe, run.recipe.pairs, run.table("drafts"), run.table("scores")
+    how: dict = dict(min_margin=s.min_margin, seed=r.seed)
     tasks = tasks_of(r, parts.sources)
-    how = dict(min_margin=s.min_margin, seed=r.seed)
     rationales, dropped = rationale_pairs(drafts, scores, tasks, unfinished=s.unfinished, **how)
+    questions = run.table("questions")
     more, dropped_too = question_pairs(
-        questions[~questions.held_out],
-        scores,
-        s.questions,
-        n=s.question_pairs,
-        **how,
+        questions[~questions.held_out], scores, s.questions, n=s.question_pairs, **how
     )
-    kept, equal = _when_cut(run, pd.concat([rationales, more], ignore_index=True))
+    pairs = pd.concat([rationales, more], ignore_index=True)
+    kept, equal, message = _when_cut(run, pairs)
     of_questions = int((kept.kind == "question").sum())
     counts = Counts(rationale_pairs=len(kept) - of_questions, question_pairs=of_questions)
     if s.unfinished == "drop":
         counts["unfinished rationales left out"] = len(drafts) - sum(finished(drafts))
+    messages = missing_pairs(drafts, scores, dropped, set(rationales.task))
+    for text in filter(None, [*messages, message]):
+        counts.warn(text)
     return counts | save_tables(run, pairs=kept, dropped=[dropped, dropped_too, equal])
 
 
 def _when_cut(run, pairs):
-    "Drop the pairs that are equal in what alignment will read of them."
+    "Drop the pairs that are equal in what alignment will read of them, with a message."
     folder = run.model_folder("teacher")
     if not folder.is_dir():  # a run that was copied without its models
-        return pairs, pairs.iloc[:0][["kind", "task"]].assign(id="", reason="")
+        return pairs, pairs.iloc[:0][["kind", "task"]].assign(id="", reason=""), ""
     tokenizer = load_tokenizer(folder, ModelOptions.of(run.recipe, "teacher"))
     template, longest = template_of(run, "teacher"), run.recipe.align.max_length
-    texts = pairs.to_dict("records")
+    rows = pairs.to_dict("records")
     if template:
-        texts = template.examples(texts, ("chosen", "rejected"))
-    kept = usable_pairs(tokenizer, pd.DataFrame(texts), longest).index
-    out = pairs.drop(index=kept)
-    out = out[["kind", "task", "pair"]].rename(columns=dict(pair="id"))
-    return pairs.loc[kept], out.assign(reason="identical within align.max_length")
+        rows = template.examples(rows, ("chosen", "rejected"))
+    texts = pd.DataFrame(rows, index=pairs.index)
+    kept = usable_pairs(tokenizer, texts, longest).index
+    message = equal_message(parting_tokens(tokenizer, texts.drop(index=kept)), longest)
+    out = pairs.drop(index=kept)[["kind", "task", "pair"]].rename(columns=dict(pair="id"))
+    return pairs.loc[kept], out.assign(reason="identical within align.max_length"), message
 
 
 def pairs_needs(
