@@ -324,6 +324,17 @@ def test_the_hub_does_not_know_it(hub, tmp_path, change, told):
     assert done.returncode == 2 and re.search(told, line), line
 
 
+def test_the_hub_is_busy(hub, tmp_path):
+    "The library waits as long as it is told, some times, and then the next way is tried."
+    head = f"/datasets/{ways.HUB}/resolve/{hub.known['revision']}/README.md"
+    hub.faults[head] = [(429, {"Retry-After": "0"})] * 99
+    done = in_a_process(tmp_path, hub, "data", "fetch", "bbh")
+    (line,) = [o for o in done.stdout.splitlines() if o.startswith("bbh: not from huggingface")]
+    assert done.returncode == 2 and "HTTP 429: " in line
+    hub.faults[head] = [(429, {"Retry-After": "0"})]
+    assert "27 files, 54 items" in in_a_process(tmp_path, hub, "data", "fetch", "bbh").stdout
+
+
 def test_no_network_at_all(hub, tmp_path):
     dead = dict.fromkeys(("HF_ENDPOINT", "ARTE_GITHUB", "PIP_INDEX_URL"), "http://127.0.0.1:9")
     done = in_a_process(tmp_path, hub, "data", "fetch", "bbh", **dead)

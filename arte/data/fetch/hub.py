@@ -52,6 +52,15 @@ def _check_reachable(dataset):
         raise ConnectionError(f"{hub_endpoint()} cannot be reached")
 
 
+def _with_status(error):  # what the library says often hides it
+    cause = error
+    while cause is not None:
+        if status := getattr(getattr(cause, "response", None), "status_code", None):
+            return f"HTTP {status}: {in_a_line(error)}"
+        cause = cause.__cause__ or cause.__context__
+    return in_a_line(error)
+
+
 def load_from_hub(
     *names: str | None,  # address and configuration, as for `datasets.load_dataset`
     **options,  # as for `datasets.load_dataset`
@@ -63,7 +72,7 @@ def load_from_hub(
     try:
         return load_dataset(*names, **options)
     except Exception as e:
-        raise ConnectionError(f"{'/'.join(filter(None, names))}: {in_a_line(e)}") from e
+        raise ConnectionError(f"{'/'.join(filter(None, names))}: {_with_status(e)}") from e
 
 
 def copy_from_hub(
