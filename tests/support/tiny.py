@@ -50,6 +50,6 @@ SMALL = {
     "pairs.question_pairs": 2,
     "align.epochs": 1,
     "distill.epochs": 1,
-    "align.max_length": 400,
+    "align.max_length": 1200,  # a prompt for questions has up to 1,000 of the tiny tokens
     "distill.max_length": 400,
 }
