@@ -54,7 +54,7 @@ def tested(
 ) -> pd.DataFrame:  # table `results`
     "Test a student with every number of worked examples."
     limit = run.recipe.eval.max_tokens
-    about = dict(items=items, exemplars=shown, tasks=tasks, max_tokens=limit)
+    about: dict = dict(items=items, exemplars=shown, tasks=tasks, max_tokens=limit)
     return at_all_shots(run, partial(evaluate, engine, arm, **about))
 
 
@@ -87,7 +87,7 @@ def run_eval(
     tasks = tasks_of(r, parts.sources)
     items = table_items(split(run.table("items"), "test"))
     shown = worked_examples(r, source, parts.sources)
-    about = dict(items=items, exemplars=shown, tasks=tasks)
+    about: dict = dict(items=items, exemplars=shown, tasks=tasks)
     for arm in ("vanilla", *r.distill.arms):
         with opened(run, student_role(arm), counts, parts) as engine:
             tables["results"].append(tested(run, arm, engine, items, shown=shown, tasks=tasks))
@@ -139,13 +139,12 @@ def run_controls(
     items, tasks = run.table("items"), tasks_of(r, parts.sources)
     examples = control_examples(tasks, r.controls.examples, r.seed, set(items.question))
     tests, results = table_items(split(items, "test")), []
-    shots = r.eval.shots[0]
-    shown = worked_examples(r, test_source(r, parts.sources), parts.sources) if shots else {}
-    how = dict(exemplars=shown, tasks=tasks, max_tokens=r.eval.max_tokens)
+    shown = worked_examples(r, test_source(r, parts.sources), parts.sources)
+    how: dict = dict(shots=r.eval.shots[0], items=tests, max_tokens=r.eval.max_tokens)
     for arm in CONTROL_ARMS:
         learn(run, "student", examples, arm, f"control-{arm}")
         with opened(run, f"control-{arm}", counts, parts) as engine:
-            results.append(evaluate(engine, arm, shots, tests, **how))
+            results.append(evaluate(engine, arm, exemplars=shown, tasks=tasks, **how))
     saved = save_tables(run, control_examples=examples, controls=results)
     check_controls(control_gains(run.table("controls")), r.controls.margin)
     return counts | saved
