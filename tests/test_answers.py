@@ -163,6 +163,10 @@ def test_letters(c):
 def not_hanging(seconds=60):
     "Ends with an error what would go on for minutes; seconds are enough for it on any machine."
 
+    if not hasattr(signal, "SIGALRM"):  # Windows
+        yield
+        return
+
     def stop(*_):
         raise AssertionError(f"still busy after {seconds} seconds")
 

@@ -15,7 +15,7 @@ from ..core.files import clean_text
 from ..core.tags import is_thinking, without_thinking
 from .guard.endings import after_this
 from .journal import CompletionRow, Journal, ScoreRow, entry_key, sampling_key
-from .protocol import Completion, Engine, FirstToken, Sampling
+from .protocol import Completion, Engine, FirstToken, NoScores, Sampling
 from ..models.chat import ChatTemplate
 from ..models.terminal import progress
 
@@ -76,6 +76,8 @@ class _Logprobs:
         return [entry_key("logprobs", self.model, *pair)]
 
     def ask(self, engine, pairs):
+        if not hasattr(engine, "logprobs"):
+            raise NoScores(f"{type(engine).__name__} has no method logprobs")
         return engine.logprobs(*_apart(pairs))
 
     def arriving(self, engine, pairs):

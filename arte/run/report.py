@@ -298,7 +298,7 @@ def tables_to_come(
     shown: list[str] = []
     for s in all_sections(parts):
         if not s.optional:
-            shown += [*s.tables, *s.also]
+            shown += s.tables
     waiting: dict[str, list[str]] = {}
     for name, stage in table_stages(parts).items():
         if name in shown and name not in t:

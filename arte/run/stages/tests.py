@@ -94,7 +94,8 @@ def run_eval(
             if not r.eval.forced:
                 continue
             try:
-                tables["gold"].append(gold_losses(engine, arm, shown, tasks))
+                gold = gold_losses(engine, arm, shown, tasks)
+                tables["gold"].append(gold)
                 if choices(items, tasks):
                     forced = partial(forced_answers, engine, arm, **about)
                     tables["forced"].append(at_all_shots(run, forced))
