@@ -31,7 +31,8 @@ NEEDS = {
     "elicit.prompts": {"align.held_out_pairs": 0.0},
     "pairs.questions": {"align.held_out_pairs": 0.0},
     "controls.": {"controls.margin": 0},
-}  # settings without which a field means nothing, or the only pair that changes is not trained on
+    "data.test": {"eval.max_tokens": 500},
+}  # settings without which a field means nothing, or too little room
 
 # Fields on which no result depends: which engine and how many processes are the machine's business,
 # and NUTS's draws matter only to irt.method = nuts

@@ -81,7 +81,7 @@ def recipes(draw):
             draw(st.sampled_from(["nuts", "map", "mle"])),
             draw(st.integers(1, n_val)),
             draw(shots),
-            tuple(draw(st.lists(words | respondents, max_size=3, unique=True))),
+            tuple(draw(st.lists(words | respondents, max_size=3, unique_by=str))),
         ),
         prefer=Prefer(draw(counts), draw(st.integers(0, questions))),
         pairs=Pairs("extremes", draw(st.integers(0, questions // 2)), draw(shares)),

@@ -17,6 +17,8 @@ from urllib.parse import unquote, urldefrag, urljoin
 
 import pytest
 
+from arte.howto.render import has_copy
+
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = [
     p for p in sorted((ROOT / "nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts
@@ -287,12 +289,9 @@ def test_pages_link_to_their_notebook(pages):
         assert [
             h for h in hrefs if h.startswith("https://github.com/") and h.endswith(f"/nbs/{name}")
         ], (page, hrefs)
-        assert [
-            h
-            for h in hrefs
-            if h.startswith("https://colab.research.google.com/github/")
-            and h.endswith(f"/nbs/{name}")
-        ]
+        colab = [h for h in hrefs if h.startswith("https://colab.research.google.com/github/")]
+        assert len(colab) == has_copy(name)
+        assert all(h.endswith(f"/colab/{name}") for h in colab)
         assert f"http://localhost:8888/lab/tree/{name}" in hrefs
 
 

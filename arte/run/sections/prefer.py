@@ -104,7 +104,8 @@ def pairs_section(
 ) -> list:  # parts
     "Show how many pairs there are, what was dropped and why, and five pairs in full."
     pairs = t["pairs"]
-    counts = pair_counts(pairs, t["dropped"])
+    dropped = t.get("dropped", pd.DataFrame(columns=["kind", "task", "id", "reason"]))
+    counts = pair_counts(pairs, dropped)
     margins = [f"{100 * x:.1f} points" if pd.notna(x) else "–" for x in counts.margin]
     cells = counts.assign(margin=margins).rename(columns={"margin": "mean margin"})
     notes = _notes(t)
@@ -127,4 +128,4 @@ def _notes(t):
     return reason_sentences(pair_sides(t["pairs"], t["drafts"], labelled))
 
 
-PAIRS_SHOWN = Section("Pairs", pairs_section, ("pairs", "dropped"), also=_ANSWERS)
+PAIRS_SHOWN = Section("Pairs", pairs_section, ("pairs",), also=("dropped", *_ANSWERS))
