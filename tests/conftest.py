@@ -30,6 +30,7 @@ DATA_SETTINGS = (
 )
 
 
+HEAVY = ("test_engine", "test_launch", "test_replicas")
 REAL_MODELS = ("test_engine", "test_server", "test_lmeval")
 LONG = (
     "test_replicas",
@@ -48,11 +49,13 @@ def file_name(nodeid):
 
 
 def pytest_collection_modifyitems(items):
-    "Mark the tests that need a model; put the longest files first, so that no process waits."
+    "Mark tests that need a model, or much time; put the longest files first: no process waits."
     first = [*REAL_MODELS, *LONG]
     for item in items:
         if "tiny_model" in item.fixturenames or item.path.stem in REAL_MODELS:
             item.add_marker(pytest.mark.model)
+        if item.path.stem in HEAVY:
+            item.add_marker(pytest.mark.heavy)
     items.sort(key=lambda i: first.index(i.path.stem) if i.path.stem in first else len(first))
 
 

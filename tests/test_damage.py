@@ -234,6 +234,7 @@ def test_taking_over_from_what_is_no_run(world, whole, tmp_path):
         run(world.recipe({}), tmp_path / "c", tmp_path / "begun")
 
 
+@pytest.mark.heavy
 def test_full_disk(tiny_model, tmp_path):
     "On a small tmpfs, with real training: see `small_disk.py`."
     unshare = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]

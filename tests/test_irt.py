@@ -173,6 +173,7 @@ def test_the_model_on_long_data_has_the_posterior_of_before():
     assert set(first[first.chosen].item) == set(recorded[recorded.chosen].item)
 
 
+@pytest.mark.heavy
 @pytest.mark.model
 def test_nutpie_finds_what_pymc_finds():
     pytest.importorskip("nutpie")

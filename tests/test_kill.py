@@ -9,6 +9,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from arte.run.rundir import RunDir
 from arte.run.parts import STAGES
 from support.world import entries, tables
@@ -16,6 +18,7 @@ from support.world import entries, tables
 KILLS = 25 if os.environ.get("ARTE_SLOW") else len(STAGES)
 
 
+@pytest.mark.heavy
 def test_killed_all_over_a_run(tiny_model, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "support.killed", tiny_model, tmp_path, str(KILLS)],
