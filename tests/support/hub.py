@@ -2,49 +2,28 @@
 
 import base64
 import json
-import threading
 from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import yaml
+
+from support.loopback import Loopback
 
 TOKEN = "hf_of_a_test"
 
 
-class FakeHub:
+class FakeHub(Loopback):
     "Repositories by (type, name): private, and files by their path."
 
     def __init__(self):
         self.repos, self.objects, self.asked = {}, {}, []
-        hub = self
+        self.serve()
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                hub.answer(self, "POST")
-
-            def do_GET(self):
-                hub.answer(self, "GET")
-
-            def do_PUT(self):
-                hub.answer(self, "PUT")
-
-            def log_message(self, *a):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def close(self):
-        self.server.shutdown()
-        self.server.server_close()
-
-    def answer(self, h, verb):
+    def answer(self, h):
         path, body = (
             h.path.partition("?")[0],
             h.rfile.read(int(h.headers.get("Content-Length") or 0)),
         )
-        self.asked.append(f"{verb} {path}")
+        self.asked.append(f"{h.command} {path}")
         status, reply = self.reply(path, body, h.headers.get("Authorization"))
         data = json.dumps(reply).encode()
         h.send_response(status)

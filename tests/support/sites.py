@@ -5,12 +5,12 @@ import io
 import json
 import re
 import tarfile
-import threading
 import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
 import pandas as pd
+
+from support.loopback import Loopback
 
 COMMIT = "c0ffee" + "0" * 34
 
@@ -41,11 +41,13 @@ def parquet(rows):
     return buffer.getvalue()
 
 
-class Sites:
+class Sites(Loopback):
     """One server for all: addresses answer with bytes, or with a function of the request.
 
     `faults` says what goes wrong: address → a list of statuses to answer first, or "cut".
     """
+
+    protocol = "HTTP/1.1"
 
     def __init__(self):
         self.files: dict[str, bytes] = {}  # path → content
@@ -53,30 +55,7 @@ class Sites:
         self.repos: dict[str, dict] = {}  # "datasets/a/b" → {"files": …, "gated": …}
         self.faults: dict[str, list] = {}
         self.asked: list[str] = []
-        sites = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self):
-                sites.answer(self)
-
-            def do_HEAD(self):
-                sites.answer(self)
-
-            def do_POST(self):
-                sites.answer(self)
-
-            def log_message(self, *a):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def close(self):
-        self.server.shutdown()
-        self.server.server_close()
+        self.serve()
 
     # what is there
 
