@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from arte.data import places
 from arte.data.fetch import hub
@@ -13,6 +14,11 @@ from support.tiny import SMALL
 
 # A tiny model gains nothing from threads, and each process of xdist has a core to itself.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The same examples each time; ARTE_SLOW=1 looks for new ones.
+settings.register_profile("repeatable", derandomize=True)
+if not os.environ.get("ARTE_SLOW"):
+    settings.load_profile("repeatable")
 
 # Data that is not part of the project may lie in a folder beside it.
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
