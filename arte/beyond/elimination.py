@@ -7,6 +7,7 @@ __all__ = ['score_chances', 'chance_of_best', 'undecided', 'eliminate', 'expecte
            'answer_by_elimination']
 
 # %% ../../nbs/beyond/elimination.ipynb #7a2e2e05
+from collections.abc import Callable
 from functools import partial
 from itertools import product
 
@@ -109,6 +110,8 @@ def eliminate(
     error: float = 0.2,
     step: int = 4,  # items a round
     hint: np.ndarray | None = None,  # (n_drafts,) as in `score_chances`
+    # (chances of one question's drafts, error) → (n_rationales,) bool: with which to continue
+    still: Callable = undecided,
 ) -> pd.DataFrame:  # answers; the fewer items, the earlier a draft was out
     "Ask round by round, only with drafts that may still be the best or worst of their question."
     if not 0 <= error < 1:
@@ -121,19 +124,19 @@ def eliminate(
         answers.append(ask(list(pairs)))
         right, asked, _ = _counts(drafts, pd.concat(answers))
         chances = score_chances(right, asked, len(items), hint)
-        live = _still_live(live, drafts, chances, error)
+        live = _still_live(live, drafts, chances, partial(still, error=error))
         if not live.any():
             break
     return pd.concat(answers, ignore_index=True)
 
 
-def _still_live(live, drafts, chances, error):
+def _still_live(live, drafts, chances, still):
     questions, _ = pd.factorize(drafts.question_id)
-    still = live.copy()
+    live = live.copy()
     for q in np.unique(questions[live]):
         its = questions == q
-        still[its] &= undecided(chances[its], error)
-    return still
+        live[its] &= still(chances[its])
+    return live
 
 
 def expected_scores(
