@@ -56,7 +56,7 @@ def _answer_row(item, task, completion):
     graded = grade(completion.text, item.answer, task.kind, item.question)
     return dict(
         task=item.task,
-        category=task.category,
+        category=task.category_of(item.item),
         item=item.item,
         parsed=graded.parsed,
         gold=normalise(item.answer, task.kind) or item.answer,
@@ -220,7 +220,8 @@ def comparisons(
 def table2(
     results: pd.DataFrame,  # table `results`
     average: str = "macro",  # "macro" or "micro", of the category columns; the paper doesn't say
-    # index (shots, arm); columns the categories present, BBH macro, BBH micro (all in %),
+    # index (shots, arm); columns the categories present, BBH macro, BBH micro (all in %; macro and
+    # micro alone where categories are not BBH's),
     # constant (best constant answer), balanced (accuracy among readable answers), label (share of
     # the most frequent one), failures (unreadable answers; all in %, means over tasks), n
 ) -> pd.DataFrame:
@@ -229,11 +230,13 @@ def table2(
     categories = t.query("level == 'category' and average == @average")
     cells = 100 * categories.pivot(columns="name", values="accuracy")
     known = [name for name in CATEGORY_TITLES if name in cells]
-    cells = cells[known].rename(columns=CATEGORY_TITLES).rename_axis(columns=None)
+    others = [name for name in cells if name not in CATEGORY_TITLES]
+    cells = cells[known + others].rename(columns=CATEGORY_TITLES).rename_axis(columns=None)
+    every = "BBH " if known and not others else ""
     macro = t.query("level == 'all' and average == 'macro'")
     micro = t.query("level == 'all' and average == 'micro'")
-    cells["BBH macro"] = 100 * macro.accuracy
-    cells["BBH micro"] = 100 * micro.accuracy
+    cells[f"{every}macro"] = 100 * macro.accuracy
+    cells[f"{every}micro"] = 100 * micro.accuracy
     cells["constant"] = 100 * macro.constant_accuracy
     cells["balanced"] = 100 * macro.balanced
     cells["label"] = 100 * macro.label_share

@@ -40,6 +40,7 @@ INERT = {
     "name": "another",
     "trust_remote_code": True,
     "report_to": [],
+    "own": [dict(name="spare", hub="somebody/questions")],  # in no list of tasks
     "accelerate": "fsdp-8",
     "controls.margin": 0.5,
     "elicit.min_finished": 0.01,

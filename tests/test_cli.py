@@ -17,7 +17,7 @@ FAKE = """
 import sys, time, types
 from arte.run.rundir import RunDir
 pipeline, report = types.ModuleType("arte.run.pipeline"), types.ModuleType("arte.run.report")
-def run(recipe, out, source):
+def run(recipe, out, source, **which):
     with RunDir(out, recipe): {body}
 pipeline.run = run
 pipeline.status = lambda d: f"status of {{RunDir(d).recipe.name}}"

@@ -9,7 +9,7 @@ __all__ = ['LIKELIHOOD', 'SIGNALS', 'gold_text', 'answer_likelihoods', 'likeliho
 import numpy as np
 import pandas as pd
 
-from ..core.answers import normalise
+from ..core.answers import right_answers
 from ..core.basics import derive_seed
 from ..core.prompts import student_prompt
 from ..measures.forced import LEAD
@@ -32,8 +32,8 @@ def gold_text(
     answer: str,  # the gold answer, as the data set has it
     kind: str,  # the task's answer kind
 ) -> str:  # begins with a blank
-    "Return the gold answer in its normal form, in tags."
-    return f" <ans>{normalise(answer, kind) or answer}</ans>"
+    "Return the gold answer, of several the first, in its normal form and in tags."
+    return f" <ans>{right_answers(answer, kind)[0] or answer}</ans>"
 
 
 def answer_likelihoods(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STOP', 'KINDS', 'extract_answer', 'cut_answer', 'AnswerKind', 'plain_characters', 'read_label', 'closed_kind',
-           'read_option', 'read_integer', 'read_number', 'read_brackets', 'read_words', 'read_text', 'answer_kind',
-           'normalise', 'options', 'doubled_option', 'read_answer', 'Grade', 'grade']
+           'read_option', 'read_brackets', 'read_words', 'read_text', 'answer_kind', 'normalise', 'right_answers',
+           'options', 'doubled_option', 'read_answer', 'Grade', 'grade']
 
 # %% ../../nbs/core/answers.ipynb #843104ea
 import re
@@ -13,7 +13,9 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from operator import eq
 from .basics import nearest
+from .reading.numbers import read_integer, read_number
 from .tags import closings, hide_thoughts
 
 # %% ../../nbs/core/answers.ipynb #cb00a07e
@@ -48,6 +50,9 @@ class AnswerKind:
     labels: tuple[str, ...] = ()  # all possible answers in normal form; (): no closed set
     lettered: bool = False  # answers are letters of a question's options, whose words count too
     bracketed: bool = False  # brackets belong to an answer and are no wrapping
+    several: str = ""  # mark between several right answers to a question; "": there is one
+    same: Callable[[str, str], bool] = eq  # answer, right answer, in normal form → is it right?
+    exact: bool = False  # an answer is read as it stands between the tags
 
 # %% ../../nbs/core/answers.ipynb #e66c9b95
 _DASHES = dict.fromkeys(map(ord, "‐‑‒–—―−"), "-")
@@ -170,80 +175,6 @@ def read_option(
         return None
     return f"({letter.upper()})"
 
-# %% ../../nbs/core/answers.ipynb #69075f79
-_NUMBER_WORDS = """zero one two three four five six seven eight nine ten eleven twelve thirteen
-fourteen fifteen sixteen seventeen eighteen nineteen twenty""".split()
-_INTEGER = re.compile(
-    r"""(?P<sign>[-+]?)[ ]?
-    (?P<whole>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)
-    (?:\.0*)?
-    (?P<rest>(?:[ ,;][^0-9=]*)?)""",
-    re.X,
-)
-# a calculation, a range, a multiplier or a doubt behind the number, not a unit
-_UNSURE = re.compile(
-    r"""[ ,;][-+*/×x](?:[ ]|$)|[½¼¾⅐-↉²³]|\b(?:or|and|to|at[ ](?:least|most)|about|around|roughly
-    |approx\w*|maybe|perhaps|probably|possibly|plus|minus|times|squared|hundreds?|thousands?|
-    millions?|billions?|trillions?|dozens?|score|gross|hal(?:f|ves)|quarters?|k)\b""",
-    re.I | re.X,
-)
-_COMPARED = re.compile("[<>≤≥≠≈~±∼]|!=")
-_SEVERAL = re.compile(r"\b(?:or|and)\b|[,;]")
-
-
-def _result(answer):
-    "Return what a calculation comes to, a word as digits; nothing if there may be several results."
-    before, equals, text = answer.rpartition("=")
-    if _COMPARED.search(answer) or ("=" in before and _SEVERAL.search(before)):
-        return ""
-    word = text.strip().lower()
-    return str(_NUMBER_WORDS.index(word)) if word in _NUMBER_WORDS else text.strip()
-
-
-def _signed(sign, value):
-    return f"-{value}" if sign not in ("", "+") and value != "0" else value
-
-
-def _digits(text):
-    return text.replace(",", "").lstrip("0") or "0"
-
-
-def read_integer(
-    answer: str,  # bare: without introduction, wrapping and full stop
-) -> str | None:  # digits, perhaps after a minus sign
-    "Return the one whole number of an answer."
-    m = _INTEGER.fullmatch(_result(answer))
-    if not m or _UNSURE.search(m["rest"]):
-        return None
-    return _signed(m["sign"], _digits(m["whole"]))
-
-# %% ../../nbs/core/answers.ipynb #number02
-_NUMBER = re.compile(
-    r"""(?P<sign>[-+]?)[ ]?
-    (?:US)?(?:\\?[$€£¥])?[ ]?
-    (?P<inner>[-+]?)[ ]?
-    (?P<whole>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]*)
-    (?:\.(?P<decimals>[0-9]*))?
-    (?P<rest>(?:[ ,;%°¢$€£¥][^0-9=]*)?)""",
-    re.X,
-)
-
-
-def read_number(
-    answer: str,  # bare: without introduction, wrapping and full stop
-) -> str | None:  # digits, perhaps after a minus sign, without trailing zeros
-    "Return the one number of an answer, which may have decimals, a currency or a unit."
-    m = _NUMBER.fullmatch(_result(answer))
-    if not m or not (m["whole"] or m["decimals"]):
-        return None
-    if m["sign"] and m["inner"]:
-        return None
-    if _UNSURE.search(m["rest"]):
-        return None
-    decimals = (m["decimals"] or "").rstrip("0")
-    value = _digits(m["whole"]) + (f".{decimals}" if decimals else "")
-    return _signed(m["sign"] or m["inner"], value)
-
 # %% ../../nbs/core/answers.ipynb #ae540a90
 def read_brackets(
     answer: str,  # bare: without introduction, wrapping and full stop
@@ -306,7 +237,19 @@ def normalise(
 ) -> str | None:  # the normal form; None if it is not of this kind
     "Return an answer in the normal form of its kind."
     kind = answer_kind(kind)
+    if kind.exact:
+        return kind.read(answer)
     return kind.read(_bare(answer, () if kind.bracketed else _BRACKETS))
+
+
+def right_answers(
+    gold: str,  # the gold answer, as the data set has it
+    kind: str | AnswerKind,  # its answer kind
+) -> list[str | None]:  # in normal form; None: not of this kind
+    "Return the right answers that a gold answer names: one, or several."
+    kind = answer_kind(kind)
+    golds = gold.split(kind.several) if kind.several else [gold]
+    return [normalise(answer, kind) for answer in golds]
 
 # %% ../../nbs/core/answers.ipynb #95cbfbc1
 def _lettered(question):  # (letter, words) of each option, in order
@@ -363,7 +306,7 @@ class Grade:
     "The grade of one generated answer."
 
     parsed: str | None  # the answer in normal form; None: unreadable
-    correct: bool  # equal to the gold answer; an unreadable answer is wrong
+    correct: bool  # the same as the gold answer; an unreadable answer is wrong
 
 
 def grade(
@@ -374,9 +317,11 @@ def grade(
 ) -> Grade:  # `parsed` is None if no tag is complete or the answer is not of this kind
     "Grade a text: is its answer the gold answer (the indicator of Eq. 1 and 3)?"
     kind = answer_kind(kind)
-    target = normalise(gold, kind)
-    if target is None:
+    targets = right_answers(gold, kind)
+    if None in targets:
         kind = answer_kind("text")
-        target = normalise(gold, kind)
+        targets = right_answers(gold, kind)
     parsed = read_answer(text, kind, question)
-    return Grade(parsed, parsed is not None and parsed == target)
+    if parsed is None:
+        return Grade(None, False)
+    return Grade(parsed, any(kind.same(parsed, t) for t in targets if t is not None))

@@ -35,11 +35,20 @@ class Task:
 
     name: str  # the name of its BBH file
     title: str  # its name in a sentence: "boolean expressions"
-    category: str  # "logic", "commonsense", "math" or "knowledge" (Table 7)
+    category: str  # "logic", "commonsense", "math" or "knowledge" (Table 7), or another
     kind: str | AnswerKind  # the kind of its answers: a name in `KINDS`, or one of your own
     description: str  # one sentence: the {Task Description} of Tables 8, 11 and 13
     techniques: tuple[Technique, ...]  # at least two; four for each built-in task
     reminder: bool = False  # whether the naive prompt asks for the answer between tags
+    # item → its category, where the items of a task have several
+    categories: dict[str, str] | None = None
+
+    def category_of(
+        self,
+        item: str,  # its id
+    ) -> str:
+        "Return the category of an item: its own, or the task's."
+        return (self.categories or {}).get(item, self.category)
 
 # %% ../../nbs/core/tasks.ipynb #9945c61c
 CATEGORIES = ("logic", "commonsense", "math", "knowledge")  # Table 7
@@ -101,13 +110,13 @@ def make_task(
     name: str,  # the task's name
     given: dict,  # its fields, as in a task file
     where: str | Path,  # the file, for errors
+    categories: dict[str, str] | None = None,  # item → its category, where it has one of its own
 ) -> Task:  # ValueError names the file, the field, and what to write
     "Check the fields of a task, and make it."
     _check_names(where, name, given)
     for field in ("title", "category", "description", "answer_form"):
         if field in given:
             _check_text(where, f"{name}.{field}", given[field])
-    _check_choice(where, f"{name}.category", given["category"], CATEGORIES)
     kind = given["kind"]
     if not isinstance(kind, AnswerKind):
         _check_choice(where, f"{name}.kind", kind, [k.name for k in KINDS])
@@ -120,6 +129,7 @@ def make_task(
         kind=kind,
         description=given["description"].strip(),
         techniques=tuple(make_technique(t, p, form) for t, p in given["techniques"].items()),
+        categories=categories,
     )
 
 

@@ -73,7 +73,7 @@ def forced_answers(
     for item, labels, gold in asked:
         logs = _normalised([next(sums) for _ in labels])
         label = labels[int(np.argmax(logs))]
-        who = (arm, shots, item.task, tasks[item.task].category, item.item)
+        who = (arm, shots, item.task, tasks[item.task].category_of(item.item), item.item)
         rows.append((*who, label, gold, label == gold, logs[labels.index(gold)]))
     return pd.DataFrame(rows, columns=COLUMNS)
 

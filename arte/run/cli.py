@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['USER_ERRORS', 'planned', 'plan_command', 'run_command', 'status_command', 'compare_command', 'one_report',
            'report_command', 'export_command', 'data_command', 'recipes_command', 'push_command', 'add_command',
-           'add_run', 'add_recipe', 'add_machine', 'add_plan_and_run', 'add_report', 'add_data', 'add_export',
-           'add_push', 'make_parser', 'message', 'refuse', 'main']
+           'add_run', 'add_recipe', 'add_budget', 'add_machine', 'add_plan_and_run', 'add_report', 'add_data',
+           'add_export', 'add_push', 'make_parser', 'message', 'refuse', 'main']
 
 # %% ../../nbs/run/cli.ipynb #c28982ad
 import argparse
@@ -18,6 +18,7 @@ from .. import __version__
 from ..core.fields import RecipeError
 from ..core.recipes import load_recipe, preset_names, read_source
 from .sets.commands import add_export_set, add_score
+from .start.commands import add_new, add_try
 
 # %% ../../nbs/run/cli.ipynb #143208ea
 def planned(
@@ -57,7 +58,7 @@ def run_command(
     from arte.run.pipeline import run
     from arte.run.report import write_report
 
-    run(recipe, args.out, args.source)
+    run(recipe, args.out, args.source, until=args.until, since=args.from_stage)
     print(f"Report: {write_report(args.out)}")
 
 
@@ -170,7 +171,7 @@ def add_run(
 def add_recipe(
     parser: argparse.ArgumentParser,  # of a command
 ):
-    "Add the recipe, changes of it, and the limits within which it must stay."
+    "Add the recipe and changes of it."
     presets = ", ".join(preset_names())
     parser.add_argument(
         "recipe", metavar="RECIPE", help=f"a preset ({presets}) or the path of a YAML file"
@@ -183,6 +184,12 @@ def add_recipe(
         metavar="FIELD=VALUE",
         help="change settings, for example --set align.lr=1e-6 seed=1",
     )
+
+
+def add_budget(
+    parser: argparse.ArgumentParser,  # of a command
+):
+    "Add the limits within which a run must stay."
     parser.add_argument(
         "--budget",
         metavar="LIMIT",
@@ -216,6 +223,7 @@ def add_plan_and_run(
     run = add_command(commands, "run", run_command, help)
     for parser in (plan, run):
         add_recipe(parser)
+        add_budget(parser)
         add_machine(parser)
     out = "the run's folder; made if it is not there"
     run.add_argument("--out", required=True, metavar="DIR", type=Path, help=out)
@@ -227,6 +235,9 @@ def add_plan_and_run(
         help="another run, whose generated texts and trained models are taken over where they "
         "are the same",
     )
+    run.add_argument("--until", metavar="STAGE", help="stop after this stage, for example elicit")
+    again = "run this stage and those after it anew; what was generated is kept"
+    run.add_argument("--from-stage", metavar="STAGE", help=again)
 
 
 def add_report(
@@ -298,6 +309,8 @@ def make_parser() -> argparse.ArgumentParser:  # of `arte`
     )
     parser.add_argument("--version", action="version", version=f"arte {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    add_new(partial(add_command, commands))
+    add_try(partial(add_command, commands), add_recipe)
     add_plan_and_run(commands)
     help = "print which stages of a run are done"
     add_run(add_command(commands, "status", status_command, help))

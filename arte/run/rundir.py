@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TextIO
 import pandas as pd
 from ..core.files import cannot_write, content_hash, parquet, take_lock, write_whole
-from ..core.recipes import dump_recipe, first_difference, parse_yaml
+from ..core.recipes import first_difference
+from ..core.settings.kept import keep_own, read_recipe, save_recipe
 from ..core.settings.recipe import Recipe
-from ..core.fields import from_dict
 from ..engines.journal import Journal
 from .environment import environment
 
@@ -56,19 +56,8 @@ def _read_table(file, again):
         raise ValueError(f"The table {file} is damaged ({e}). Delete this file. {again}") from None
 
 # %% ../../nbs/run/rundir.ipynb #3aba0ed2
-def _read_recipe(folder):
-    file = folder / "recipe.yaml"
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no run: there is no recipe.yaml. "
-            f"Make one with: arte run nano --out {folder}"
-        )
-    settings = parse_yaml(file.read_text(encoding="utf-8"), str(file))
-    return from_dict(Recipe, settings)
-
-
 def _check_same(folder, recipe):
-    difference = first_difference(_read_recipe(folder), recipe)
+    difference = first_difference(read_recipe(folder), recipe)
     if difference:
         raise ValueError(
             f"{folder} was made by another recipe. {difference}. "
@@ -112,7 +101,7 @@ class RunDir:
         self._journal, self._shares_journal = journal, journal is not None
         self._lock: TextIO | None = None
         if recipe is None:
-            self.recipe: Recipe = _read_recipe(self.folder)
+            self.recipe: Recipe = read_recipe(self.folder)
         else:
             self.recipe = recipe
             self._open_to_write()
@@ -124,8 +113,9 @@ class RunDir:
         _make_folder(self.folder, known or self._shares_journal)
         self._lock = take_lock(self.path("lock"))
         _remove_halves(self.folder)
+        self.recipe = keep_own(self.recipe, self.folder)
         if not known:
-            write_whole(self.path("recipe.yaml"), dump_recipe(self.recipe).encode())
+            save_recipe(self.recipe, self.folder)
         self._note_environment()
 
     def _note_environment(self):

@@ -17,7 +17,8 @@ from ..core.fields import RecipeError
 from ..core.settings.recipe import Recipe
 from ..core.tasks import Task
 from ..data.generated.tasks import GENERATED_TASKS
-from ..data.sources import SOURCES, Source, get_source
+from ..data.own.source import own_by_name, task_of
+from ..data.sources import SOURCES, Source
 from ..engines.journaled import Journaled
 from ..engines.open import EngineKind
 from ..align import check_loss
@@ -112,8 +113,9 @@ def _check_generated(recipe):
     asking = (recipe.teacher.school, recipe.controls.examples)
     if "generated" not in (recipe.data.items, recipe.data.test) and not any(asking):
         return
+    own = set() if recipe.teacher.school else set(own_by_name(recipe))
     for task in (*recipe.tasks, *recipe.unseen.tasks):
-        if task not in GENERATED_TASKS:
+        if task not in GENERATED_TASKS and task not in own:
             problem = (
                 f"{[task]} cannot be generated, and data.items, data.test, teacher.school or "
                 "controls.examples asks for it"
@@ -127,13 +129,12 @@ def _check_generated(recipe):
 
 def _check_tasks(recipe, parts):
     "Refuse tasks that the source of items does not have."
-    source = by_name(recipe.data.items, parts.sources)
     benchmarks = [benchmark.name for benchmark in parts.benchmarks]
     unseen = [task for task in recipe.unseen.tasks if task not in benchmarks]
     for field, names in (("tasks", recipe.tasks), ("unseen.tasks", unseen)):
         for i, name in enumerate(names):
             try:
-                source.task(name)
+                task_of(name, recipe, parts.sources)
             except ValueError as e:
                 raise RecipeError(f"{field}[{i}]", str(e).rstrip(".")) from None
 
@@ -143,9 +144,10 @@ def tasks_of(
     sources: tuple[Source, ...] = SOURCES,  # of items
 ) -> dict[str, Task]:  # in the recipe's order
     "Return the recipe's tasks by name, as the source of the items has them."
-    source = get_source(recipe.data.items, sources)
-    reminder = recipe.teacher.reminder
-    return {name: replace(source.task(name), reminder=reminder) for name in recipe.tasks}
+    tasks, reminder = {}, recipe.teacher.reminder
+    for name in recipe.tasks:
+        tasks[name] = replace(task_of(name, recipe, sources), reminder=reminder)
+    return tasks
 
 
 def aligned_role(

@@ -10,7 +10,7 @@ __all__ = ['TOO_MUCH', 'with_labels', 'score_parts', 'explained_by_readable', 'c
 import numpy as np
 import pandas as pd
 
-from ..core.answers import normalise
+from ..core.answers import KINDS, normalise
 from .turned import scored_answers
 
 # %% ../../nbs/02_prefer_parts.ipynb #d971000e
@@ -20,10 +20,16 @@ def with_labels(
     items: pd.DataFrame,  # table `items`: item, answer, kind
 ) -> pd.DataFrame:  # the scored answers, with `gold` and `own`, the draft's answer
     "Add the gold answer and the draft's own answer to each answer that a score is made of."
-    gold = {i.item: normalise(i.answer, i.kind) or i.answer for i in items.itertuples()}
+    gold = {i.item: _gold(i) for i in items.itertuples()}
     own = dict(zip(drafts.draft, drafts.answer))
     rows = scored_answers(answers)
     return rows.assign(gold=rows["item"].map(gold), own=rows.draft.map(own))
+
+
+def _gold(item):
+    "Return a gold answer in its normal form; as it is written where the kind is one's own."
+    known = item.kind in [kind.name for kind in KINDS]
+    return (known and normalise(item.answer, item.kind)) or item.answer
 
 
 def score_parts(

@@ -11,6 +11,7 @@ from math import comb
 from ..fields import Count, RecipeError, Section, Size, Switch
 from .machine import EngineSettings, Tracker
 from .method import Data, Elicit, Irt, Pairs, Prefer, Student, Teacher
+from .own import OwnTask
 from arte.core.settings.training import (
     Align,
     Controls,
@@ -123,7 +124,9 @@ class Recipe(Section):
     }
 
     name: str  # a short name, shown in reports
-    tasks: tuple[str, ...]  # names of BBH's files, without .json
+    # names of BBH's files, without .json; in a file also paths of data files and task files, and
+    # what a task file says
+    tasks: tuple[str, ...]
     teacher: Teacher  # the model that writes
     student: Student  # the model that learns
     seed: Size = 0  # all random choices derive from it (`derive_seed`); the paper gives none
@@ -150,6 +153,8 @@ class Recipe(Section):
     unseen: Unseen = Unseen()  # §5.2, Table 4
     transfer: Transfer = Transfer()  # §5.2, Table 5
     engine: EngineSettings = EngineSettings()  # which library generates
+    # tasks of one's own, with all that `tasks` and `unseen.tasks` said of them
+    own: tuple[OwnTask, ...] = ()
 
     def check(self):
         "Refuse values that are fine alone and impossible together."

@@ -9,7 +9,6 @@ __all__ = ['size_category', 'dataset_head', 'counts_text', 'shared_fields', 'dat
 # %% ../../../nbs/run/hub/cards.ipynb #d4422fe4
 import pandas as pd
 from ... import __version__
-from ...core.tasks import get_task
 from ...distill import arm_examples
 from arte.run.hub.claims import (
     checked_text,
@@ -23,6 +22,7 @@ from .dataset import tailored_dataset
 from .terms import hub_name, licence_note, model_link, public_name, public_recipe
 from ..pages.accuracy import overall
 from ..rundir import RunDir
+from ..stage import tasks_of
 from ...tailor import example_counts
 
 # %% ../../../nbs/run/hub/cards.ipynb #c7bd67c4
@@ -256,7 +256,7 @@ def titles_text(
     recipe,  # `Recipe`
 ) -> str:  # "3 tasks (…)"
     "Write the titles of a recipe's tasks."
-    titles = [get_task(name).title for name in recipe.tasks]
+    titles = [task.title for task in tasks_of(recipe).values()]
     return f"{len(titles)} tasks ({', '.join(titles)})"
 
 

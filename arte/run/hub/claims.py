@@ -28,9 +28,13 @@ def tested_on(
     run: RunDir,  # done
 ) -> str:  # in words
     "Write what the students were tested on."
-    if recorded_test_data(run.recipe, run.stages) == "bbh":
-        return "items of BIG-Bench-Hard"
-    return "generated items in the form of BIG-Bench-Hard"
+    words = {
+        "bbh": "items of BIG-Bench-Hard",
+        "generated": "generated items in the form of BIG-Bench-Hard",
+        "own": "items of the task's own data that were kept for the test",
+    }
+    sources = recorded_test_data(run.recipe, run.stages).split("+")
+    return " and ".join(words.get(source, words["generated"]) for source in sources)
 
 
 def interval(

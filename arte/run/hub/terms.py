@@ -63,6 +63,8 @@ def public_recipe(
     r["irt"]["respondents"] = list(map(_outside_respondent, r["irt"]["respondents"]))
     r["accelerate"] = outside(r["accelerate"])
     r["engine"]["url"] = None
+    for own in r["own"]:
+        own |= {name: own[name] and Path(own[name]).name for name in ("data", "grader")}
     return yaml.dump(r, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
 
 # %% ../../../nbs/run/hub/terms.ipynb #11f41f0b

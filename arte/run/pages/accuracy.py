@@ -17,6 +17,9 @@ from ...tailor import title_by_arm
 TEST_DATA = {
     "bbh": "real BBH test items",
     "generated": "generated test items in BBH's format, not BBH's own",
+    "own": "test items of the task's own data",
+    "bbh+own": "real BBH test items, and test items of the tasks' own data",
+    "generated+own": "generated test items in BBH's format, and those of the tasks' own data",
 }  # source of test items → words
 
 

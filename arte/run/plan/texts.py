@@ -223,7 +223,8 @@ def plan_exemplars(
     "Return the worked examples that the run will show, or fillers."
     with suppress(OSError):
         if source is not None:
-            return worked_examples(recipe, source, sources)
+            found = worked_examples(recipe, source, sources)
+            return {task: shown or FILLERS for task, shown in found.items()}
     return dict.fromkeys(recipe.tasks, FILLERS)
 
 

@@ -12,7 +12,8 @@ import pandas as pd
 from ...core.settings.recipe import Recipe
 from ...core.tasks import split_items, table_items
 from ...data.benchmarks import benchmark_exemplars, is_benchmark, load_benchmark
-from ...data.sources import SOURCES, Source, get_source
+from ...data.own.source import source_of
+from ...data.sources import SOURCES, Source, source_of_tests
 from ...elicit import naive_rationales
 from ..engine import register_model
 from ...prefer import preference_scores
@@ -46,8 +47,9 @@ def unseen_task(
 ) -> tuple:  # (`Task`, items of the splits "seed" and "test", three `Exemplar`s)
     "Return what an unseen task consists of."
     if not is_benchmark(name):
-        source = get_source(test_source(recipe, sources), sources)
-        splits = draw_task(name, recipe, source.name, sources)
+        test = source_of_tests(recipe.data.test, sources).name
+        splits = draw_task(name, recipe, test, sources)
+        source = source_of(name, recipe, test, sources)
         shown = source.exemplars(name, recipe.seed)
         return source.task(name), splits["seed"] + splits["test"], shown
     task, items = load_benchmark(name)
@@ -197,7 +199,7 @@ def _results(run, arm, student, parts):
     "Another student's results on the run's test items."
     r = run.recipe
     items = table_items(split(run.table("items"), "test"))
-    shown = worked_examples(r, test_source(r, parts.sources), parts.sources)
+    shown = worked_examples(r, test_source(r, parts.sources), parts.sources, run)
     tasks = tasks_of(r, parts.sources)
     return tested(run, arm, student, items, shown=shown, tasks=tasks)
 

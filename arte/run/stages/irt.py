@@ -81,7 +81,7 @@ def all_responses(
     r, responses = run.recipe, []
     val = split(run.table("items"), "val")
     tasks = tasks_of(run.recipe, parts.sources)
-    shown = worked_examples(r, r.data.items, parts.sources)
+    shown = worked_examples(r, r.data.items, parts.sources, run, scored=False)
     for role in respondents(run):
         with opened(run, role, counts, parts) as engine:
             answers = collect_responses(

@@ -40,7 +40,7 @@ def run_items(
             run, role
         )  # refuses a chat template that can't be used, before anything is made
     counts = Counts(items=len(items), test_data=source)
-    if way := _fetched_from({recipe.data.items, source}):
+    if way := _fetched_from({recipe.data.items, source} if source != "own" else set()):
         counts["fetched_from"] = way
     return counts
 

@@ -15,6 +15,7 @@ from ...core.fields import RecipeError
 from ...controls import CONTROL_ARMS, check_controls, control_examples, control_gains
 from ...core.tasks import table_items
 from ...data.benchmarks import benchmark_exemplars, load_benchmark
+from ...data.own.source import own_by_name, own_solutions
 from ...distill import gold_losses
 from ...eval import evaluate
 from ...engines.protocol import NoScores
@@ -86,7 +87,7 @@ def run_eval(
     source = test_source(r, parts.sources)
     tasks = tasks_of(r, parts.sources)
     items = table_items(split(run.table("items"), "test"))
-    shown = worked_examples(r, source, parts.sources)
+    shown = worked_examples(r, source, parts.sources, run)
     about: dict = dict(items=items, exemplars=shown, tasks=tasks)
     for arm in ("vanilla", *r.distill.arms):
         with opened(run, student_role(arm), counts, parts) as engine:
@@ -138,7 +139,9 @@ def run_controls(
     if not r.controls.examples:
         return counts
     items, tasks = run.table("items"), tasks_of(r, parts.sources)
-    examples = control_examples(tasks, r.controls.examples, r.seed, set(items.question))
+    avoid, own = set(items.question), own_by_name(r)
+    solved = {name: own_solutions(own[name], avoid) for name in own if name in tasks}
+    examples = control_examples(tasks, r.controls.examples, r.seed, avoid, solved)
     tests, results = table_items(split(items, "test")), []
     shown = worked_examples(r, test_source(r, parts.sources), parts.sources)
     how: dict = dict(shots=r.eval.shots[0], items=tests, max_tokens=r.eval.max_tokens)
