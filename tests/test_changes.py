@@ -32,6 +32,7 @@ NEEDS = {
     "pairs.questions": {"align.held_out_pairs": 0.0},
     "controls.": {"controls.margin": 0},
     "data.test": {"eval.max_tokens": 500},
+    "align.prompt.": {"align.method": "prompt", "align.prompt.questions": 2},
 }  # settings without which a field means nothing, or too little room
 
 # Fields on which no result depends: which engine and how many processes are the machine's business,
@@ -53,6 +54,9 @@ INERT = {
     "engine.dtype": "float32",
     "engine.url": "http://localhost:8000/v1",
     "engine.model": "student",
+    "engine.price": {"input": 1.0, "output": 2.0},
+    "engine.price.input": 2.0,
+    "engine.price.output": 3.0,
     "engine.concurrency": 2,
     "engine.timeout": 10.0,
     "engine.retries": 1,
@@ -121,6 +125,10 @@ CHANGES = {
     "pairs.question_pairs": (0, ALIGNED),
     "pairs.min_margin": (0.4, ALIGNED),
     "pairs.unfinished": ("drop", ""),  # all are whole
+    "align.method": ("prompt", "align", "heldout tailor student-arte eval"),
+    "align.prompt.rounds": (3, "", "align heldout tailor student-arte eval"),
+    "align.prompt.questions": (3, "align", "heldout tailor student-arte eval"),
+    "align.prompt.examples": (0, "align", "heldout tailor student-arte eval"),
     "align.train": ("full", ALIGNED),
     "align.lr": (1e-3, ALIGNED),
     "align.loss": ("ipo", ALIGNED),

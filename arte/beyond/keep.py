@@ -13,7 +13,7 @@ from .elimination import eliminate, expected_scores
 from ..core.basics import derive_seed
 from ..prefer import answer_pairs
 
-# %% ../../nbs/beyond/keep.ipynb #01b334cf
+# %% ../../nbs/beyond/keep.ipynb #f2ab611d
 def chance_above(
     chances: np.ndarray,  # (n_drafts, n + 1) from `score_chances`
     line: float,  # 0–1, share of right answers
@@ -31,7 +31,8 @@ def chance_among(
 ) -> np.ndarray:  # (n_drafts,) 0–1; they sum to n
     "Return the probability that a score is among the n highest, ties broken at random."
     rng = np.random.default_rng(derive_seed(seed, "chance among"))
-    below, uniform = chances.cumsum(1), rng.random((2, len(chances), draws))
+    below = chances.cumsum(1)
+    uniform = rng.random((2, len(chances), draws))
     scores = np.array([np.searchsorted(p, u) for p, u in zip(below, uniform[0])])
     place = (-scores - uniform[1]).argsort(0).argsort(0)
     return (place < n).mean(1)

@@ -16,7 +16,6 @@ from ..core.tags import is_thinking, without_thinking
 from .guard.endings import after_this
 from .journal import CompletionRow, Journal, ScoreRow, entry_key, sampling_key
 from .protocol import Completion, Engine, FirstToken, NoScores, Sampling
-from ..models.chat import ChatTemplate
 from ..models.terminal import progress
 
 # %% ../../nbs/engines/journaled.ipynb #7aa263ab
@@ -152,7 +151,8 @@ class Journaled(Engine):
         make: Callable[[], Engine] | None = None,  # opens the engine; None: replay only
         chunk: int = 512,  # completions in one transaction
         label: str = "",  # for the progress bar
-        template: ChatTemplate | None = None,  # goes around each prompt first
+        # goes around each prompt first: a `ChatTemplate`, or what is called and continued as one
+        template=None,
     ):
         self.journal, self.fingerprint, self.make = journal, fingerprint, make
         self.chunk, self.label, self.template = chunk, label, template

@@ -15,6 +15,7 @@ from ..core.basics import nearest
 from ..core.settings.machine import EngineSettings
 from .protocol import Engine
 from .ray import RayEngine
+from .remote.chat import ChatEngine
 from .server import ServerEngine
 from .transformers import TransformersEngine
 from .vllm import VllmEngine
@@ -93,6 +94,17 @@ def _open_server(folder, options, settings):
     )
 
 
+def _open_chat(folder, options, settings):
+    "Open a model that has no folder here."
+    return ChatEngine(
+        settings.url,
+        settings.model,
+        concurrency=settings.concurrency,
+        timeout=settings.timeout,
+        retries=settings.retries,
+    )
+
+
 @cache
 def _say_once(text):
     print(text)
@@ -104,6 +116,7 @@ ENGINES = (
     EngineKind("transformers", _open_transformers),
     EngineKind("ray", _open_ray),
     EngineKind("server", _open_server),
+    EngineKind("chat", _open_chat),
 )
 
 
@@ -120,7 +133,8 @@ def open_model(
             f"engine.kind: got {settings.kind!r}, expected one of {', '.join(kinds)}. "
             f"{nearest(settings.kind, kinds)}".strip()
         )
-    folder = resolve_model(model)
+    # of a model behind a chat server, nobody has the files
+    folder = Path() if settings.kind == "chat" else resolve_model(model)
     if options.adapter:
         check_adapter(options.adapter, folder, options)
     return kinds[settings.kind].open(folder, options, settings)

@@ -28,7 +28,7 @@ ROOMS = (
     ("irt",),
     ("prefer", "scores"),
     ("pairs", "pair_tokens"),
-    ("align",),
+    ("align", "evolve"),
     ("tailor",),
     ("distill",),
     ("eval", "measures", "controls"),

@@ -50,15 +50,16 @@ def run_command(
     args,  # of the command line
 ):
     "Run a recipe, then write the report."
-    recipe = load_recipe(args.recipe, *args.set)
+    recipe, more = load_recipe(args.recipe, *args.set), {}
     if args.budget:
-        from arte.run.plan.budget import check_budget
+        from arte.run.plan.budget import check_budget, money_of
 
         check_budget(planned(args, recipe), args.budget)
+        more = money_of(recipe, args.budget)
     from arte.run.pipeline import run
     from arte.run.report import write_report
 
-    run(recipe, args.out, args.source, until=args.until, since=args.from_stage)
+    run(recipe, args.out, args.source, until=args.until, since=args.from_stage, **more)
     print(f"Report: {write_report(args.out)}")
 
 
@@ -194,7 +195,7 @@ def add_budget(
         "--budget",
         metavar="LIMIT",
         help="refuse a run that would need more: hours (24h), or a cost in the currency of "
-        "--price (500)",
+        "--price and engine.price (500); answers of a paid server also stop at it during the run",
     )
 
 

@@ -66,6 +66,7 @@ class Parts:
         _check_names("eval.benchmarks", recipe.eval.benchmarks, self.benchmarks)
         check_loss(recipe.align)
         _check_arms(recipe, self)
+        _check_chosen(recipe, self)
         _check_test_items(recipe, self)
         _check_generated(recipe)
         _check_tasks(recipe, self)
@@ -96,6 +97,17 @@ def _check_arms(recipe, parts):
             "other arms"
         )
         raise RecipeError("distill.arms", problem, "Add for example: original")
+
+
+def _check_chosen(recipe, parts):
+    "Refuse arms that an aligned teacher writes, or is compared with, where there is none."
+    if recipe.align.method != "none":
+        return
+    chosen = [arm.name for arm in parts.arms if arm.writer in ("drafts", "others")]
+    for name in recipe.distill.arms:
+        if name not in chosen:
+            problem = f"got {name} with align.method: none, which leaves no aligned teacher for it"
+            raise RecipeError("distill.arms", problem, f"Choose among {', '.join(chosen)}.")
 
 
 def _check_test_items(recipe, parts):
@@ -216,6 +228,9 @@ class Counts(dict):
                 tokens_out=engine.tokens_out,
             )
         )
+        price = getattr(getattr(engine.inner, "purse", None), "price", None)
+        if price and engine.misses:
+            self.add_up(dict(cost=price.of(engine.tokens_in, engine.tokens_out)))
         if engine.cleaned:
             self.add_up(dict(texts_with_half_a_character=engine.cleaned))
         how = getattr(engine.inner, "how", "")

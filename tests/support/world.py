@@ -81,6 +81,8 @@ def teach(name, prompt, sampling, draw):
         or t.description in prompt
         or any(prompt.startswith(o.prompt) for o in t.techniques)
     )
+    if "between <instruction> and </instruction>" in prompt:
+        return f"<instruction>Write like {chance(name, prompt, sampling.seed):.6f}.</instruction>"
     if "example questions" in prompt:
         items = make_items(
             task.name,

@@ -85,9 +85,9 @@ def _check_lengths(r):
 
 def _check_server(r):
     "Refuse a server whose model is none of the run's, or is fine-tuned before it is used."
-    if r.engine.kind != "server":
+    if not r.engine.is_served:
         return
-    served = [r.student.model]
+    served = [r.student.model] if r.engine.kind == "server" else []
     if r.teacher.school is None:
         served.append(r.teacher.model)
     if r.engine.model not in served:
@@ -96,6 +96,37 @@ def _check_server(r):
             f"{', '.join(served)}"
         )
         raise RecipeError("engine.model", problem, f"Write: model: {served[-1]}")
+
+
+def _check_chat(r):
+    "Refuse what needs the weights or the tokens of a teacher behind a chat server."
+    if r.engine.kind != "chat":
+        return
+    at = "and the teacher is behind a chat server (engine.kind: chat)"
+    excluded = (
+        (r.align.method == "dpo", "align.method", "dpo trains its weights", "method: prompt"),
+        (r.teacher.school, "teacher.school", "a school trains its weights", "school: null"),
+        (r.teacher.quantize, "teacher.quantize", "it rounds its weights", "quantize: null"),
+        (r.elicit.cot, "elicit.cot", "branches need the tokens of an answer", "cot: 0"),
+    )
+    for found, field, why, fix in excluded:
+        if found:
+            raise RecipeError(field, f"{why}, {at}", f"Write: {fix}")
+
+
+def _check_method(r):
+    "Refuse what a teacher that is not trained cannot do."
+    method = r.align.method
+    if method == "dpo":
+        return
+    if r.rounds > 1:
+        problem = (
+            f"got {r.rounds} with align.method: {method}, which trains no teacher to go on with"
+        )
+        raise RecipeError("rounds", problem, "Write: rounds: 1")
+    if method == "none" and r.unseen.tasks:
+        problem = "got tasks with align.method: none, which leaves no aligned teacher to write them"
+        raise RecipeError("unseen.tasks", problem, "Write: tasks: []")
 
 
 def _check_quantize(r):
@@ -162,7 +193,9 @@ class Recipe(Section):
         _check_items(self)
         _check_drafts(self)
         _check_lengths(self)
+        _check_chat(self)
         _check_server(self)
+        _check_method(self)
         _check_quantize(self)
 
     def quantize_of(
@@ -179,7 +212,8 @@ class Recipe(Section):
     ) -> Switch:  # "auto", "on" or "off"
         "Return whether a model reads its chat template."
         if role.startswith(("teacher", "aligned")):
-            return "off" if self.teacher.school else self.teacher.chat
+            plain = self.teacher.school or self.engine.kind == "chat"  # a chat server has its own
+            return "off" if plain else self.teacher.chat
         number = role.removeprefix("respondent-")
         if number != role:
             return self.irt.respondents[int(number) - 1].chat

@@ -61,7 +61,8 @@ def tailored_dataset(
     refuse_others(run, arm)
     examples = run.table("examples")
     arm_examples(examples, arm)  # refuses an unknown arm
-    written = pd.concat([run.table("drafts"), run.table("tailored_questions")])
+    names = [name for name in ("drafts", "tailored_questions") if run.has(name)]
+    written = pd.concat([run.table(name) for name in names])
     questions = written[["question_id", "question", "target"]]
     rows = with_questions(examples[examples.arm == arm], questions)
     repeats = repeat_items(rows, run.table("items"))

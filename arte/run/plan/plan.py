@@ -32,8 +32,8 @@ UNITS = {
     "keys and values; or weights, gradients, optimizer, activations",
     "hours": "wall-clock time; there with a GPU (roofline; unknown where the memory is too small) "
     "or with an earlier run of the same models (measured)",
-    "cost": "hours × number of GPUs × price of a GPU hour, in the price's currency; "
-    "there with a price",
+    "cost": "hours × number of GPUs × price of a GPU hour, in the price's currency, plus what a "
+    "server takes for its tokens; there with a price, or with engine.price",
 }
 
 
@@ -52,11 +52,13 @@ def plan(
     parts.check(recipe)
     machine, e = _machine(gpu, count), Estimate(recipe, run, parts.sources)
     table = pd.DataFrame([_row(e, stage, machine) for stage in parts.stages if stage.needs])
-    table = table[[c for c in UNITS if c in table]]
+    table = table[[c for c in (*UNITS, "paid") if c in table]]
     if timed and machine is None and _same_models(recipe, run):
         table["hours"] = _measured_hours(table, run, parts)
     if price is not None:
         table["cost"] = _hours(table) * count * price
+    if recipe.engine.price:
+        table["cost"] = table.get("cost", 0) + table.pop("paid")
     said = notes(e, table, gpu, count, stages=parts.stages)
     table.attrs = dict(title=_title(recipe), units=UNITS, notes=said)
     return table
@@ -104,6 +106,10 @@ def _row(e, stage, machine):
     row["trained_tokens"] = round(sum(job.trained for job in jobs))
     for column in ("prompts", "tokens_in", "tokens_out", "steps"):
         row[column] = round(sum(getattr(job, column) for job in jobs))
+    if e.recipe.engine.price:
+        row["paid"] = sum(_price_of(e, job) for job in jobs)
+    if e.recipe.engine.kind == "chat":  # its memory and its time are the server's
+        jobs = [job for job in jobs if job.role != "teacher"]
     try:
         shapes = [role_shape(e, job.role) for job in jobs]
     except LookupError:
@@ -117,6 +123,13 @@ def _row(e, stage, machine):
         if row["gpu_gb"] > machine.count * machine.memory:
             row["hours"] = math.nan
     return row
+
+
+def _price_of(e, job):
+    "Return what a job costs at the server whose model does it."
+    engine = e.recipe.engine
+    paid = e.model(job.role) == engine.model and not job.trained
+    return engine.price.of(job.tokens_in, job.tokens_out) if paid else 0.0
 
 
 def _roofline_hours(e, jobs, shapes, machine):

@@ -15,7 +15,7 @@ from ...prefer import count_words, rank_correlation, word_bins
 from ..pages.blocks import Table, html_figure, percent, preformatted
 from ..pages.page import page_html
 
-# %% ../../../nbs/run/sets/report.ipynb #a8327951
+# %% ../../../nbs/run/sets/report.ipynb #04d0c6ae
 def reliability(
     scores: pd.DataFrame,  # s, se of each example
 ) -> float:  # 0–1; nan where all scores are equal
@@ -23,7 +23,8 @@ def reliability(
     variance = scores.s.var(ddof=1)
     if not variance > 1e-12:
         return np.nan
-    return float(np.clip(1 - (scores.se**2).mean() / variance, 0, 1))
+    noise = (scores.se**2).mean()
+    return float(np.clip(1 - noise / variance, 0, 1))
 
 
 def expected_again(
@@ -32,9 +33,10 @@ def expected_again(
 ) -> float:  # 0–1
     "Return the mean score that the kept examples should have on new items."
     mean, rho = scores.s.mean(), np.nan_to_num(reliability(scores))
-    return float(mean + rho * (scores.s[kept].mean() - mean))
+    ahead = scores.s[kept].mean() - mean
+    return float(mean + rho * ahead)
 
-# %% ../../../nbs/run/sets/report.ipynb #8d687c80
+# %% ../../../nbs/run/sets/report.ipynb #5a00422b
 def summary_lines(
     scores: pd.DataFrame,  # id, s, se, n, failures of each scored example
     kept: np.ndarray,  # (n,) bool: chosen; all true where nothing was chosen
@@ -64,10 +66,11 @@ def summary_lines(
 def _kept_lines(scores, kept):
     if kept.all() or not kept.any():
         return []
-    now, again = percent(scores.s[kept].mean()), percent(expected_again(scores, kept))
+    now = percent(scores.s[kept].mean())
+    again = percent(expected_again(scores, kept))
     return [f"Kept: {kept.sum():,}, mean score {now}; on new items about {again} (less luck)"]
 
-# %% ../../../nbs/run/sets/report.ipynb #2a0e98d9
+# %% ../../../nbs/run/sets/report.ipynb #78666f14
 SOURCES = ("source", "dataset", "category", "task", "subset")  # columns that may name one
 
 
@@ -112,7 +115,8 @@ def by_length(
     scores: pd.DataFrame,  # s of each
 ) -> list:  # HTML and a table
     "Compare scores with the number of words of the answers."
-    words, s = drafts.rationale.map(count_words).to_numpy(), scores.s.to_numpy()
+    words = drafts.rationale.map(count_words).to_numpy()
+    s = scores.s.to_numpy()
     rho, lo, hi = rank_correlation(words, s, np.arange(len(s)))
     bins = word_bins(words, s, np.arange(len(s)))
     cells = pd.DataFrame(
@@ -138,7 +142,8 @@ def by_source(
     for column in SOURCES:
         if column not in rows or not 2 <= rows[column].astype(str).nunique() <= 20:
             continue
-        groups = scores.s.groupby(rows[column].astype(str).to_numpy())
+        names = rows[column].astype(str).to_numpy()
+        groups = scores.s.groupby(names)
         found = pd.DataFrame(dict(n=groups.size(), s=groups.mean(), se=groups.sem()))
         found = found.sort_values("s", ascending=False).rename_axis(column).reset_index()
         cells = pd.DataFrame(

@@ -24,7 +24,7 @@ from ...irt.responses import response_matrix
 from ...prefer import Signal, answer_one_shot
 from .forms import Exchange
 
-# %% ../../../nbs/run/sets/score.ipynb #8c59cc76
+# %% ../../../nbs/run/sets/score.ipynb #0595a365
 def as_drafts(
     exchanges: list[Exchange],  # of a training set, in order
     task: Task,  # of the validation items
@@ -49,10 +49,11 @@ def that_fit(
     longest = max(items.question, key=count)
     fits = []
     for d in drafts.itertuples():
-        fits.append(count(student_prompt(task, [(d.question, d.rationale)], longest)) < room)
+        prompt = student_prompt(task, [(d.question, d.rationale)], longest)
+        fits.append(count(prompt) < room)
     return np.array(fits)
 
-# %% ../../../nbs/run/sets/score.ipynb #4b3a6fb7
+# %% ../../../nbs/run/sets/score.ipynb #344ca226
 def cost_text(
     drafts: pd.DataFrame,  # examples to be scored
     items: pd.DataFrame,  # validation items
@@ -61,7 +62,8 @@ def cost_text(
     count: Callable[[str], int],  # text → tokens
 ) -> str:  # a line
     "Say how many answers the student gives, and how many tokens it reads and writes."
-    n, some = len(drafts) * len(items), drafts[:: max(1, len(drafts) // 100)]
+    n = len(drafts) * len(items)
+    some = drafts[:: max(1, len(drafts) // 100)]
     texts = [student_prompt(task, [(d.question, d.rationale)], "") for d in some.itertuples()]
     each = fmean(map(count, texts)) + fmean(map(count, items.question))
     most = "at most " if settings.rule == "elimination" else ""

@@ -27,6 +27,7 @@ from ...models.launch import launch
 from ...models.load import ModelOptions
 from ..plan.jobs import Estimate, Job
 from ..engine import chatting
+from ..evolve.search import guided
 from ..rundir import RunDir
 from ..sections.distill import FINE_TUNING, SOUNDNESS
 from arte.run.stage import (
@@ -70,12 +71,15 @@ def run_tailor(
     sound = health(with_questions(examples, known), tests, material.tasks)
     material = replace(material, n=check_equal(examples, own), counts=counts, fits=fits)
     sets = written_by("others", arms, material)
-    more = dict(tailored_drafts=material.tailored_drafts, tailored_scores=material.tailored_scores)
+    more = dict(
+        tailored_drafts=material.tailored_drafts,
+        tailored_scores=material.tailored_scores,
+        tailored_questions=material.questions if aside is not None else None,
+        tailor_aside=aside,
+    )
     return counts | save_tables(
         run,
         **{name: table for name, table in more.items() if table is not None},
-        tailored_questions=material.questions,
-        tailor_aside=aside,
         tailor_dropped=dropped,
         examples=[examples, *sets.values()],
         health=sound,
@@ -86,19 +90,23 @@ def write_arms(
     run: RunDir,  # opened to write
     counts: Counts,  # of the stage
     parts: Parts,  # with the arms
-) -> tuple[Material, pd.DataFrame, dict]:  # material, table `tailor_aside`, arm → its rows
+) -> tuple[Material, pd.DataFrame | None, dict]:
+    # material, table `tailor_aside` (None: no tailored questions), arm → its rows
     "Let the teachers write what the arms of this run are made of."
     r, arms = run.recipe, parts.arms
+    material = Material(
+        tasks_of(r, parts.sources),
+        run.table("drafts"),
+        run.table("scores"),
+        run.table("questions").iloc[:0],
+        max_tokens=r.elicit.rationale_tokens,
+        seed=r.seed,
+    )
+    if r.align.method == "none":
+        return material, None, written_by("drafts", arms, material)
     with opened(run, aligned_role(r.rounds), counts, parts) as aligned:
         asked, aside = ask_tailored(run, aligned, parts)
-        material = Material(
-            tasks_of(r, parts.sources),
-            run.table("drafts"),
-            run.table("scores"),
-            asked,
-            max_tokens=r.elicit.rationale_tokens,
-            seed=r.seed,
-        )
+        material = replace(material, questions=asked)
         written = written_by("after", arms, replace(material, teacher=aligned))
     material = replace(material, **by_techniques(run, asked, counts, parts))
     with opened(run, "teacher", counts, parts) as teacher:
@@ -216,9 +224,11 @@ def tailor_needs(
 ) -> tuple[list[Job], str]:  # jobs, what they make
     "Count the tailored questions and the naive rationales."
     n, jobs = e.recipe.elicit.questions, []
+    if e.recipe.align.method == "none":
+        return [], f"{n * len(e.texts):,} examples an arm, chosen among the drafts"
     for x in e.texts:
         jobs.append(e.decode_questions(x, n, 1))
-        jobs += [e.naive(x, n)] * 2
+        jobs += [guided(e, x, n)] * 2
         jobs += _question_only(e, x, n)
     return jobs, f"{n * len(e.texts):,} examples an arm"
 
