@@ -43,7 +43,7 @@ def add_export_set(
     export.add_argument("--format", choices=forms, default="chat", help="of the rows (chat)")
     add_out(export, "where to write; by default ARM-FORMAT.jsonl in the run's folder")
 
-# %% ../../../nbs/run/sets/commands.ipynb #25746da7
+# %% ../../../nbs/run/sets/commands.ipynb #17a72b2f
 def score_command(
     args,  # of the command line
 ):
@@ -62,13 +62,15 @@ def scoring_of(
     args,  # of the command line
 ):  # `Scoring`
     "Return what a training set is scored for."
+    from arte.core.answers import answer_kind
     from arte.core.settings.machine import EngineSettings
     from arte.core.settings.method import Prefer
     from arte.run.sets.folder import Scoring, validation_items
     from arte.run.sets.score import Kept
 
     task, items = validation_items(args.validation, args.description, args.kind)
-    print(f"Validation: {len(items):,} items, answers of the kind {task.kind}")
+    kind = answer_kind(task.kind).name
+    print(f"Validation: {len(items):,} items, answers of the kind {kind}")
     served = args.student if args.url else None
     return Scoring(
         args.student,
@@ -106,12 +108,12 @@ def add_validation(
     score,  # the command's parser
 ):
     "Add what the student should become better at."
-    file = "a CSV file with the columns question and answer"
+    file = "a .csv, .jsonl or .parquet file with the columns question and answer"
     score.add_argument("--validation", required=True, metavar="FILE", type=Path, help=file)
     task = "the task in a sentence, as the student reads it"
     default = "Answer the question."
     score.add_argument("--description", default=default, metavar="TEXT", help=task)
-    kind = "how answers are read: integer, option, text, …; guessed where it is not given"
+    kind = "how answers are read: integer, option, …; by default the narrowest kind that fits"
     score.add_argument("--kind", metavar="KIND", help=kind)
 
 
