@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from arte.run.cli import main
+from arte.run.hub.cards import dataset_card, model_card
 from arte.run.lmeval import process_results, read_docs
 from arte.run.rundir import RunDir
 from support import roman
@@ -51,12 +52,16 @@ def test_from_csv_to_report(tiny_model, tmp_path, scripts, capsys):
     assert status == 0 and told.count("(done before)") == len(stages)
     status, told = arte(capsys, "export-lm-eval", run, "--out", tmp_path / "exported")
     assert status == 0, told
+    assert "arte_own_0shot, arte_own_3shot" in told
     docs = (tmp_path / "exported" / "roman.jsonl").read_text().splitlines()
     assert len(docs) == 10 and "So the answer is" in json.loads(docs[0])["prompt_3shot"]
+    for card in (dataset_card(RunDir(run)), model_card(RunDir(run))):
+        assert "items of the task's own data" in str(card) and str(tmp_path) not in str(card)
     shutil.copytree(run, tmp_path / "copy")
     both = [run, tmp_path / "copy"]
     status, told = arte(capsys, "report", *both, "--out", tmp_path / "both.html")
     assert status == 0, told
+    assert str(tmp_path / "copy" / "tasks") not in (tmp_path / "both.html").read_text()
 
 
 def small(folder, model, task, more=""):

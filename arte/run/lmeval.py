@@ -96,7 +96,16 @@ class Tested:
     recipe: Recipe  # of the run
     items: list  # test `Item`s of all tasks
     examples: dict  # task → its `Exemplar`s
-    source: str  # of the items: "bbh" or "generated"
+    source: str  # of the items: "bbh", "generated" or "own"
+
+    @property
+    def root(self) -> str:
+        "Return the name of the group of all groups."
+        return "arte_own" if self.source == "own" else "arte_bbh"
+
+    def names(self) -> list[str]:
+        "Return the names of the groups, one for each number of shots."
+        return [harness_name(shots, root=self.root) for shots in self.recipe.eval.shots]
 
 
 def read_test(
@@ -154,9 +163,10 @@ def in_yaml(
 def harness_name(
     shots: int,  # number of worked examples
     task: str = "",  # without one, the group of all tasks
+    root: str = "arte_bbh",  # the group of all groups
 ) -> str:  # "arte_bbh_3shot_object_counting"
     "Return what the harness calls a task, or a group of tasks."
-    return f"arte_bbh_{shots}shot" + (f"_{task}" if task else "")
+    return f"{root}_{shots}shot" + (f"_{task}" if task else "")
 
 
 def means(
@@ -191,11 +201,12 @@ def shared_yaml(
 def task_yaml(
     name: str,  # of the task
     shots: int,  # number of worked examples
+    root: str = "arte_bbh",  # the group of all groups
 ) -> str:  # YAML
     "Write one task of the harness."
     return in_yaml(
         include="_shared",
-        task=harness_name(shots, name),
+        task=harness_name(shots, name, root),
         task_alias=name,
         dataset_kwargs=dict(file=f"{name}.jsonl"),
         doc_to_text=f"prompt_{shots}shot",
@@ -205,11 +216,12 @@ def task_yaml(
 def group_yaml(
     tasks: list,  # names of tasks
     shots: int,  # number of worked examples
+    root: str = "arte_bbh",  # the group of all groups
 ) -> str:  # YAML
     "Write a group: the tasks with one number of shots, each with the same weight."
     return in_yaml(
-        group=harness_name(shots),
-        task=[harness_name(shots, name) for name in tasks],
+        group=harness_name(shots, root=root),
+        task=[harness_name(shots, name, root) for name in tasks],
         aggregate_metric_list=means(weight_by_size=False),
         metadata=dict(version=1.0),
     )
@@ -219,13 +231,13 @@ def settings_files(
     test: Tested,  # what is exported
 ) -> dict[str, str]:  # name → text
     "Write the files of an export that name its tasks and groups."
-    tasks, shots = list(test.recipe.tasks), test.recipe.eval.shots
-    groups = in_yaml(group="arte_bbh", task=list(map(harness_name, shots)))
-    files = {"utils.py": UTILS, "_shared": shared_yaml(test), "arte_bbh.yaml": groups}
-    for k in shots:
-        files[f"{harness_name(k)}.yaml"] = group_yaml(tasks, k)
+    tasks, root = list(test.recipe.tasks), test.root
+    groups = in_yaml(group=root, task=test.names())
+    files = {"utils.py": UTILS, "_shared": shared_yaml(test), f"{root}.yaml": groups}
+    for k, group in zip(test.recipe.eval.shots, test.names()):
+        files[f"{group}.yaml"] = group_yaml(tasks, k, root)
         for name in tasks:
-            files[f"{harness_name(k, name)}.yaml"] = task_yaml(name, k)
+            files[f"{harness_name(k, name, root)}.yaml"] = task_yaml(name, k, root)
     return files
 
 
@@ -263,7 +275,7 @@ def export_lm_eval(
     out.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (out / name).write_text(text, encoding="utf-8")
-    return list(map(harness_name, test.recipe.eval.shots))
+    return test.names()
 
 # %% ../../nbs/run/lmeval.ipynb #92d9d58d
 def reads_template(

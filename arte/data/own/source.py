@@ -31,7 +31,8 @@ def data_file(
 ) -> Path:  # ConnectionError where the hub cannot be reached
     "Return the file with a task's rows; fetch it from the hub if it is there and not here."
     if own.data:
-        return Path(own.data)
+        path = Path(own.data)
+        return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     name = f"{own.name}-{content_hash([own.hub, own.columns.split])}.jsonl"
     file = cache_dir() / "own" / name
     if not file.exists():
@@ -68,7 +69,7 @@ def _read(file: Path, stamp: int, columns: Columns, several: str | None):
 @lru_cache
 def _kind(own: OwnTask, rows: tuple[Row, ...]) -> AnswerKind:
     "Return the task's answer kind, after a look at all rows."
-    where = own.data or own.hub or own.name
+    where = str(data_file(own))
     check_filled(where, rows)
     kind = own_kind(own.kind, rows, where, own.grader)
     check_kind(where, rows, kind)
@@ -91,7 +92,7 @@ def own_task(
         answer_form=own.answer_form or kind.form,
     )
     named = {item_id(own.name, row.question): row.category for row in rows if row.category}
-    return make_task(own.name, fields, own.data or own.hub or own.name, named)
+    return make_task(own.name, fields, data_file(own), named)
 
 # %% ../../../nbs/data/own/source.ipynb #35074368
 SHOWN = 3  # worked examples of a task

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 from ...core.basics import finished
+from ...data.own.source import own_by_name, own_exemplars
 from ...models.devices.device import Device, tokens_at_once
 from .jobs import Estimate, Job
 from .machine import GPUS, job_gb, parameters, shape_of, usual_memory
@@ -96,6 +97,11 @@ def _drafts_note(e):
         return f"the drafts of {e.run.folder}"
     if e.recipe.teacher.school:
         return "solutions of the school"
+    own = own_by_name(e.recipe)
+    if set(e.recipe.tasks) <= set(own):
+        if all(own_exemplars(own[name]) for name in e.recipe.tasks):
+            return "worked answers of the data"
+        return "texts of BBH's mean length, since the data has no worked answers,"
     if e.reached:
         return "BBH's worked examples"
     return "texts of BBH's mean length, since BBH is out of reach"

@@ -10,7 +10,7 @@ __all__ = ['MARKERS', 'setting_text', 'recipe_differences', 'differences', 'accu
 
 # %% ../../../nbs/run/sections/compare.ipynb #d62ba852
 import html
-from dataclasses import asdict
+from ...core.settings.kept import settings_of
 import pandas as pd
 from ...eval import compare_arms, comparisons, in_order, with_holm
 from ..pages.accuracy import CLEAN, arm_titles, overall, paired_cells
@@ -34,7 +34,7 @@ def recipe_differences(
     recipes: dict,  # name of the run → `Recipe`
 ) -> pd.DataFrame:  # setting, then a column for each run
     "Return the settings in which recipes differ."
-    flat = {run: dict(flat_rows(asdict(recipe))) for run, recipe in recipes.items()}
+    flat = {run: dict(flat_rows(settings_of(recipe))) for run, recipe in recipes.items()}
     names: dict[str, None] = {}
     for settings in flat.values():
         names |= dict.fromkeys(settings)

@@ -156,7 +156,7 @@ def recipe_text(
     "Write an annotated recipe for a file."
     own, questions = look.own, max(10, min(250, 2 * look.n_val))
     kind = yaml.safe_dump(dict(labels=list(look.labels)), default_flow_style=True).strip()
-    file = data_file(own)
+    file = data_file(own).resolve()
     beside = file.parent == folder.resolve()
     return RECIPE.format(
         title=own.name.replace("_", " "),
@@ -189,14 +189,15 @@ def look_text(
     "Write what a look at a file showed."
     answers = f"answers of the kind {look.kind}"
     if look.labels:
-        answers += f": {', '.join(look.labels[:MOST_LABELS])}"
+        answers += f" ({', '.join(look.labels[:MOST_LABELS])}: name them in the description)"
     split = "a split for the test" if look.n_test is not None else "no split, so it is drawn"
     shown = f"{look.shown} worked answers become the worked examples of prompts"
     if not look.shown:
         shown = "no worked answers, so the teacher's best drafts become worked examples"
     sizes = f"3 seeds, {look.n_val} validation items, {look.tested} test items"
+    file = data_file(look.own).name
     return (
-        f"{data_file(look.own)}: {look.rows} questions, {answers}; {split}\n{shown}\n{sizes}: a "
+        f"{file}: {look.rows} questions, {answers}; {split}\n{shown}\n{sizes}: a "
         f"draft's score has a standard error of up to {_points(look.k):.0f} points, an accuracy "
         f"of up to {_points(look.tested):.0f}"
     )
