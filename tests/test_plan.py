@@ -359,3 +359,19 @@ def test_config_of_a_folder(tiny_model):
 @pytest.mark.parametrize("name", ["nano-teacher", "nano-student"])
 def test_known_sizes_are_those_of_the_models(name):
     assert parameters(shape_of(name)) == pytest.approx(parameters(SHAPES[name]), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "name, gpu, said",
+    [
+        ("small", "rtx4090", "Training: gradient checkpointing; "),
+        (
+            "paper",
+            "rtx4090",
+            "With align.train: lora and teacher.quantize: 4bit the teacher takes ",
+        ),
+        ("nano", "rtx4090", "Memory: all stages fit 24 GB; the largest, "),
+    ],
+)
+def test_the_plan_says_what_fits(name, gpu, said):
+    assert said in plan_text(plan(load_recipe(name), gpu=gpu))

@@ -93,22 +93,27 @@ def run(
             take_over(folder, source)
         if since:
             folder.forget(_names(parts, since))
-        for i, stage in enumerate(parts.stages):
-            done = folder.stages.get(stage.name)
-            if done:
-                line = stage_line(stage.name, done["seconds"], done["counts"])
-                print(line, "(done before)", flush=True)
-            else:
-                # later stages depend on this one: a kill must not hide that they have to run again
-                folder.forget(_names(parts, stage.name))
-                with live_line(f"{stage.name} (stage {i + 1} of {len(parts.stages)})"):
-                    start = time.time()
-                    counts = dict(stage.run(folder, parts))
-                folder.done(stage.name, time.time() - start, counts)
-                print(stage_line(stage.name, time.time() - start, counts), flush=True)
+        for i, stage in enumerate(parts.stages, 1):
+            _run_stage(folder, stage, i, parts)
             if stage.name == until:
                 break
     return RunDir(out)
+
+
+def _run_stage(folder, stage, i, parts):
+    "Run one stage that is not done yet."
+    done = folder.stages.get(stage.name)
+    if done:
+        line = stage_line(stage.name, done["seconds"], done["counts"])
+        print(line, "(done before)", flush=True)
+        return
+    # later stages depend on this one: a kill must not hide that they have to run again
+    folder.forget(_names(parts, stage.name))
+    with live_line(f"{stage.name} (stage {i} of {len(parts.stages)})"):
+        start = time.time()
+        counts = dict(stage.run(folder, parts))
+    folder.done(stage.name, time.time() - start, counts)
+    print(stage_line(stage.name, time.time() - start, counts), flush=True)
 
 
 def _names(parts, since=None):

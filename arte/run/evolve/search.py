@@ -112,7 +112,7 @@ def begin(
         searches.append(Search(task, search, decision, prompts, drafts=its, parents=parents))
     return searches
 
-# %% ../../../nbs/run/evolve/search.ipynb #27964a40
+# %% ../../../nbs/run/evolve/search.ipynb #2e562aa0
 def run_search(
     run: RunDir,  # opened to write
     parts: Parts,  # arms, signals, sources and engines to choose from
@@ -129,10 +129,7 @@ def run_search(
                     one.propose(teacher, seed)
                 written.append(_unscored(run, teacher, one))
         items, written = preference_items(run), pd.concat(written)
-        scored = _scored(run, written, items, counts, parts)
-        for one in searches:
-            of_task = scored[scored.task == one.task.name]
-            one.answers += [rows for _, rows in of_task.groupby("technique", sort=False)]
+        _share_out(_scored(run, written, items, counts, parts), searches)
     choice = decide(run, searches, counts, parts)
     _register(run, searches, choice)
     tried = sum(len(one.prompts) for one in searches)
@@ -140,6 +137,13 @@ def run_search(
     counts.add_up({"prompts tried": tried, "tasks with a new prompt": used})
     prompts = [one.table() for one in searches]
     return counts | save_tables(run, prompts=prompts, prompt_choice=choice)
+
+
+def _share_out(scored, searches):
+    "Give each task the scored answers of its new prompts."
+    for one in searches:
+        of_task = scored[scored.task == one.task.name]
+        one.answers += [rows for _, rows in of_task.groupby("technique", sort=False)]
 
 
 def _unscored(run, teacher, one):
@@ -242,7 +246,7 @@ def search_needs(
         jobs.append(Job("teacher", p.rounds, read, written, longest=LONGEST_INSTRUCTION))
     return jobs, f"a prompt for each task, from {p.rounds} rounds of reflection"
 
-# %% ../../../nbs/run/evolve/search.ipynb #bf9db0ea
+# %% ../../../nbs/run/evolve/search.ipynb #26cf3787
 def search_section(
     t: dict,  # table → its rows, among them `prompts` and `prompt_choice`
 ) -> list:  # parts
@@ -261,7 +265,13 @@ def search_section(
     cells["score"] = rows.score.map(percent)
     cells["parent"] = rows.parent.replace(-1, "–")
     parts.append(Table("prompts", cells, rows))
-    decided = pd.DataFrame(
+    parts.append(Table("prompt-choice", _decided(choice), choice, words=("used",)))
+    return parts + _texts(t["prompts"], choice[choice.used])
+
+
+def _decided(choice):
+    "Return the decisions as a reader sees them."
+    return pd.DataFrame(
         {
             "task": choice.task,
             "prompt": choice.prompt,
@@ -272,8 +282,6 @@ def search_section(
             "used": choice.used.map({True: "yes", False: "no"}),
         }
     )
-    parts.append(Table("prompt-choice", decided, choice, words=("used",)))
-    return parts + _texts(t["prompts"], choice[choice.used])
 
 
 def _texts(prompts, used):

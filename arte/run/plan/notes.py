@@ -7,12 +7,15 @@ __all__ = ['LARGE', 'TOGETHER', 'HEADS', 'notes', 'short', 'plan_text']
 
 # %% ../../../nbs/run/plan/notes.ipynb #fd002581
 import math
+from contextlib import suppress
 from dataclasses import replace
 import numpy as np
 import pandas as pd
 from ...core.basics import finished
+from ...core.settings.machine import EngineSettings
 from ...data.own.source import own_by_name, own_exemplars
 from ...models.devices.device import Device, tokens_at_once
+from ...models.train import micro_batch
 from .jobs import Estimate, Job
 from .machine import GPUS, job_gb, parameters, shape_of, usual_memory
 from .texts import rough_tokens
@@ -40,7 +43,7 @@ def notes(
     if e.recipe.teacher.quantize:
         lines.append(_four_bit_note(e.recipe, GPUS[gpu].memory if gpu else None))
     if gpu:
-        lines.append(_machine_note(gpu, count, table))
+        lines += [_machine_note(gpu, count, table), *_fitting_notes(e, GPUS[gpu], count, table)]
     elif "hours" in table and e.run is not None:
         lines.append(f"Hours: seconds a token as in {e.run.folder}")
     return lines + _unknown_notes(table, stages)
@@ -153,6 +156,49 @@ def _tokenizer_notes(e):
     models = ", ".join(sorted(rough))
     what = "1.1 for every word, digit and mark"
     return [f"Tokens: {what}, since no tokenizer of {models} is on this disk"]
+
+
+def _fitting_notes(e, machine, count, table):
+    "Say how training is cut to a GPU, and what a teacher that is too large for it can do."
+    r, memory, lines = e.recipe, count * machine.memory, []
+    trained = table.stage[table.trained_tokens > 0]
+    if len(trained):
+        lines.append(f"Training: {_cut_to(r, machine.memory)}")
+    if table.gpu_gb.max() <= memory and not table.gpu_gb.isna().any():
+        largest = table.loc[table.gpu_gb.idxmax()]
+        fits = f"all stages fit {memory:,.0f} GB; the largest, {largest.stage}"
+        return [*lines, f"Memory: {fits}, takes {largest.gpu_gb:.0f} GB"]
+    if r.teacher.quantize or r.engine.kind == "chat":
+        return lines
+    with suppress(LookupError):  # no sizes
+        most = _rounded_gb(r, shape_of(r.teacher.model), machine.memory)
+        verdict = "fits" if most <= memory else "does not fit either"
+        how = "With align.train: lora and teacher.quantize: 4bit"
+        lines.append(f"{how} the teacher takes {most:.0f} GB, which {verdict}")
+    return lines
+
+
+def _rounded_gb(recipe, shape, memory):
+    "Return what the teacher takes with an adapter on four-bit weights, on one GPU."
+    teacher, align = replace(recipe.teacher, quantize="4bit"), replace(recipe.align, train="lora")
+    one = replace(recipe, teacher=teacher, align=align, accelerate=None, engine=EngineSettings())
+    jobs = [Job("teacher", prompts=1)]
+    if recipe.align.method == "dpo":
+        jobs.append(Job("teacher", trained=1, read=1, lora=True))
+    return max(job_gb(job, shape, one, memory) for job in jobs)
+
+
+def _cut_to(recipe, memory):
+    "Say how many examples of a batch go through a model at once."
+    at_once, said = tokens_at_once(Device("cuda", memory=memory)), []
+    parts = [("examples", recipe.distill, 1)]
+    if recipe.align.method == "dpo":
+        parts.append(("pairs", recipe.align, 2))  # both sides
+    for what, section, sides in parts:
+        most = max(1, at_once // (sides * section.max_length))
+        n = micro_batch(section.batch, most)
+        said.append(f"{n} of a batch's {section.batch} {what}")
+    return f"gradient checkpointing; {' and '.join(said)} at a time, accumulated"
 
 
 def _machine_note(gpu, count, table):
