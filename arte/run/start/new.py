@@ -73,12 +73,16 @@ def look_at(
         shown=min(SHOWN, sum(bool(row.worked) and row.split != "test" for row in rows)),
     )
     if look.n_val < 2 or look.tested < 1:
-        needed = "three seeds, two validation items and a test item"
-        raise ValueError(
-            f"{path} has {len(rows)} questions, of which {look.n_learn} can be learned from: too "
-            f"few for {needed}. Write more; with fewer than fifty, results say little."
-        )
+        raise ValueError(_too_few_text(look, path))
     return look
+
+
+def _too_few_text(look, path):
+    return (
+        f"{path} has {look.rows} questions, of which {look.n_learn} can be learned from: too few "
+        "for three seeds, two validation items and a test item. Write more; with fewer than "
+        "fifty, results say little."
+    )
 
 # %% ../../../nbs/run/start/new.ipynb #807527c1
 QUESTIONS = dict(
