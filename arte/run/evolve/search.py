@@ -206,7 +206,7 @@ def _register(run, searches, choice):
             texts[one.task.description] = text
     run.note_model("aligned", run.models["teacher"] | dict(guidance=texts))
 
-# %% ../../../nbs/run/evolve/search.ipynb #226e3ef7
+# %% ../../../nbs/run/evolve/search.ipynb #c9c791f3
 def guided(
     e: Estimate,  # of a recipe
     x: Texts,  # a task's
@@ -234,12 +234,13 @@ def search_needs(
     "Count the answers of teacher and student in the search, and in the decision."
     p, jobs = e.recipe.align.prompt, []
     prompts = 1 + p.rounds + (p.examples > 0)
+    questions = min(p.questions, e.recipe.elicit.questions // 2)  # as many for the decision
     for x in e.texts:
-        jobs.append(guided(e, x, p.questions * (prompts + 1)))
-        jobs.append(e.naive(x, p.questions))
-        n = p.questions * e.recipe.irt.k * prompts
+        jobs.append(guided(e, x, questions * (prompts + 1)))
+        jobs.append(e.naive(x, questions))
+        n = questions * e.recipe.irt.k * prompts
         left = x.n_val - e.recipe.irt.k or x.n_val
-        jobs.append(e.one_shot(x, n + 2 * p.questions * left))
+        jobs.append(e.one_shot(x, n + 2 * questions * left))
         length = e.rationale(x, "teacher", e.recipe.elicit.rationale_tokens)
         read = p.rounds * (250 + 6 * (length + 60))  # six answers are shown
         written = p.rounds * LONGEST_INSTRUCTION
