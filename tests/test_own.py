@@ -6,6 +6,7 @@ import shutil
 import pandas as pd
 import pytest
 
+from arte.core.recipes import load_recipe
 from arte.run.cli import main
 from arte.run.hub.cards import dataset_card, model_card
 from arte.run.lmeval import process_results, read_docs
@@ -192,6 +193,31 @@ def test_new_and_try(tiny_model, tmp_path, scripts, capsys):
     for step in ("drafting questions", "drafting rationales", "after a draft", "3 worked examples"):
         assert f"== {step}" in told or step in told
     assert "Task Description: Tell the number." in told and "reads plain prompts" in told
+
+
+def test_new_asks_on_a_terminal(tiny_model, tmp_path, monkeypatch, capsys):
+    "What is not given is asked for, until something is said."
+    file, asked = roman.write_csv(tmp_path / "roman.csv"), []
+    said = iter(["", "Tell the number.", str(tiny_model)])
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda text: asked.append(text) or next(said))
+    status, told = arte(capsys, "new", file, "--teacher", tiny_model, "--kind", "number")
+    assert status == 0 and [text[:8] for text in asked] == ["What is ", "What is ", "The stud"], (
+        told
+    )
+    recipe = load_recipe(tmp_path / "roman.yaml")
+    assert recipe.own[0].description == "Tell the number." and recipe.own[0].kind.name == "number"
+
+
+def test_an_unseen_task_of_ones_own_needs_worked_answers(tiny_model, tmp_path, capsys):
+    roman.write_csv(tmp_path / "roman.csv")
+    roman.write_csv(tmp_path / "other.csv")
+    recipe = small(tmp_path, tiny_model, "roman.csv", "unseen: {tasks: [other.csv], examples: 4}")
+    status, told = arte(capsys, "plan", recipe)
+    assert status == 2 and "unseen.tasks[0]: other has 0 worked answers, expected 3" in told
+    roman.write_csv(tmp_path / "other.csv", worked=True)
+    status, told = arte(capsys, "plan", recipe)
+    assert status == 0 and "for 1 tasks, 2 students" in told, told
 
 
 def idle(prompt, sampling, draw):

@@ -17,7 +17,7 @@ from ..core.fields import RecipeError
 from ..core.settings.recipe import Recipe
 from ..core.tasks import Task
 from ..data.generated.tasks import GENERATED_TASKS
-from ..data.own.source import own_by_name, task_of
+from ..data.own.source import own_by_name, own_exemplars, task_of
 from ..data.sources import SOURCES, Source
 from ..engines.journaled import Journaled
 from ..engines.open import EngineKind
@@ -149,6 +149,17 @@ def _check_tasks(recipe, parts):
                 task_of(name, recipe, parts.sources)
             except ValueError as e:
                 raise RecipeError(f"{field}[{i}]", str(e).rstrip(".")) from None
+    _check_unseen(recipe)
+
+
+def _check_unseen(recipe):
+    "Refuse an unseen task of one's own with too few worked answers: no drafts take their place."
+    own, most = own_by_name(recipe), max(recipe.eval.shots)
+    for i, name in enumerate(recipe.unseen.tasks):
+        if name in own and len(own_exemplars(own[name])) < most:
+            problem = f"{name} has {len(own_exemplars(own[name]))} worked answers, expected {most}"
+            fix = "Add a column worked to its data, or write: eval: {shots: [0]}"
+            raise RecipeError(f"unseen.tasks[{i}]", problem, fix)
 
 # %% ../../nbs/run/stage.ipynb #d3e0a67c
 def tasks_of(
