@@ -23,8 +23,6 @@ MODEL = "big-teacher"
 class ChatServer(Loopback):
     "Answers as the script of `world` does; `faults` go first, one a request."
 
-    protocol = "HTTP/1.1"
-
     def __init__(self, write):
         self.write, self.faults, self.asked, self.lock = write, [], [], threading.Lock()
         self.thinks, self.name = True, "max_tokens"

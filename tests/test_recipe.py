@@ -86,9 +86,9 @@ def recipes(draw):
         prefer=Prefer(draw(counts), draw(st.integers(0, questions))),
         pairs=Pairs("extremes", draw(st.integers(0, questions // 2)), draw(shares)),
         align=Align(
-            draw(st.sampled_from(["lora", "full"])),
-            draw(st.none() | rates),
-            draw(counts),
+            train=draw(st.sampled_from(["lora", "full"])),
+            lr=draw(st.none() | rates),
+            batch=draw(counts),
             label_smoothing=draw(st.just("auto") | st.floats(0, 0.4)),
             beta=draw(st.floats(1e-9, 1e9)),
             held_out=draw(st.integers(0, 99)),

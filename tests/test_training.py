@@ -96,12 +96,12 @@ RATES = [
     for name in ("nano", "small", "paper")
 ]
 # and the paper's own rate, for all weights and for an adapter
-RATES = sorted({*RATES, ("full", Align("full").rate), ("lora", Align("full").rate)})
+RATES = sorted({*RATES, ("full", Align(train="full").rate), ("lora", Align(train="full").rate)})
 
 
 @pytest.mark.parametrize("train, rate", RATES)
 def test_engine_moves_as_far_as_the_training(tiny_model, tmp_path, exact, train, rate):
-    settings = Align(train, rate, epochs=10, warmup=0, schedule="constant", **ALL)
+    settings = Align(train=train, lr=rate, epochs=10, warmup=0, schedule="constant", **ALL)
     ours, theirs = both_margins(tiny_model, tmp_path / "out", settings, PAIRS)
     assert ours > 0 and ours == pytest.approx(theirs, rel=0.1)
 
@@ -119,7 +119,7 @@ def real(tmp_path_factory):
 def test_engine_of_a_real_model_moves_as_far_as_the_training(real, tmp_path, exact, train, rate):
     """Weights in bfloat16, arithmetic in float32. Nothing is lost on the way from the training to
     the engine, unless all weights are trained and the engine opens them in bfloat16."""
-    settings = Align(train, rate, epochs=3, warmup=0, schedule="constant", **ALL)
+    settings = Align(train=train, lr=rate, epochs=3, warmup=0, schedule="constant", **ALL)
     ours, theirs = both_margins(real, tmp_path / "out", settings, PAIRS)
     print(f"{train} {rate}: margin {ours:.3g} nats by the engine, {theirs:.3g} by the trainer")
     assert ours > 0 and ours == pytest.approx(theirs, rel=0.1)
