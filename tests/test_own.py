@@ -1,6 +1,7 @@
 """Tasks of one's own by commands: from a CSV file that is no task of BBH to a report."""
 
 import json
+import re
 import shutil
 
 import pandas as pd
@@ -220,6 +221,36 @@ def test_an_unseen_task_of_ones_own_needs_worked_answers(tiny_model, tmp_path, c
     assert status == 0 and "for 1 tasks, 2 students" in told, told
 
 
+def in_words(script):
+    "A script that says even and odd instead of a number."
+
+    def write(*asked):
+        return re.sub("(<ans>|<target>)([0-9]+)", parity, script(*asked))
+
+    return write
+
+
+def parity(m):
+    return m[1] + ("even" if int(m[2]) % 2 == 0 else "odd")
+
+
+@pytest.mark.filterwarnings("ignore:Only .* items tell")
+def test_labels_of_ones_own(tiny_model, tmp_path, monkeypatch, capsys):
+    "Answers that repeat are labels, which can be forced; they are shown in the report."
+    roman.use_scripts(monkeypatch, in_words(roman.teach), in_words(roman.learn))
+    lines = [f"{roman.question(i)},{'odd' if i % 2 else 'even'}" for i in range(1, 41)]
+    (tmp_path / "parity.csv").write_text("\n".join(["question,answer", *lines]))
+    recipe, run = small(tmp_path, tiny_model, "parity.csv"), tmp_path / "run"
+    status, told = arte(capsys, "run", recipe, "--out", run)
+    assert status == 0, told
+    done = RunDir(run)
+    assert set(done.table("items").kind) == {"labels"}
+    assert set(done.table("forced").label) <= {"even", "odd"}
+    assert set(done.table("results").gold) == {"even", "odd"}
+    page = (run / "report.html").read_text()
+    assert "draft answers" in page and "Could not be shown" not in page
+
+
 def idle(prompt, sampling, draw):
     return "Certainly! I like numerals."
 
@@ -235,7 +266,7 @@ def test_try_finds_what_is_wrong(tiny_model, tmp_path, monkeypatch, capsys, who,
     roman.use_scripts(monkeypatch, **{who: dict(teacher=idle, student=never)[who]})
     roman.write_csv(tmp_path / "roman.csv")
     status, told = arte(capsys, "try", small(tmp_path, tiny_model, "roman.csv"))
-    assert status == 0 and why in told and "things look wrong" in told
+    assert status == 0 and why in told and "Looks wrong: " in told
 
 
 def test_splits_categories_and_worked_answers_of_the_file(tiny_model, tmp_path, scripts, capsys):

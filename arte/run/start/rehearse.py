@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PROMPTS', 'ITEMS', 'Watched', 'Step', 'rehearse_questions', 'rehearse_drafts', 'rehearse_answers', 'rehearse',
-           'step_text', 'try_recipe']
+           'spaced', 'step_text', 'try_recipe']
 
 # %% ../../../nbs/run/start/rehearse.ipynb #a309e649
 import re
@@ -220,6 +220,15 @@ def _student_steps(run, student, task, drafts, parts):
         yield rehearse_answers(student, title, [worked], **about, **limit)
 
 # %% ../../../nbs/run/start/rehearse.ipynb #492ace23
+def spaced(
+    rows: list,  # of any length
+) -> list:  # three, or all if they are fewer
+    "Return the first, the middle and the last of them."
+    last = len(rows) - 1
+    places = {i * last // (PROMPTS - 1) for i in range(PROMPTS)} if rows else ()
+    return [rows[i] for i in sorted(places)]
+
+
 def step_text(
     run: RunDir,  # of the rehearsal
     step: Step,  # that it went through
@@ -228,8 +237,8 @@ def step_text(
     lines = [f"== {step.title}: {step.seconds:.1f} s"]
     lines += [f"   {fact}" for fact in step.facts]
     lines += [f"!! {fault}" for fault in step.faults]
-    template, shown = template_of(run, step.role), step.asked
-    for i, (prompt, done) in enumerate(shown[:: max(1, len(shown) // PROMPTS)][:PROMPTS], 1):
+    template = template_of(run, step.role)
+    for i, (prompt, done) in enumerate(spaced(step.asked), 1):
         whole = template(prompt) if template else prompt
         lines += [f"-- prompt {i}", whole, f"-- what was written ({done.finish})", done.text]
     return "\n".join(lines)
@@ -249,4 +258,5 @@ def try_recipe(
     faults = rehearse(recipe, show, parts)
     for fault in faults:
         print(f"!! {fault}")
-    print(f"{len(faults)} things look wrong." if faults else "Nothing looks wrong.")
+    n = len(faults)
+    print(f"Looks wrong: {n} thing{'s' if n > 1 else ''}" if n else "Nothing looks wrong")
