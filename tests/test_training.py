@@ -133,7 +133,7 @@ def test_engine_of_a_real_model_moves_as_far_as_the_training(real, tmp_path, exa
 def test_engine_in_bfloat16_moves_as_far_as_the_training(real, tmp_path):
     "As a run trains and opens it; at the rates of the other presets it rounds more than it moves."
     rate = load_recipe("nano").align.rate
-    settings = Align("lora", rate, epochs=10, warmup=0, schedule="constant", **ALL)
+    settings = Align(train="lora", lr=rate, epochs=10, warmup=0, schedule="constant", **ALL)
     log = align(real, PAIRS, tmp_path / "out", settings)
     before = log_ratios(TransformersEngine(real), PAIRS)
     opened_as_in_a_run = TransformersEngine(real, ModelOptions(adapter=str(tmp_path / "out")))
@@ -193,7 +193,7 @@ def test_second_round_starts_from_the_first_and_refers_to_it(tiny_model, tmp_pat
 
 def test_all_weights_are_saved_in_full(tiny_model, tmp_path, exact):
     "A step of 1e-7 is below the spacing of most bfloat16 numbers, so none is saved in bfloat16."
-    align(tiny_model, PAIRS, tmp_path / "out", Align("full", epochs=2, **ALL))
+    align(tiny_model, PAIRS, tmp_path / "out", Align(train="full", epochs=2, **ALL))
     before, after = (
         load_model(f, ModelOptions("float32")).state_dict() for f in (tiny_model, tmp_path / "out")
     )
