@@ -12,7 +12,7 @@ from .core.basics import derive_seed
 from .core.fields import RecipeError
 from .core.stats import wilson
 from .core.tasks import Exemplar, Task
-from .data.generated.tasks import TECHNIQUES, make_items, write_rationale
+from .data.generated.tasks import make_items, write_rationale
 from .eval import macro_interval
 from .measures.labels import habits
 from .tailor import make_examples
@@ -27,11 +27,11 @@ def gold_solutions(
     seed: int = 0,  # the recipe's seed
     avoid=(),  # questions that must not come up: all items of the run
 ) -> pd.DataFrame:  # question_id, task, question, target, rationale
-    "Make questions of a generated task and write a right solution to each."
+    "Make questions of a generated task and write a right solution to each, step by step."
     items = make_items(task, n, derive_seed(seed, "controls"), avoid)
-    names, solved = list(TECHNIQUES), []
-    for k, item in enumerate(items):
-        rationale = write_rationale(item, task, names[k % len(names)])
+    solved = []
+    for item in items:
+        rationale = write_rationale(item, task, "expert")
         solved.append(Exemplar(item.question, rationale, item.answer))
     return solution_rows(task, solved)
 

@@ -45,6 +45,8 @@ FORMS = {
     "date_understanding": r"[^\n]+\. What is the date [a-z0-9 ]+ in "
     r"MM/DD/YYYY\?\nOptions:(?:\n\([A-F]\) \d\d/\d\d/\d{4}){5,6}",
     "sports_understanding": r'Is the following sentence plausible\? "[^"]+\."',
+    "web_of_lies": r"Question: \w+ (?:lies|tells the truth)\. "
+    r"(?:\w+ says \w+ (?:lies|tells the truth)\. ){4}Does \w+ tell the truth\?",
 }
 
 

@@ -19,6 +19,7 @@ from .remote.chat import ChatEngine
 from .server import ServerEngine
 from .transformers import TransformersEngine
 from .vllm import VllmEngine
+from ..models.devices.device import this_device
 from ..models.folders import resolve_model
 from ..models.load import ModelOptions, check_adapter
 
@@ -70,6 +71,9 @@ def _open_auto(folder, options, settings):
     "Open vLLM where it is installed, else transformers."
     if find_spec("vllm") is None:
         _say_once("engine: transformers (vLLM, which is faster, isn't installed)")
+        return _open_transformers(folder, options, settings)
+    if options.adapter and this_device().kind == "cpu" and not settings.repeatable:
+        _say_once("engine: transformers for an adapter, which vLLM computes slowly on a processor")
         return _open_transformers(folder, options, settings)
     return _open_vllm(folder, options, settings)
 

@@ -129,4 +129,6 @@ def _served_name(run, role):
     role = "teacher" if "adapter" in model or "guidance" in model else role
     if role not in names or ("made_of" in model and "adapter" not in model):
         return None
+    if names[role].school:
+        return None
     return names[role].model

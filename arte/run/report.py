@@ -120,6 +120,11 @@ def _prompts(chat):
     return "chat template" if chat and chat != "off" else "plain prompts"
 
 
+def _named(settings):  # `recipe.teacher` or `recipe.student`
+    schooled = ", fine-tuned on generated solutions first" if settings.school else ""
+    return settings.model + schooled
+
+
 def run_rows(
     recipe,  # `Recipe`
     stages: dict,  # stages.json
@@ -135,8 +140,8 @@ def run_rows(
     source = recorded_test_data(recipe, stages)
     return [
         ("recipe", f"{recipe.name} (seed {recipe.seed})"),
-        ("teacher", recipe.teacher.model),
-        ("student", recipe.student.model),
+        ("teacher", _named(recipe.teacher)),
+        ("student", _named(recipe.student)),
         ("prompts", chat_text(recipe, models)),
         ("tasks", ", ".join(recipe.tasks).replace("_", " ")),
         ("test data", TEST_DATA.get(source, "not recorded")),

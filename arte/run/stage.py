@@ -122,19 +122,19 @@ def _check_test_items(recipe, parts):
 
 def _check_generated(recipe):
     "Refuse tasks that cannot be generated if something asks for generated items."
-    asking = (recipe.teacher.school, recipe.controls.examples)
+    asking = (recipe.teacher.school, recipe.student.school, recipe.controls.examples)
     if "generated" not in (recipe.data.items, recipe.data.test) and not any(asking):
         return
     own = set() if recipe.teacher.school else set(own_by_name(recipe))
     for task in (*recipe.tasks, *recipe.unseen.tasks):
         if task not in GENERATED_TASKS and task not in own:
             problem = (
-                f"{[task]} cannot be generated, and data.items, data.test, teacher.school or "
+                f"{[task]} cannot be generated, and data.items, data.test, a school or "
                 "controls.examples asks for it"
             )
             fix = (
                 f"Use tasks among {', '.join(GENERATED_TASKS)}, or items: bbh, test: bbh, "
-                "school: null and controls: {examples: 0}."
+                "school: null (of teacher and student) and controls: {examples: 0}."
             )
             raise RecipeError("tasks", problem, fix)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 import arte.models.nano.school as nano
+import arte.models.nano.student as pupil
 import arte.run.stages.align as align_stage
 import arte.run.stages.train as train_stage
 from arte.engines.protocol import FunctionEngine
@@ -142,7 +143,8 @@ class World:
             self.make_quick(patch)
 
     def make_quick(self, patch):
-        for place, name in ((align_stage, "align"), (train_stage, "distill"), (nano, "sft")):
+        trained = (align_stage, "align"), (train_stage, "distill"), (nano, "sft"), (pupil, "sft")
+        for place, name in trained:
             patch.setattr(place, name, getattr(self, name))
         patch.setattr(align_stage, "surviving_share", lambda *models: 1.0)
         for slow in ("os.fsync", "arte.run.rundir.environment", "arte.run.stages.irt.save_fit"):
@@ -238,7 +240,7 @@ class World:
             options.chat,
         ).assign(arm=arm)
 
-    def sft(self, folder, examples, out, s, seed, saves, options, track=None):
+    def sft(self, folder, examples, out, s, seed, saves=1, options=None, track=None):
         for i in range(1, saves):
             write_model(folder, f"{out}-{i}", fingerprint(folder), examples, i)
         return self.learn(

@@ -87,9 +87,11 @@ def _check_server(r):
     "Refuse a server whose model is none of the run's, or is fine-tuned before it is used."
     if not r.engine.is_served:
         return
-    served = [r.student.model] if r.engine.kind == "server" else []
-    if r.teacher.school is None:
-        served.append(r.teacher.model)
+    asked = (r.student, r.teacher) if r.engine.kind == "server" else (r.teacher,)
+    served = [o.model for o in asked if o.school is None]
+    if not served:
+        problem = f"got {r.engine.kind}, but its model would be schooled before it is used"
+        raise RecipeError("engine.kind", problem, "Write: kind: auto, or school: null.")
     if r.engine.model not in served:
         problem = (
             f"got {r.engine.model!r}, expected the model that the server serves, one of "

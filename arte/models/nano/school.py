@@ -116,11 +116,11 @@ def all_school_examples(
 
 def school_folder(
     base: str | Path,  # the base model's folder
-    recipe,  # a `Recipe` with `teacher.school`
-    examples: list[dict],  # from `all_school_examples`
+    settings,  # `recipe.teacher.school` or `recipe.student.school`
+    examples: list[dict],  # what it shows
 ) -> Path:  # in the cache folder; may not exist yet
-    "Return the folder whose name depends on all that the schooled teacher is made of."
-    made_of = [fingerprint(base), asdict(recipe.teacher.school), examples]
+    "Return the folder whose name depends on all that a schooled model is made of."
+    made_of = [fingerprint(base), asdict(settings), examples]
     text = json.dumps(made_of, sort_keys=True).encode()
     digest = blake2b(text, digest_size=8).hexdigest()
     return cache_dir() / f"school-{digest}"
@@ -154,7 +154,7 @@ def school(
 ) -> tuple:
     "Fine-tune a base model on the school's examples, or take it from the cache. Not in the paper."
     examples = all_school_examples(recipe)
-    folder = school_folder(base, recipe, examples)
+    folder = school_folder(base, recipe.teacher.school, examples)
     cached = (folder / "log.parquet").exists()
     if cached:
         log = pd.read_parquet(folder / "log.parquet")

@@ -124,12 +124,15 @@ def made_text(
     (known,) = arms_named([arm])
     made = known.made or "made as the recipe says"
     aligned = alignment_text(run) if "aligned teacher" in made else ""
-    schooled = ", fine-tuned on generated solutions first" if recipe.teacher.school else ""
     return (
         f"{known.title.removeprefix('+ ')}: {made}. {aligned}"
-        f"Teacher: {model_link(recipe.teacher.model)}{schooled}. "
-        f"Student: {model_link(recipe.student.model)}."
+        f"Teacher: {_linked(recipe.teacher)}. Student: {_linked(recipe.student)}."
     )
+
+
+def _linked(settings):  # `recipe.teacher` or `recipe.student`
+    schooled = ", fine-tuned on generated solutions first" if settings.school else ""
+    return model_link(settings.model) + schooled
 
 
 def checked_text(

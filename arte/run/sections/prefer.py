@@ -15,6 +15,7 @@ from ...prefer import plot_words
 from ..pages.blocks import Table, html_figure, percent, preformatted
 from ..pages.page import Section
 from ...scores.parts import label_table, part_rows, part_warnings, with_labels
+from ...scores.signal import signal_rows
 from ...scores.won import pair_sides, reason_sentences
 
 # %% ../../../nbs/run/sections/prefer.ipynb #8e1b2c02
@@ -39,6 +40,7 @@ def parts_section(
     numbers = ["s", "readable", "accuracy", "balanced", "explained", "copied"]
     cells = _shares(rows, numbers).rename(columns=dict(n="answers"))
     parts.append(Table("score parts", cells, rows))
+    parts.append(_signal_table(labelled))
     kinds = t["items"].groupby("task").kind.first()
     closed = [task for task, kind in kinds.items() if kind in CLOSED]
     labels = label_table(labelled[labelled.task.isin(closed)])
@@ -48,6 +50,18 @@ def parts_section(
         words = ("draft answers", "gold answer")
         parts.append(Table("labels of drafts", cells, labels, words=words))
     return parts
+
+
+def _signal_table(labelled):
+    "Show whether each task's scores hold more than format."
+    rows = signal_rows(labelled)
+    cells = _shares(rows, ["balanced", "lo", "hi", "chance", "explained"])
+    interval = [f"{o.balanced} [{o.lo}, {o.hi}]" for o in cells.itertuples()]
+    names = {True: "yes", False: "no: format"}
+    shown = dict(balanced=interval, signal=rows.signal.map(names))
+    cells = cells.assign(**shown).drop(columns=["lo", "hi"])
+    cells = cells.rename(columns=dict(balanced="balanced, best draft"))
+    return Table("signal", cells, rows, words=("signal",))
 
 
 PARTS_OF_SCORES = Section(

@@ -31,13 +31,10 @@ def taught_questions(
     task: str,  # its name
     recipe: Recipe,  # of the run
 ) -> list[str]:  # empty without a school
-    "Return the questions of a task that the teacher's school shows."
-    from arte.models.nano.school import school_items
+    "Return the questions of a task that the schools of teacher and student show."
+    from arte.models.nano.student import student_questions, teacher_questions
 
-    s = recipe.teacher.school
-    if s is None:
-        return []
-    return [item.question for item in school_items(task, s.rationales, s.questions, s.seed)]
+    return teacher_questions(recipe, task) + student_questions(recipe, task)
 
 
 def draw_task(

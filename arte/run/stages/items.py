@@ -13,8 +13,9 @@ from ...data.places import find_data, origin
 from ..plan.jobs import Estimate, Job, steps
 from ..plan.texts import token_counter
 from ..engine import register_model, template_of
+from ...models.load import ModelOptions
 from ..rundir import RunDir
-from ..stage import Counts, Parts, Stage, by_name, tracked
+from ..stage import Counts, Parts, Stage, by_name, save_tables, tracked
 from .draw import draw_items, test_source, worked_examples
 from .tests import check_room
 
@@ -33,9 +34,12 @@ def run_items(
     check_room(shown, recipe.eval, token_counter(recipe.student.model))
     items = draw_items(recipe, parts.sources)
     run.save("items", items)
-    register_model(run, "student", recipe.student.model)
-    register_model(run, _first_teacher(recipe), recipe.teacher.model)
-    for role in ("student", _first_teacher(recipe)):
+    roles = {
+        _first_of("student", recipe.student): recipe.student.model,
+        _first_of("teacher", recipe.teacher): recipe.teacher.model,
+    }
+    for role, model in roles.items():
+        register_model(run, role, model)
         template_of(
             run, role
         )  # refuses a chat template that can't be used, before anything is made
@@ -54,8 +58,9 @@ def _fetched_from(names):  # data sets and servers; empty for a folder of the us
     return "; ".join(found)
 
 
-def _first_teacher(recipe):
-    return "teacher-base" if recipe.teacher.school else "teacher"
+def _first_of(role, settings):
+    "Return what a model is called before its school, if it has one."
+    return f"{role}-base" if settings.school else role
 
 
 ITEMS = Stage("items", run_items, tables=("items",), settings=("data.n_val", "data.n_test"))
@@ -65,38 +70,60 @@ def run_school(
     run: RunDir,  # opened to write
     parts: Parts,  # arms, signals, sources and engines to choose from
 ) -> dict:  # counts
-    "School the teacher where the recipe says so."
+    "School the teacher and the student where the recipe says so."
+    counts, logs = Counts(), []
+    for role, train in (("teacher", _school_teacher), ("student", _school_student)):
+        if getattr(run.recipe, role).school is None:
+            continue
+        log, cached = train(run, run.model_folder(f"{role}-base"), tracked(run, role))
+        counts |= {f"{role}_steps": len(log), f"{role}_cached": cached}
+        logs.append(log.assign(model=role))
+    return counts | (save_tables(run, school_log=logs) if logs else {})
+
+
+def _school_teacher(run, base, track):
     from arte.models.nano.school import school
 
-    if run.recipe.teacher.school is None:
-        return Counts()
-    base, track = run.model_folder("teacher-base"), tracked(run, "teacher")
     folders, log, cached = school(base, run.recipe, track)
     *on_the_way, last = folders
     for i, folder in enumerate(on_the_way, 1):
         run.register(f"teacher-school-{i}", folder)
     run.register("teacher", last)
-    run.save("school_log", log)
-    return Counts(steps=len(log), cached=cached)
+    return log, cached
+
+
+def _school_student(run, base, track):
+    from arte.models.nano.student import school_student
+
+    options = ModelOptions.of(run.recipe, "student")
+    folder, log, cached = school_student(base, run.recipe, options, track)
+    run.register("student", folder)
+    return log, cached
 
 
 def school_needs(
     e: Estimate,  # of a recipe
 ) -> tuple[list[Job], str]:  # jobs, what they make
-    "Count the tokens of the teacher's schooling."
-    s = e.recipe.teacher.school
-    if s is None:
-        return [], "nothing: the teacher needs no school"
+    "Count the tokens of the schools."
     from arte.models.nano.school import all_school_examples
+    from arte.models.nano.student import all_student_examples
 
-    examples, tokens = all_school_examples(e.recipe), 0
-    count = e.counter("teacher")
+    jobs, made = [], []
+    for role, examples in (("teacher", all_school_examples), ("student", all_student_examples)):
+        if getattr(e.recipe, role).school:
+            shown = examples(e.recipe)
+            jobs.append(_school_job(e, role, shown))
+            made.append(f"a {role}, of {len(shown):,} worked examples")
+    return jobs, " and ".join(made) or "nothing: the models need no school"
+
+
+def _school_job(e, role, examples):
+    "Count the tokens of one school."
+    s, tokens, count = getattr(e.recipe, role).school, 0, e.counter(role)
     for example in examples:
-        prompt = count(example["prompt"])
-        completion = e.new("teacher", example["completion"])
-        tokens += min(s.max_length, prompt + completion + 1)
-    job = Job("teacher", trained=tokens * s.epochs, steps=steps(len(examples), s))
-    return [job], f"a teacher, of {len(examples):,} worked examples"
+        length = count(example["prompt"]) + e.new(role, example["completion"]) + 1
+        tokens += min(s.max_length, length)
+    return Job(role, trained=tokens * s.epochs, steps=steps(len(examples), s))
 
 
 SCHOOL = Stage(
@@ -104,5 +131,9 @@ SCHOOL = Stage(
     run_school,
     needs=school_needs,
     tables=("school_log",),
-    settings=("teacher.school.rationales", "teacher.school.questions"),
+    settings=(
+        "teacher.school.rationales",
+        "teacher.school.questions",
+        "student.school.rationales",
+    ),
 )

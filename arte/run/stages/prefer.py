@@ -20,6 +20,8 @@ from ..plan.jobs import Estimate, Job
 from ..rundir import RunDir
 from ..sections.prefer import PAIRS_SHOWN, PARTS_OF_SCORES, WORDS
 from ...scores.missing import missing_pairs
+from ...scores.parts import with_labels
+from ...scores.signal import check_signal, signal_rows
 from arte.run.stage import (
     Counts,
     Parts,
@@ -50,7 +52,14 @@ def run_prefer(
 
     with opened(run, "student", counts, parts) as student:
         n = run.save(signal.table, measured(student))
-    return counts | {signal.table: n} | save_tables(run, scores=in_levels(scores))
+    made = save_tables(run, scores=in_levels(scores))
+    if signal.table == "answers" and run.recipe.prefer.need_signal:
+        check_signal(signal_rows(_labelled(run)))
+    return counts | {signal.table: n} | made
+
+
+def _labelled(run):
+    return with_labels(*(run.table(name) for name in ("answers", "drafts", "items")))
 
 
 def measured_by_task(
