@@ -22,7 +22,7 @@ from arte.run.rundir import RunDir
 KEPT = (
     "items questions drafts aside responses prefset answers scores pairs dropped align_log heldout "
     "heldout_drafts tailored_questions tailor_aside tailor_dropped examples health likelihood "
-    "margins sft_log school_log results"
+    "margins sft_log school_log controls control_examples forced results"
 ).split()
 
 

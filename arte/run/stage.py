@@ -262,7 +262,9 @@ class Counts(dict):
         self,
         text: str,  # what is wrong, with its numbers, and what to do
     ) -> None:
-        "Print a warning now, and keep it for `arte status` and the report."
+        "Print a warning now, and keep it for `arte status` and the report; once is enough."
+        if text in self.get("WARNING", ""):
+            return
         print(f"WARNING: {text}", flush=True)
         self.add_up({"WARNING": text})
 
