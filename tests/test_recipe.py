@@ -23,6 +23,7 @@ from arte.core.settings.method import (
     Respondent,
     School,
     Student,
+    StudentSchool,
     Teacher,
 )
 from arte.core.basics import derive_seed
@@ -62,7 +63,11 @@ def recipes(draw):
         teacher=Teacher(
             draw(words), draw(st.none() | st.builds(School, rationales=counts, lr=rates)), "off"
         ),
-        student=Student(draw(words), draw(st.sampled_from(["auto", "on", "off"]))),
+        student=Student(
+            draw(words),
+            draw(st.none() | st.builds(StudentSchool, rationales=counts, lr=rates)),
+            draw(st.sampled_from(["auto", "on", "off"])),
+        ),
         data=Data(
             draw(st.sampled_from(["bbh", "generated"])),
             "auto",
@@ -161,7 +166,7 @@ def test_wrong_type_names_its_field(field, kind):
     "change, message",
     [
         ("teacher.reminder=true", "teacher.reminder: got true, but teacher.school teaches"),
-        ("irt.k=25", "irt.k: got 25, but there are only data.n_val = 16"),
+        ("irt.k=25", "irt.k: got 25, but there are only data.n_val = 24"),
         ("elicit.techniques=1", "elicit.techniques: got 1, expected 2 to 4"),
         ("elicit.techniques=5", "elicit.techniques: got 5, expected 2 to 4"),
         ("elicit.temperature=-0.1", "elicit.temperature: got -0.1"),
@@ -180,7 +185,8 @@ def test_wrong_type_names_its_field(field, kind):
         ("engine.kind=vlm", "Did you mean vllm?"),
         ("eval.benchmarks=[gsm]", "Did you mean gsm8k?"),
         (
-            "unseen.tasks=[navigat] & teacher.school=null & data.items=bbh & data.test=bbh",
+            "unseen.tasks=[navigat] & teacher.school=null & student.school=null & data.items=bbh "
+            "& data.test=bbh & controls.examples=0",
             "navigate",
         ),
         ("align.max_length=160", "align.max_length: got 160"),
@@ -188,7 +194,7 @@ def test_wrong_type_names_its_field(field, kind):
         ("irt.method=nuts & irt.chains=1", "irt.chains: got 1"),
         ("irt.shots=[4]", "irt.shots[0]: got 4"),
         ("eval.shots=3", "Write for example: [3]"),
-        ("prefer.agreement_questions=13", "prefer.agreement_questions: got 13"),
+        ("prefer.agreement_questions=45", "prefer.agreement_questions: got 45"),
         ("align.warm=0.1", "Did you mean align.warmup?"),
         ("beta=0.1", "Did you mean align.beta?"),
         ("tailr.budget=1", "Did you mean tailor?"),
@@ -275,7 +281,7 @@ def test_presets():
     presets = {name: load_recipe(name) for name in preset_names()}
     assert all(back(r) == r and r.name == name for name, r in presets.items())
     nano, paper, small = (presets[name] for name in ("nano", "paper", "small"))
-    assert (len(paper.tasks), len(small.tasks), len(nano.tasks)) == (27, 8, 3)
+    assert (len(paper.tasks), len(small.tasks), len(nano.tasks)) == (27, 8, 2)
     plain = Recipe(paper.name, paper.tasks, paper.teacher, paper.student)
     assert (
         replace(paper, irt=plain.irt, engine=plain.engine, accelerate=plain.accelerate) == plain

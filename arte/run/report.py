@@ -121,8 +121,7 @@ def _prompts(chat):
 
 
 def _named(settings):  # `recipe.teacher` or `recipe.student`
-    schooled = ", fine-tuned on generated solutions first" if settings.school else ""
-    return settings.model + schooled
+    return settings.model + (", fine-tuned on generated solutions first" * bool(settings.school))
 
 
 def run_rows(

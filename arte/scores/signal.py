@@ -20,15 +20,17 @@ def crossed(
     pd.DataFrame
 ):  # rows of it: answers after each question's best draft by the other half of items
     "Choose each question's best draft on every second item; return its answers to the others."
-    order = {item: k for k, item in enumerate(sorted(labelled["item"].unique()))}
-    half = labelled["item"].map(order) % 2
+    items = sorted(labelled["item"].unique())
+    half = labelled["item"].map(items.index) % 2
     kept = []
+    ties = derive_seed(0, "ties") % 2**32
     for chosen_on in (0, 1):
-        s = labelled[half == chosen_on].groupby(["question_id", "draft"]).correct.mean()
+        answers = labelled[half == chosen_on].groupby(["question_id", "draft"])
         # shuffled, so that no technique wins all ties
-        s = s.sample(frac=1, random_state=derive_seed(0, "ties") % 2**32)
-        best = s.groupby(level=0).idxmax().map(lambda pair: pair[1])
-        kept.append(labelled[(half != chosen_on) & labelled.draft.isin(best)])
+        s = answers.correct.mean().sample(frac=1, random_state=ties)
+        best = s.groupby(level=0).idxmax()
+        others = labelled[half != chosen_on]
+        kept.append(others[others.draft.isin([draft for _, draft in best])])
     return pd.concat(kept)
 
 
@@ -40,18 +42,20 @@ def balanced_interval(
     read = answers.dropna(subset=["parsed"])
     if read.empty:
         return np.nan, np.nan, np.nan
-    counts = read.groupby(["question_id", "gold"]).correct.agg(["sum", "size"]).unstack("gold")
-    right = counts["sum"].fillna(0).to_numpy(float)  # (questions, gold answers)
-    n = counts["size"].fillna(0).to_numpy(float)
+    counts = read.groupby(["question_id", "gold"]).correct.agg(["sum", "size"])
+    counts = counts.unstack("gold", fill_value=0)
+    right, n = counts["sum"].to_numpy(), counts["size"].to_numpy()  # (questions, gold answers)
     rng = np.random.default_rng(derive_seed(0, "balanced accuracy"))
-    times = rng.multinomial(len(n), np.full(len(n), 1 / len(n)), draws)  # (draws, questions)
+    equal = np.full(len(n), 1 / len(n))
+    times = rng.multinomial(len(n), equal, draws)  # (draws, questions)
     drawn = _balanced(times @ right, times @ n)
-    value = _balanced(right.sum(0)[None], n.sum(0)[None])[0]
+    value = _balanced(right.sum(0), n.sum(0))
     return value, *np.nanquantile(drawn, [0.025, 0.975])
 
 
-def _balanced(right, n):  # (draws, gold answers) each → (draws,)
-    return np.nanmean(np.where(n > 0, right / np.maximum(n, 1), np.nan), axis=1)
+def _balanced(right, n):  # (…, gold answers) each → (…)
+    shares = np.where(n > 0, right / np.maximum(n, 1), np.nan)
+    return np.nanmean(shares, axis=-1)
 
 # %% ../../nbs/02_prefer_signal.ipynb #9cebcfe5
 def signal_rows(
@@ -63,17 +67,19 @@ def signal_rows(
     rows = []
     for task, answers in labelled.groupby("task", sort=False):
         balanced, lo, hi = balanced_interval(crossed(answers))
-        explained, chance = _explained(score_parts(answers)), 1 / answers.gold.nunique()
+        explained = _explained(score_parts(answers))
+        chance = 1 / answers.gold.nunique()
         row = dict(task=task, questions=answers.question_id.nunique(), balanced=balanced)
         row |= dict(lo=lo, hi=hi, chance=chance, explained=explained)
-        rows.append(row | dict(signal=bool(lo > chance and explained < TOO_MUCH)))
+        row["signal"] = bool(lo > chance and explained < TOO_MUCH)
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
 def _explained(parts):  # nan where the drafts of no question differ: nothing to align to
     share = explained_by_readable(parts)
-    differ = parts.groupby("question_id").s.nunique().gt(1).any()
-    return 0.0 if np.isnan(share) and differ else share
+    scores = parts.groupby("question_id").s.nunique()
+    return 0.0 if np.isnan(share) and scores.max() > 1 else share
 
 
 def check_signal(

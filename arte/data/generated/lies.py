@@ -73,7 +73,8 @@ def _verdict(name, honest):
 
 def _plain(asked, rng):
     start = rng.choice(("In the end", "It follows that"))
-    return f"{start} {_verdict(asked.people[-1], asked.honest[-1])}."
+    verdict = _verdict(asked.people[-1], asked.honest[-1])
+    return f"{start} {verdict}."
 
 
 def _expert(asked, rng):
@@ -81,8 +82,9 @@ def _expert(asked, rng):
     steps = [f"{_verdict(people[0], honest[0])}."]
     for k, claim in enumerate(asked.claims, 1):
         true = "true" if honest[k] else "false"
-        step = f"{people[k]} says {_verdict(people[k - 1], claim)}, which is {true}"
-        steps.append(f"{step}, so {_verdict(people[k], honest[k])}.")
+        said = _verdict(people[k - 1], claim)
+        verdict = _verdict(people[k], honest[k])
+        steps.append(f"{people[k]} says {said}, which is {true}, so {verdict}.")
     return " ".join(steps)
 
 
@@ -108,8 +110,8 @@ def _eliminate(asked, rng):
         steps.append(f"Then {_verdict(people[k - 1], supposed)}.")
     if supposed == asked.honest[0]:
         return f"{' '.join(steps)} So it is given, and nothing is against it."
-    given = _verdict(people[0], asked.honest[0])
-    return f"{' '.join(steps)} But {given}, so {_verdict(people[-1], False)}."
+    steps.append(f"But {_verdict(people[0], asked.honest[0])}")
+    return f"{' '.join(steps)}, so {_verdict(people[-1], False)}."
 
 # %% ../../../nbs/data/generated/lies.ipynb #6a8ea388
 def solve_lies(

@@ -47,13 +47,9 @@ def student_examples(
         shown = []
         if k // len(names) % 2:
             shown = [(other.question, write_rationale(other, task, technique))]
-        examples.append(
-            dict(
-                prompt=student_prompt(get_task(task), shown, item.question),
-                completion=f" {write_rationale(item, task, technique)}",
-                technique=technique,
-            )
-        )
+        prompt = student_prompt(get_task(task), shown, item.question)
+        completion = f" {write_rationale(item, task, technique)}"
+        examples.append(dict(prompt=prompt, completion=completion, technique=technique))
     return examples
 
 # %% ../../../nbs/models/nano/student.ipynb #5f68e8f0
