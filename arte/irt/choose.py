@@ -49,7 +49,8 @@ def discrimination_range(
     "Return the intervals of the discriminations; without any, log-normal ones by `a_sd`."
     if fit.a_range is not None:
         return fit.a_range
-    factor = np.exp(1.96 * np.nan_to_num(fit.a_sd) / fit.a)
+    spread = np.nan_to_num(fit.a_sd) / fit.a
+    factor = np.exp(1.96 * spread)
     return np.array([fit.a / factor, fit.a * factor])
 
 
@@ -199,7 +200,8 @@ _TICKS = [0.1, 0.2, 0.5, 1, 2, 5, 10]
 
 def _error_bars(ax, rank, estimates, **style):
     a, low, high = estimates
-    low, high = np.minimum(low, a), np.maximum(high, a)
+    low = np.minimum(low, a)
+    high = np.maximum(high, a)
     ax.errorbar(rank, a, [a - low, high - a], ms=4, lw=1, **style)
 
 
@@ -227,7 +229,8 @@ def plot_discriminations(
     ax.set_yticks(_TICKS, map(str, _TICKS))
     ax.minorticks_off()
     _, low, high = by_rank
-    ax.set_ylim(low.min() / 1.2, high.max() * 1.2)
+    bottom, top = low.min(), high.max()
+    ax.set_ylim(bottom / 1.2, top * 1.2)
     ax.legend(frameon=False)
     return ax
 

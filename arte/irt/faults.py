@@ -27,7 +27,8 @@ def check_prefset(
     model: str = "student",  # the student's name there
 ) -> pd.DataFrame:  # a row per task: chosen, constant, answer, share, right, and three faults
     "Look for faults of the preference sets: one gold answer, constant items, floor, ceiling."
-    chosen = prefset[prefset.chosen].merge(items[["item", "answer"]], on="item")
+    answers = items[["item", "answer"]]
+    chosen = prefset[prefset.chosen].merge(answers, on="item")
     rows = []
     for task, of_task in chosen.groupby("task", sort=False):
         gold = of_task.answer.value_counts()
@@ -38,7 +39,7 @@ def check_prefset(
     table = pd.DataFrame(rows)
     table["one_sided"] = (table.share > ONE_SIDED) & (table.chosen > 1)
     table["constants"] = table.constant > 0
-    table["edge"] = (table.right <= EDGE) | (table.right >= 1 - EDGE)
+    table["edge"] = ~table.right.between(EDGE, 1 - EDGE, inclusive="neither")
     return table
 
 
@@ -75,7 +76,8 @@ def prefset_warnings(
 
 
 def _edge_warning(row):
-    place, wanted = ("floor", "easier") if row.right < 0.5 else ("ceiling", "harder")
+    low = row.right < 0.5
+    place, wanted = ("floor", "easier") if low else ("ceiling", "harder")
     student = "stronger" if row.right < 0.5 else "weaker"
     return (
         f"{row.task}: the student answers {row.right:.0%} of the {row.chosen} chosen items right "

@@ -59,7 +59,8 @@ def _curvature_sd(grad, x, free, h=1e-4):
         rise = grad(x + step) - grad(x - step)
         H.append(rise[k] / (2 * h))
     H = np.array(H)
-    var = np.diag(np.linalg.pinv((H + H.T) / 2))
+    symmetric = (H + H.T) / 2
+    var = np.diag(np.linalg.pinv(symmetric))
     var = np.where(var > 0, var, np.nan)
     return in_place(np.sqrt(var), free)
 

@@ -31,7 +31,8 @@ def answer_chances(
 
 def _fitted(matrix, fit):
     "Return the answers to the fitted items, NaN where not asked."
-    return matrix.to_numpy(float)[:, ~np.isnan(fit.a)]
+    fitted = ~np.isnan(fit.a)
+    return matrix.to_numpy(float)[:, fitted]
 
 
 def replicated(
@@ -42,7 +43,8 @@ def replicated(
     "Draw response matrices from the fitted model."
     chances = answer_chances(fit)
     drawn = np.random.default_rng(seed).random(chances.shape) < chances
-    return np.where(np.isnan(_fitted(matrix, fit)), np.nan, drawn)
+    missing = np.isnan(_fitted(matrix, fit))
+    return np.where(missing, np.nan, drawn)
 
 
 def spread_of_abilities(
@@ -105,7 +107,8 @@ def predictive_check(
     seed: int = 0,  # of the replicated answers
 ) -> pd.DataFrame:  # a row per statistic: observed, low, high (95 % of replicas), p (two-sided)
     "Compare the answers with answers drawn from the fitted model (posterior predictive check)."
-    drawn, Y = replicated(fit, matrix, seed), _fitted(matrix, fit)
+    drawn = replicated(fit, matrix, seed)
+    Y = _fitted(matrix, fit)
     rows = {name: _compared(s(Y), s(drawn)) for name, s in STATISTICS.items()}
     # Q3 depends on the parameters as well: answers and replica are compared draw by draw
     chances = answer_chances(fit)
@@ -144,7 +147,8 @@ def with_log_likelihood(
     "Add the log-likelihood of each answer in each draw to the posterior."
     from xarray import Dataset
 
-    answers = long_answers(matrix.loc[:, ~np.isnan(fit.a)])
+    fitted = matrix.loc[:, ~np.isnan(fit.a)]
+    answers = long_answers(fitted)
     posterior = fit.posterior
     r, i = (posterior.get_index(name) for name in ("respondent", "item"))
     at = dict(respondent=r.get_indexer(answers.respondent), item=i.get_indexer(answers["item"]))
@@ -167,7 +171,8 @@ def compare_models(
     for kind in ("1pl", "2pl"):
         fit = fit_nuts(matrix, seed, options, kind=kind)
         check_fit(fit)
-        found[kind], warning[kind] = left_out_density(with_log_likelihood(fit, matrix))
+        known = with_log_likelihood(fit, matrix)
+        found[kind], warning[kind] = left_out_density(known)
     densities = pd.DataFrame(found)
     best = densities.sum().idxmax()
     table = _sum_and_error(densities, "elpd_loo", "se")

@@ -20,7 +20,9 @@ def graded_answers(
     max_tokens: int,  # longest answer
 ) -> list[tuple]:  # (completion, grade) of each
     "Let a model answer items after worked examples, and grade its answers."
-    prompts = [student_prompt(tasks[i.task], examples, i.question) for examples, i in asked]
+    prompts = []
+    for examples, item in asked:
+        prompts.append(student_prompt(tasks[item.task], examples, item.question))
     done = engine.generate(prompts, Sampling(0.0, max_tokens, STOP))
     graded = []
     for (_, item), completions in zip(asked, done):

@@ -110,6 +110,7 @@ def label_accuracy(
         if not _other_label(table.parsed[table.task == task]):
             continue
         label, _ = _most_frequent(answers.parsed.dropna())
-        predicted = answers.parsed.notna().mean() * (answers.gold == label).mean()
+        readable, base_rate = answers.parsed.notna(), answers.gold == label
+        predicted = readable.mean() * base_rate.mean()
         rows.append((arm, shots, task, answers.correct.mean(), predicted))
     return pd.DataFrame(rows, columns=["arm", "shots", "task", "accuracy", "predicted"])

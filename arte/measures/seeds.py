@@ -123,8 +123,10 @@ def seed_effects(
     for arm in [name for name in rows.arm.unique() if name != base]:
         key = f"C(arm, Treatment({base!r}))[T.{arm}]"
         difference, se = fit.fe_params[key], fit.bse_fe[key]
-        half = stats.t.ppf(0.5 + level / 2, freedom) * se
-        p = 2 * stats.t.sf(abs(difference) / se, freedom)
+        quantile = stats.t.ppf(0.5 + level / 2, freedom)
+        half = quantile * se
+        t = abs(difference) / se
+        p = 2 * stats.t.sf(t, freedom)
         effects.append((arm, difference, se, difference - half, difference + half, p))
     table = pd.DataFrame(effects, columns=["arm", "difference", "se", "lo", "hi", "p"])
     return table.assign(p_holm=holm(table.p)), _spreads(fit)

@@ -203,7 +203,8 @@ def _player(sport):
 
 
 def _recall(asked, rng):
-    sport = asked.plays[0].upper() + asked.plays[1:]
+    first, *rest = asked.plays
+    sport = first.upper() + "".join(rest)
     sentences = [
         rng.choice(_RULES),
         f"{asked.who} is known as {_player(asked.plays)}.",

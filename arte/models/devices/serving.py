@@ -92,7 +92,10 @@ def serving(
         max_num_seqs=texts_at_once(platform),
         enable_prefix_caching=True,
     )
-    if platform.kind != "cpu":
+    if platform.kind == "cpu":
+        # a prompt that is read in two parts rewinds its seed, and the CPU's cannot be rewound
+        settings["enable_chunked_prefill"] = False
+    else:
         settings["gpu_memory_utilization"] = memory_share(platform)
     return settings
 

@@ -34,15 +34,8 @@ def run_items(
     check_room(shown, recipe.eval, token_counter(recipe.student.model))
     items = draw_items(recipe, parts.sources)
     run.save("items", items)
-    roles = {
-        _first_of("student", recipe.student): recipe.student.model,
-        _first_of("teacher", recipe.teacher): recipe.teacher.model,
-    }
-    for role, model in roles.items():
-        register_model(run, role, model)
-        template_of(
-            run, role
-        )  # refuses a chat template that can't be used, before anything is made
+    _register(run, "student", recipe.student)
+    _register(run, "teacher", recipe.teacher)
     counts = Counts(items=len(items), test_data=source)
     if way := _fetched_from({recipe.data.items, source} if source != "own" else set()):
         counts["fetched_from"] = way
@@ -58,9 +51,12 @@ def _fetched_from(names):  # data sets and servers; empty for a folder of the us
     return "; ".join(found)
 
 
-def _first_of(role, settings):
-    "Return what a model is called before its school, if it has one."
-    return f"{role}-base" if settings.school else role
+def _register(run, role, settings):
+    "Find a model; before its school, if it has one, it has another name."
+    first = f"{role}-base" if settings.school else role
+    register_model(run, first, settings.model)
+    # refuses a chat template that can't be used, before anything is made
+    template_of(run, first)
 
 
 ITEMS = Stage("items", run_items, tables=("items",), settings=("data.n_val", "data.n_test"))
