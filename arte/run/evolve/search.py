@@ -112,7 +112,7 @@ def begin(
         searches.append(Search(task, search, decision, prompts, drafts=its, parents=parents))
     return searches
 
-# %% ../../../nbs/run/evolve/search.ipynb #2e562aa0
+# %% ../../../nbs/run/evolve/search.ipynb #4bbcc2fc
 def run_search(
     run: RunDir,  # opened to write
     parts: Parts,  # arms, signals, sources and engines to choose from
@@ -152,7 +152,7 @@ def _unscored(run, teacher, one):
     done = [one.search.iloc[:0]]
     for i in range(len(one.answers), len(one.prompts)):
         name, guidance = f"prompt-{i:03}", one.prompts[i]
-        how = dict(guidance=guidance, name=name, max_tokens=limit)
+        how: dict = dict(guidance=guidance, name=name, max_tokens=limit)
         done.append(guided_rationales(teacher, one.task, one.search, **how))
     return pd.concat(done, ignore_index=True)
 
@@ -185,7 +185,7 @@ def decide(
         for one in searches:
             best[one.task.name] = best_prompt(one.scores)
             for name, i in (("naive", 0), ("evolved", best[one.task.name])):
-                how = dict(guidance=one.prompts[i], name=name, max_tokens=limit)
+                how: dict = dict(guidance=one.prompts[i], name=name, max_tokens=limit)
                 written.append(guided_rationales(teacher, one.task, one.decision, **how))
     items, written = held_out_items(run), pd.concat(written)
     scored = _scored(run, written, items, counts, parts)
@@ -206,11 +206,11 @@ def _register(run, searches, choice):
             texts[one.task.description] = text
     run.note_model("aligned", run.models["teacher"] | dict(guidance=texts))
 
-# %% ../../../nbs/run/evolve/search.ipynb #c9c791f3
+# %% ../../../nbs/run/evolve/search.ipynb #3f493d97
 def guided(
     e: Estimate,  # of a recipe
     x: Texts,  # a task's
-    n: float,  # rationales
+    n: int,  # rationales
 ) -> Job:
     "Count rationales of the aligned teacher; under an evolved prompt each reads more."
     job = e.naive(x, n)
@@ -247,17 +247,17 @@ def search_needs(
         jobs.append(Job("teacher", p.rounds, read, written, longest=LONGEST_INSTRUCTION))
     return jobs, f"a prompt for each task, from {p.rounds} rounds of reflection"
 
-# %% ../../../nbs/run/evolve/search.ipynb #26cf3787
+# %% ../../../nbs/run/evolve/search.ipynb #a72c4e6a
 def search_section(
     t: dict,  # table → its rows, among them `prompts` and `prompt_choice`
 ) -> list:  # parts
     "Show the rounds, the decision, and the text that the teacher reads."
-    parts, choice = [], t["prompt_choice"]
-    parts.append(
+    choice = t["prompt_choice"]
+    parts: list = [
         "<p>The teacher was not trained. It wrote instructions from its own answers and the "
         "student's scores; prompt 0 is the naive one. The best prompt is used where it beats the "
         "naive one on questions that the search never saw.</p>"
-    )
+    ]
     means = t["prompts"].groupby(["task", "prompt"], sort=False)
     rows = means.s.agg(score="mean", n="size")
     rows.insert(0, "parent", means.parent.first())

@@ -13,7 +13,7 @@ from ..hub.dataset import tailored_dataset
 from ..rundir import RunDir
 from .forms import FORMS, Exchange, split_prompt, write_rows
 
-# %% ../../../nbs/run/sets/export.ipynb #e7ada193
+# %% ../../../nbs/run/sets/export.ipynb #e7bc0379
 # "parquet" is the run's own table
 FORMATS = ("chat", "alpaca", "sharegpt", "completion", "parquet")
 
@@ -27,7 +27,7 @@ def in_form(
         return rows.to_dict("records")
     if form == "completion":
         return rows[["prompt", "completion"]].to_dict("records")
-    write = next(known.write for known in FORMS if known.name == form)
+    write = {known.name: known.write for known in FORMS if known.write}[form]
     made = []
     for prompt, completion in zip(rows.prompt, rows.completion):
         made.append(write(Exchange(*split_prompt(prompt), completion.strip())))

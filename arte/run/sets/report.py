@@ -70,7 +70,7 @@ def _kept_lines(scores, kept):
     again = percent(expected_again(scores, kept))
     return [f"Kept: {kept.sum():,}, mean score {now}; on new items about {again} (less luck)"]
 
-# %% ../../../nbs/run/sets/report.ipynb #78666f14
+# %% ../../../nbs/run/sets/report.ipynb #708f6f7a
 SOURCES = ("source", "dataset", "category", "task", "subset")  # columns that may name one
 
 
@@ -83,7 +83,7 @@ def histogram(
     import matplotlib.pyplot as plt
 
     fig, ax = plt.subplots(figsize=(6, 3), layout="constrained")
-    bins = np.linspace(0, 100, 26)
+    bins = list(range(0, 104, 4))
     parts = [100 * scores.s[kept], 100 * scores.s[~kept]]
     names = ["kept" if not kept.all() else "all", "left out"]
     ax.hist(parts, bins, stacked=True, color=["#0072b2", "#bbbbbb"], label=names)

@@ -24,7 +24,7 @@ from ...irt.responses import response_matrix
 from ...prefer import Signal, answer_one_shot
 from .forms import Exchange
 
-# %% ../../../nbs/run/sets/score.ipynb #0595a365
+# %% ../../../nbs/run/sets/score.ipynb #bc205c41
 def as_drafts(
     exchanges: list[Exchange],  # of a training set, in order
     task: Task,  # of the validation items
@@ -34,8 +34,10 @@ def as_drafts(
     for n, e in enumerate(exchanges, 1):
         who = dict(draft=f"row-{n}", question_id=f"row-{n}", task=task.name, technique="")
         answer = extract_answer(e.answer)
-        rows.append(who | dict(question=e.question, rationale=e.answer, answer=answer))
-    return pd.DataFrame(rows)
+        said: dict = dict(question=e.question, rationale=e.answer, answer=answer)
+        rows.append(said | who)
+    columns = "draft question_id task technique question rationale answer".split()
+    return pd.DataFrame(rows, columns=columns)
 
 
 def that_fit(
@@ -95,7 +97,7 @@ def best_items(
     prefset = balanced_prefset(items, top_k(fit, k))
     return items[items.item.isin(prefset[prefset.chosen].item)].reset_index(drop=True)
 
-# %% ../../../nbs/run/sets/score.ipynb #59233100
+# %% ../../../nbs/run/sets/score.ipynb #42197a79
 @dataclass(frozen=True)
 class Kept:
     "Say which examples are kept: the best n, those at or above a line, or no choice at all."
@@ -107,7 +109,7 @@ class Kept:
         "Return the rule of elimination for this choice."
         if self.n is not None:
             return partial(open_among, n=self.n)
-        return partial(open_above, line=self.above)
+        return partial(open_above, line=self.above or 0.0)
 
     def check(
         self,
@@ -148,7 +150,7 @@ def scored(
     kept.check(len(drafts), settings)
     tasks = {task.name: task}
     if settings.rule == "elimination":
-        how = dict(max_tokens=settings.max_tokens, error=settings.error)
+        how: dict = dict(max_tokens=settings.max_tokens, error=settings.error)
         still, asked = kept.open_ones(), in_turn(items)
         table, scores = keep_by_elimination(student, drafts, asked, tasks, still, **how)
     else:
