@@ -138,7 +138,7 @@ class World:
             ),
         )
         patch.setattr("arte.run.pipeline.check_four_bit", lambda device: None)
-        patch.setattr(nano, "trim_vocabulary", lambda base, out, n: copy_model(base, out, n))
+        patch.setattr(nano, "trim_vocabulary", lambda base, out, n: copy_model(base, out, n) or out)
         if not training:
             self.make_quick(patch)
 

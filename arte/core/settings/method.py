@@ -22,8 +22,9 @@ class School(Section, place="teacher.school"):
     epochs: Count = 1  # passes over these examples; ours
     batch: Count = 8  # examples per step; ours
     max_length: Count = 1024  # longest prompt plus completion, in tokens; ours
-    # tokens of the base model that are kept; the nano tasks use few of Gemma's 262,144; ours
-    vocabulary: Count = 24_000
+    # tokens of the base model that are kept, null: all; the nano tasks use few of Gemma's 262,144;
+    # ours
+    vocabulary: Count | None = 24_000
     # states saved during the training, as further respondents of the IRT model; the last is the
     # teacher
     checkpoints: Count = 3

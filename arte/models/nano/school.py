@@ -130,9 +130,10 @@ def _train(base, recipe, examples, folder, track):  # the log; states and teache
     s = recipe.teacher.school
     changes = dict(lr=s.lr, epochs=s.epochs, batch=s.batch, max_length=s.max_length)
     settings = replace(recipe.distill, warmup=0.1, schedule="linear", **changes)
-    trim_vocabulary(base, folder / "base", s.vocabulary)
+    if s.vocabulary:
+        base = trim_vocabulary(base, folder / "base", s.vocabulary)
     log = sft(
-        folder / "base",
+        base,
         examples,
         folder / "teacher",
         settings,
