@@ -110,7 +110,7 @@ def test_a_server_gets_the_template_s_tokens(model, monkeypatch, tmp_path):
         completions=SimpleNamespace(create=create),
         close=lambda: None,
     )
-    monkeypatch.setattr("arte.engines.server._client", lambda *a: client)
+    monkeypatch.setattr("arte.engines.server.open_client", lambda *a, **how: client)
     server = ServerEngine(model, "http://localhost/v1", "m")
     template = open_template(model, FLOAT32)
     asked = Journaled(

@@ -64,11 +64,11 @@ def test_trainings_fit_the_device(on, device, bf16, fp16, frozen, micro):
     assert align_module._frozen_format() == frozen
 
 
-def test_a_processor_trains_as_before(on):
+def test_a_processor_trains_on_few_tokens_at_a_time(on):
     on(Device("cpu", bfloat16=False))
     a = train_module.trainer_arguments(Distill(), lengths=[1_000] * 64)
     assert (a["bf16"], a["fp16"], a["use_cpu"]) == (False, False, True)
-    assert a["per_device_train_batch_size"] == 1 and align_module._frozen_format() == "float32"
+    assert a["per_device_train_batch_size"] == 2 and align_module._frozen_format() == "float32"
 
 
 # Engines

@@ -223,6 +223,9 @@ def test_like_an_earlier_run(recorded):
     r = recorded.recipe
     changes = {
         "tasks": list(r.tasks),
+        "teacher.model": r.teacher.model,
+        "teacher.school.vocabulary": r.teacher.school.vocabulary,
+        "student.school": None,
         "irt.method": "map",
         "data.n_test": r.data.n_test,
         "elicit.questions": r.elicit.questions,

@@ -50,6 +50,7 @@ SMALL = {
     "prefer.need_signal": False,
     "controls.examples": 0,
     "student.school": None,
+    "distill.arms": ["original", "rationale", "question", "arte"],
     "pairs.question_pairs": 2,
     "align.epochs": 1,
     "distill.epochs": 1,
