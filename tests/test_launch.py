@@ -91,7 +91,7 @@ def test_align(tiny_model, tmp_path, train):
             for i in range(8)
         ]
     )
-    settings = Align(train, lr=1e-2, batch=4, epochs=2, max_length=256)
+    settings = Align(train=train, lr=1e-2, batch=4, epochs=2, max_length=256)
     logs = [
         launch(config, align, tiny_model, pairs, tmp_path / name, settings)
         for name, config in (("one", None), ("two", two(tmp_path, "FSDP")))
