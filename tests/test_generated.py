@@ -217,7 +217,8 @@ def test_manners_differ_and_stay_short(task):
     mean = {t: sum(len(r.split()) for r in rs) / 200 for t, rs in text.items()}
     assert (
         mean["plain"] < 12
-        and mean["expert"] < 60
+        # the steps of a web of lies repeat every statement
+        and mean["expert"] < (60 if task == "web_of_lies" else 45)
         and mean["eliminate"] < 60
         and 30 < mean["recall"] < 90
     )
