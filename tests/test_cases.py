@@ -646,3 +646,26 @@ def test_a_dead_engine_says_what_to_do_and_what_is_kept(tmp_path):
         engine.generate(list("12345"))
     assert "run the same command again" in message(e.value) and "\n" not in message(e.value)
     assert isinstance(e.value, USER_ERRORS) and len(engine.journal) == 4
+    assert "own lines above say why" in message(e.value) and "memory" not in message(e.value)
+
+
+@pytest.mark.parametrize(
+    "error, cause",
+    [
+        (RuntimeError("CPU Generator does not use offset"), None),
+        (AssertionError(), None),
+        (RuntimeError("RPC call to execute_model timed out."), "did not answer in time"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."), "Memory was too small"),
+        (OSError(12, "Cannot allocate memory"), "Memory was too small"),
+        (MemoryError(), "Memory was too small"),
+        (RuntimeError("Failed core proc(s): {'EngineCore': -9}"), "killed its process"),
+        (RuntimeError("Failed core proc(s): {'EngineCore': 1}"), None),
+    ],
+)
+def test_only_a_known_cause_of_a_death_is_named(error, cause):
+    "vLLM's own words are quoted; memory is blamed only where they speak of it."
+    with pytest.raises(ChildProcessError) as e, death_explained("while it opened small"):
+        raise error
+    said = message(e.value)
+    assert type(error).__name__ in said and str(error) in said and "in the journal" in said
+    assert cause in said if cause else "emory" not in said and "busy" not in said

@@ -102,10 +102,10 @@ def death(
     lines = filter(None, map(str.strip, str(e).splitlines()))
     why = next(lines, type(e).__name__)
     return ChildProcessError(
-        f"A replica died {doing} ({why[:300]}). Most often its memory was too small: use fewer "
-        "replicas, or more GPUs for each (engine.per_replica). What has been generated is in the "
-        "journal: run the same command again. What replicas write is in "
-        "/tmp/ray/session_latest/logs"
+        f"A replica died {doing} ({why[:300]}). What replicas write is in "
+        "/tmp/ray/session_latest/logs: where memory was too small, use fewer replicas, or more "
+        "GPUs for each (engine.per_replica). What has been generated is in the journal: run the "
+        "same command again"
     )
 
 
