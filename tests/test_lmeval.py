@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -19,7 +20,13 @@ from arte.models.load import ModelOptions
 from arte.data.bbh import bbh_source
 from arte.core.tasks import builtin_tasks
 from arte.eval import evaluate
-from arte.run.lmeval import UNTIL, export_lm_eval, process_results, read_test
+from arte.run.lmeval import (
+    UNTIL,
+    export_lm_eval,
+    harness_command,
+    process_results,
+    read_test,
+)
 from arte.run.stage import tasks_of
 
 HERE = Path(__file__).parent
@@ -59,6 +66,31 @@ def test_same_grade_with_the_harness_s_stops(text):
     assert process_results(dict(answer="7", kind="integer", question=""), [left]) == dict(
         acc=float(ours.correct), unreadable=float(ours.parsed is None)
     )
+
+
+@given(st.lists(st.sampled_from([*PIECES, "<think>", "</think>"]), max_size=12).map("".join))
+@settings(max_examples=500, deadline=None)
+def test_same_grade_of_thoughts_without_stops(text):
+    "As the command for a chat template runs it: the grading finds where our engines had stopped."
+    written = cut_at_stop(text, STOP) or text
+    ours = grade(written, "7", "integer")
+    found = process_results(dict(answer="7", kind="integer", question=""), [text])
+    assert found == dict(acc=float(ours.correct), unreadable=float(ours.parsed is None))
+
+
+def test_a_question_in_a_thought_ends_nothing(tmp_path):
+    "The command for a template takes the harness's stop away, which would end the thought."
+    text = "<think>\nQuestion: 3 + 4? <ans>8</ans></think>It is <ans>7</ans>"
+    doc = dict(answer="7", kind="integer", question="")
+    assert process_results(doc, [text])["acc"] == 1
+    assert process_results(doc, [text.split(UNTIL[0])[0]])["unreadable"] == 1
+    file = tmp_path / "recipe.yaml"
+    file.write_text(GENERATED + "student: {chat: on}\n")
+    said = shlex.split(harness_command(file, "tasks", "arte_bbh_0shot"))
+    assert json.loads(said[said.index("--gen_kwargs") + 1]) == dict(until=[])
+    assert said[said.index("--model_args") + 1].endswith(",enable_thinking=False")
+    file.write_text(GENERATED + "student: {chat: off}\n")
+    assert "--gen_kwargs" not in harness_command(file, "tasks", "arte_bbh_0shot")
 
 
 def start_harness(tmp_path, recipe):

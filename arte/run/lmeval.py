@@ -296,6 +296,11 @@ def _is_there(run):
     return run.model_folder("student").is_dir()
 
 
+# a template as our evaluation uses it: no thinking; a model that thinks all the same may write
+# "\nQuestion:" in its thoughts, so nothing but the end of its turn stops it
+_AS_CHAT = """,enable_thinking=False --apply_chat_template --gen_kwargs '{"until": []}'"""
+
+
 def harness_command(
     where: str | Path,  # as for `export_lm_eval`
     out: str | Path,  # folder of the export
@@ -307,9 +312,9 @@ def harness_command(
         "--model_args pretrained=MODEL,dtype=float32"
     )
     chat = reads_template(where)
-    if chat:
-        return f"{command} --apply_chat_template"
     if chat is None:
-        command += "\nIf the student reads its chat template (student.chat is auto), add"
-        command += " --apply_chat_template"
-    return command
+        return (
+            f"{command}\nIf the model reads its chat template (student.chat is auto): "
+            f"{command}{_AS_CHAT}"
+        )
+    return command + (_AS_CHAT if chat else "")
