@@ -40,6 +40,7 @@ from arte.models.chat import open_template
 from arte.models.load import ModelOptions, load_model, load_tokenizer
 from arte.run.cli import USER_ERRORS, message
 from arte.run.rundir import RunDir
+from support.loopback import say
 from support.tiny import tiny_recipe
 
 CASES = Path(os.environ.get("ARTE_DATA", "../shared/data")).resolve().parent / "cases"
@@ -137,24 +138,17 @@ class Scripted(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-    def say(self, body, kind="application/json"):
-        body = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
     def do_GET(self):
-        self.say(dict(object="list", data=[dict(id="m", object="model", owned_by="x", created=0)]))
+        model = dict(id="m", object="model", owned_by="x", created=0)
+        say(self, dict(object="list", data=[model]))
 
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
         self.server.asked += 1
         body = self.server.bodies.pop(0) if self.server.bodies else good()
         if isinstance(body, bytes):
-            return self.say(body, "text/html")
-        self.say(body)
+            return say(self, body, Content_Type="text/html")
+        say(self, body)
 
 
 def good(**changes):

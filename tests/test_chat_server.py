@@ -14,7 +14,7 @@ from arte.run import engine
 from arte.run.cli import main
 from arte.run.plan.plan import plan
 from arte.run.rundir import RunDir
-from support.loopback import Loopback
+from support.loopback import Loopback, say
 from support.world import World, teach
 
 MODEL = "big-teacher"
@@ -33,7 +33,7 @@ class ChatServer(Loopback):
         body = h.rfile.read(int(h.headers.get("Content-Length") or 0))
         if h.path == "/v1/models":
             known = [dict(id=o, object="model", created=0, owned_by="us") for o in (MODEL, "small")]
-            return self.say(h, dict(object="list", data=known))
+            return say(h, dict(object="list", data=known))
         assert h.path == "/v1/chat/completions", h.path
         asked = json.loads(body)
         with self.lock:
@@ -41,11 +41,11 @@ class ChatServer(Loopback):
             if fault is None:
                 self.asked.append(asked)
         if isinstance(fault, int):
-            return self.say(h, dict(error=dict(message="not now")), fault)
+            return say(h, dict(error=dict(message="not now")), fault)
         if self.name not in asked:
             words = f"Unsupported parameter: use '{self.name}' instead."
-            return self.say(h, dict(error=dict(message=words)), 400)
-        self.say(h, self.completion(asked, fault))
+            return say(h, dict(error=dict(message=words)), 400)
+        say(h, self.completion(asked, fault))
 
     def completion(self, asked, fault):
         (message,) = asked["messages"]
@@ -57,14 +57,6 @@ class ChatServer(Loopback):
         usage = dict(prompt_tokens=100, completion_tokens=50, total_tokens=150)
         about = dict(id="x", object="chat.completion", created=0, model=MODEL)
         return about | dict(choices=[] if fault == "half" else [choice], usage=usage)
-
-    def say(self, h, reply, status=200):
-        data = json.dumps(reply).encode()
-        h.send_response(status)
-        h.send_header("Content-Type", "application/json")
-        h.send_header("Content-Length", str(len(data)))
-        h.end_headers()
-        h.wfile.write(data)
 
 
 def as_script(prompt, asked):

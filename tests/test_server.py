@@ -37,6 +37,7 @@ from arte.engines.server import ServerEngine
 from arte.core.tasks import get_task
 from arte.run.report import write_report
 from support.adapters import save_adapter
+from support.loopback import say
 from support.world import World, answer
 
 STOP = Sampling(stop=("</ans>",), max_tokens=24)
@@ -55,24 +56,9 @@ class Unreliable(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-    def say(self, body, status=200, **headers):
-        self.send_response(status)
-        for k, v in (
-            dict(Content_Type="application/json", Content_Length=str(len(body))) | headers
-        ).items():
-            self.send_header(k.replace("_", "-"), v)
-        self.end_headers()
-        self.wfile.write(body)
-
     def do_GET(self):
-        self.say(
-            json.dumps(
-                dict(
-                    object="list",
-                    data=[dict(id=self.server.model, object="model", created=0, owned_by="x")],
-                )
-            ).encode()
-        )
+        model = dict(id=self.server.model, object="model", created=0, owned_by="x")
+        say(self, dict(object="list", data=[model]))
 
     def do_POST(self):
         ids = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["prompt"]
@@ -87,27 +73,19 @@ class Unreliable(BaseHTTPRequestHandler):
         if fault == "slow":
             time.sleep(5)  # the client has given up by then
         if fault == "half":
-            return self.say(b'{"id": "x", "choices": [{"text": "ha')
+            half = b'{"id": "x", "choices": [{"text": "ha'
+            return say(self, half, Content_Type="application/json")
         if isinstance(fault, int):
-            return self.say(b"{}", fault, Retry_After="0.1")
+            return say(self, {}, fault, Retry_After="0.1")
         choices = (
             []
             if fault == "empty"
             else [dict(index=0, text=self.server.answer(ids), finish_reason="stop", logprobs=None)]
         )
         try:
-            self.say(
-                json.dumps(
-                    dict(
-                        id="x",
-                        object="text_completion",
-                        created=0,
-                        model="m",
-                        choices=choices,
-                        usage=dict(prompt_tokens=1, completion_tokens=3, total_tokens=4),
-                    )
-                ).encode()
-            )
+            usage = dict(prompt_tokens=1, completion_tokens=3, total_tokens=4)
+            about = dict(id="x", object="text_completion", created=0, model="m")
+            say(self, about | dict(choices=choices, usage=usage))
         except BrokenPipeError:
             pass
 
@@ -171,7 +149,7 @@ def test_dead_server(folder, tmp_path, monkeypatch):
         if given[-1]:
             answer(self)
         else:
-            self.say(b"{}", 500)
+            say(self, {}, 500)
 
     monkeypatch.setattr(Unreliable, "do_POST", dies_after_25)
     with unreliable() as (server, url):
@@ -188,7 +166,7 @@ def test_dead_server(folder, tmp_path, monkeypatch):
 
 
 def test_bad_key(folder, monkeypatch):
-    monkeypatch.setattr(Unreliable, "do_GET", lambda self: self.say(b"{}", 401))
+    monkeypatch.setattr(Unreliable, "do_GET", lambda self: say(self, {}, 401))
     with unreliable() as (_, url), pytest.raises(PermissionError, match="OPENAI_API_KEY"):
         ServerEngine(folder, url, "m")
 
@@ -201,7 +179,7 @@ def test_retry_after(folder, monkeypatch):
         with self.server.lock:
             asked.append(time.monotonic())
         if len(asked) in (1, 3):
-            self.say(b"{}", 429, Retry_After="1.5" if len(asked) == 1 else "0.05")
+            say(self, {}, 429, Retry_After="1.5" if len(asked) == 1 else "0.05")
         else:
             answer(self)
 
@@ -234,11 +212,8 @@ def test_a_server_that_sends_the_key_back(folder, monkeypatch, status):
     monkeypatch.setattr(
         Unreliable,
         "do_POST",
-        lambda self: self.say(
-            json.dumps(
-                dict(error=dict(message=f"who is {self.headers['Authorization']}?"))
-            ).encode(),
-            status,
+        lambda self: say(
+            self, dict(error=dict(message=f"who is {self.headers['Authorization']}?")), status
         ),
     )
     with unreliable() as (_, url), pytest.raises((ValueError, ConnectionError)) as e:

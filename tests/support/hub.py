@@ -6,7 +6,7 @@ from hashlib import sha256
 
 import yaml
 
-from support.loopback import Loopback
+from support.loopback import Loopback, say
 
 TOKEN = "hf_of_a_test"
 
@@ -25,12 +25,7 @@ class FakeHub(Loopback):
         )
         self.asked.append(f"{h.command} {path}")
         status, reply = self.reply(path, body, h.headers.get("Authorization"))
-        data = json.dumps(reply).encode()
-        h.send_response(status)
-        h.send_header("Content-Type", "application/json")
-        h.send_header("Content-Length", str(len(data)))
-        h.end_headers()
-        h.wfile.write(data)
+        say(h, reply, status)
 
     def reply(self, path, body, authorization):
         "(status, what to say)"

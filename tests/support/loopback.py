@@ -1,7 +1,20 @@
-"A server on this machine that hands every request to one function."
+"A server on this machine that hands every request to one function, and how requests are answered."
 
+import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+def say(handler, body, status=200, **headers):
+    "Answer with bytes as they are, or with anything else as JSON; `Retry_After` is Retry-After."
+    if not isinstance(body, bytes):
+        body, headers = json.dumps(body).encode(), dict(Content_Type="application/json") | headers
+    handler.send_response(status)
+    for name, value in (dict(Content_Length=str(len(body))) | headers).items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.end_headers()
+    if handler.command != "HEAD":
+        handler.wfile.write(body)
 
 
 class Loopback:

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import pandas as pd
 
-from support.loopback import Loopback
+from support.loopback import Loopback, say
 
 COMMIT = "c0ffee" + "0" * 34
 
@@ -101,21 +101,12 @@ class Sites(Loopback):
                 return self.cut(h, self.files[path])
             if what != 200:
                 status, headers = what if isinstance(what, tuple) else (what, {})
-                return self.reply(h, status, b"refused", headers)
+                return say(h, b"refused", status, **headers)
         if path in self.moved:
-            return self.reply(h, 302, headers={"Location": self.moved[path]})
+            return say(h, b"", 302, Location=self.moved[path])
         if path in self.files:
-            return self.reply(h, 200, self.files[path])
+            return say(h, self.files[path])
         self.answer_as_hub(h, path, body)
-
-    def reply(self, h, status, content=b"", headers=None):
-        h.send_response(status)
-        known = {"Content-Length": str(len(content))} | (headers or {})
-        for name, value in known.items():
-            h.send_header(name, value)
-        h.end_headers()
-        if h.command != "HEAD":
-            h.wfile.write(content)
 
     def cut(self, h, content):
         h.send_response(200)
@@ -124,12 +115,9 @@ class Sites(Loopback):
         h.wfile.write(content[: len(content) // 2])
         h.close_connection = True
 
-    def json(self, h, values):
-        self.reply(h, 200, json.dumps(values).encode(), {"Content-Type": "application/json"})
-
     def refuse(self, h, status, code, text):
         headers = {"X-Error-Code": code, "X-Error-Message": text}
-        self.reply(h, status, json.dumps(dict(error=text)).encode(), headers)
+        say(h, dict(error=text), status, **headers)
 
     def answer_as_hub(self, h, path, body):
         api = re.fullmatch(r"/api/(datasets|models)/([^/]+/[^/]+)(?:/(.*))?", path)
@@ -151,14 +139,14 @@ class Sites(Loopback):
         if verb in ("", "revision"):
             siblings = [dict(rfilename=f) for f in repo["files"]]
             about = dict(id=name, sha=repo.get("commit", COMMIT), siblings=siblings, tags=[])
-            return self.json(h, about | dict(private=False, downloads=0, likes=0))
+            return say(h, about | dict(private=False, downloads=0, likes=0))
         if verb == "tree":
             below = rest.partition("/")[2]
-            return self.json(h, self.tree(repo, below, "recursive=" in h.path))
+            return say(h, self.tree(repo, below, "recursive=" in h.path))
         if verb == "paths-info":
             paths = re.findall(r"paths=([^&]*)", body.decode()) or json.loads(body)["paths"]
             paths = [unquote(p) for p in paths]
-            return self.json(h, [o for o in self.tree(repo, "", True) if o["path"] in paths])
+            return say(h, [o for o in self.tree(repo, "", True) if o["path"] in paths])
         self.refuse(h, 404, "EntryNotFound", f"no {verb}")
 
     def has_revision(self, repo, revision):
@@ -203,5 +191,5 @@ class Sites(Loopback):
             other = self.url.replace(
                 "127.0.0.1", "localhost"
             )  # large files have a host of their own
-            return self.reply(h, 302, b"", headers | {"Location": other + place})
-        self.reply(h, 200, content, headers)
+            return say(h, b"", 302, Location=other + place, **headers)
+        say(h, content, **headers)
