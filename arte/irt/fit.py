@@ -119,10 +119,13 @@ def _profiles(j, x, s, prior):
     return grid, (surface.max(1), surface.max(0))
 
 
-def _profile_range(values, profile, drop=1.92):
-    "Return where a profile is within `drop` of its maximum, between the values of the grid too."
+_DROP = 3.94  # half of the 99.5 % quantile of χ² with one degree of freedom
+
+
+def _profile_range(values, profile):
+    "Return where a profile is within `_DROP` of its maximum, between the values of the grid too."
     fine = np.linspace(values[0], values[-1], 2001)
-    inside = np.interp(fine, values, profile) >= profile.max() - drop
+    inside = np.interp(fine, values, profile) >= profile.max() - _DROP
     return fine[inside][[0, -1]]
 
 
@@ -130,11 +133,10 @@ def _ranges(x, sd, s, prior):
     "Return 95 % intervals of log a and b, (2, 2 items): by the curvature, or by the profile."
     low_high = x + 1.96 * np.array([[-1], [1]]) * sd
     n = len(x) // 2
-    unknown = np.isnan(sd).reshape(2, n)
-    for j in np.flatnonzero(unknown.any(0)):
+    at_bound = np.isnan(sd).reshape(2, n).any(0)
+    for j in np.flatnonzero(at_bound):
         grid, profiles = _profiles(j, x, s, prior)
-        for which in np.flatnonzero(unknown[:, j]):
-            low_high[:, which * n + j] = _profile_range(grid[which], profiles[which])
+        low_high[:, [j, n + j]] = np.transpose([*map(_profile_range, grid, profiles)])
     return np.clip(low_high, *np.repeat(_bounds, n, axis=0).T)
 
 
