@@ -9,10 +9,11 @@ __all__ = ['CATEGORY_TITLES', 'PAPER_TABLE2', 'SHOTS', 'prompts_of', 'evaluate',
 # %% ../nbs/07_eval.ipynb #79627688
 import numpy as np
 import pandas as pd
-from .core.answers import STOP, grade, normalise
+from .core.answers import STOP, normalise
 from .engines.protocol import Sampling
 from .core.prompts import student_prompt
 from .core.stats import holm, mcnemar, paired_interval, wilson
+from .irt.judge import grade_all, with_verdicts
 from .measures.labels import habits, mean_habits
 from .tailor import ARMS, arms_named
 
@@ -51,9 +52,8 @@ def prompts_of(
     return prompts
 
 
-def _answer_row(item, task, completion):
+def _answer_row(item, task, completion, graded):
     "Return what `results` keeps of one answer."
-    graded = grade(completion.text, item.answer, task.kind, item.question)
     return dict(
         task=item.task,
         category=task.category_of(item.item),
@@ -78,13 +78,17 @@ def evaluate(
 ) -> pd.DataFrame:
     "Return a student's greedy answer to each item, graded (§4.1)."
     prompts = prompts_of(items, shots, exemplars, tasks)
-    answers = engine.generate(prompts, Sampling(0.0, max_tokens, STOP))
-    rows = [_answer_row(i, tasks[i.task], done[0]) for i, done in zip(items, answers)]
+    done = engine.generate(prompts, Sampling(0.0, max_tokens, STOP))
+    answers = [completions[0] for completions in done]
+    grades = grade_all([answer.text for answer in answers], items, tasks)
+    rows = []
+    for item, answer, g in zip(items, answers, grades):
+        rows.append(_answer_row(item, tasks[item.task], answer, g))
     columns = ["task", "category", "item", "parsed", "gold", "correct", "tokens", "finish"]
     table = pd.DataFrame(rows, columns=columns)
     table.insert(0, "arm", arm)
     table.insert(1, "shots", shots)
-    return table
+    return with_verdicts(table, grades, tasks)
 
 # %% ../nbs/07_eval.ipynb #de79761e
 def macro_interval(

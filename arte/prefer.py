@@ -17,6 +17,7 @@ import pandas as pd
 from .core.basics import derive_seed
 from .core.prompts import student_prompt
 from .core.show import GREY, technique_colours
+from .irt.judge import with_verdicts
 from .irt.responses import graded_answers
 
 # %% ../nbs/02_prefer.ipynb #ba9e4475
@@ -49,8 +50,8 @@ def answer_pairs(
     for (d, item), (answer, g) in zip(pairs, graded):
         who = (d.draft, d.question_id, d.technique, item.item, d.task)
         rows.append((*who, g.correct, g.parsed, answer.tokens, answer.finish, subset))
-    table = pd.DataFrame(rows, columns=names)
-    return table.astype(dict(parsed="str"))
+    table = pd.DataFrame(rows, columns=names).astype(dict(parsed="str"))
+    return with_verdicts(table, [g for _, g in graded], tasks)
 
 
 def answer_one_shot(

@@ -157,7 +157,7 @@ def test_a_grader_of_ones_own(tiny_model, tmp_path, scripts, capsys):
 
     (tmp_path / "graders.py").write_text(GRADERS.replace("== gold", "!= gold"))
     status, told = arte(capsys, "run", recipe, "--out", run)
-    assert status == 2 and "own: the data or the grader of roman has changed" in told
+    assert status == 2 and "own: a file of roman has changed: its data, grader" in told
 
 
 def test_stages_until_and_from(tiny_model, tmp_path, scripts, capsys):

@@ -53,6 +53,7 @@ class AnswerKind:
     several: str = ""  # mark between several right answers to a question; "": there is one
     same: Callable[[str, str], bool] = eq  # answer, right answer, in normal form → is it right?
     exact: bool = False  # an answer is read as it stands between the tags
+    judged: bool = False  # a model decides about answers that are no right one word for word
 
 # %% ../../nbs/core/answers.ipynb #e66c9b95
 _DASHES = dict.fromkeys(map(ord, "‐‑‒–—―−"), "-")
@@ -307,6 +308,8 @@ class Grade:
 
     parsed: str | None  # the answer in normal form; None: unreadable
     correct: bool  # the same as the gold answer; an unreadable answer is wrong
+    # of a judged kind: "same" (as a right answer), "yes", "no" or "undecided"; None: of no judge
+    verdict: str | None = None
 
 
 def grade(

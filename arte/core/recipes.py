@@ -247,7 +247,7 @@ def _own_difference(a, b):
         return f"own: only one of them has the task {name}"
     for name, own in here.items():
         if own.checksum != there[name].checksum:
-            return f"own: the data or the grader of {name} has changed"
+            return f"own: a file of {name} has changed: its data, grader or judge_sample"
         if own != there[name]:
             return f"{name}: {first_difference(own, there[name])}"
     return "own: the tasks are in another order"

@@ -8,7 +8,7 @@ __all__ = ['CATEGORIES', 'Technique', 'Task', 'make_technique', 'make_task', 'lo
 
 # %% ../../nbs/core/tasks.ipynb #fab7b0a9
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, asdict, fields, replace
 from functools import lru_cache
 from importlib.resources import files
@@ -42,6 +42,8 @@ class Task:
     reminder: bool = False  # whether the naive prompt asks for the answer between tags
     # item → its category, where the items of a task have several
     categories: dict[str, str] | None = None
+    # (`Claim`s of `arte.irt.judge`) → verdicts, where a model decides which answers are right
+    judge: Callable | None = None
 
     def category_of(
         self,

@@ -8,9 +8,10 @@ __all__ = ['graded_answers', 'collect_responses', 'response_matrix']
 # %% ../../nbs/01_irt_responses.ipynb #3c1a0c04
 from itertools import product
 import pandas as pd
-from ..core.answers import STOP, grade
+from ..core.answers import STOP
 from ..core.prompts import student_prompt
 from ..engines.protocol import Sampling
+from .judge import grade_all, with_verdicts
 
 # %% ../../nbs/01_irt_responses.ipynb #7a2e1a02
 def graded_answers(
@@ -24,12 +25,9 @@ def graded_answers(
     for examples, item in asked:
         prompts.append(student_prompt(tasks[item.task], examples, item.question))
     done = engine.generate(prompts, Sampling(0.0, max_tokens, STOP))
-    graded = []
-    for (_, item), completions in zip(asked, done):
-        kind, answer = tasks[item.task].kind, completions[0]
-        correct = grade(answer.text, item.answer, kind, item.question)
-        graded.append((answer, correct))
-    return graded
+    answers = [completions[0] for completions in done]
+    texts = [answer.text for answer in answers]
+    return list(zip(answers, grade_all(texts, [item for _, item in asked], tasks)))
 
 # %% ../../nbs/01_irt_responses.ipynb #8ea6ab8e
 def collect_responses(
@@ -51,7 +49,7 @@ def collect_responses(
     for (n, item), (_, g) in zip(rows, graded):
         row = dict(model=label, shots=n, item=item.item, task=item.task)
         responses.append(dict(row, correct=g.correct, parsed=g.parsed))
-    return pd.DataFrame(responses)
+    return with_verdicts(pd.DataFrame(responses), [g for _, g in graded], tasks)
 
 
 def _worked(task, exemplars, most):

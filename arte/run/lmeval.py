@@ -59,6 +59,11 @@ def written_kind(
     kind = task.kind
     if own is None or kind in KINDS:
         return answer_kind(kind).name
+    if kind.judged:
+        raise ValueError(
+            f"the answers to {task.name} are graded by a judge, a model of the recipe, which the "
+            "harness does not have. Its results are in the run's report"
+        )
     says = {f.name: getattr(own.kind, f.name) for f in fields(own.kind)}
     if kind.labels:
         says |= dict(labels=kind.labels)

@@ -13,6 +13,7 @@ from pathlib import Path
 from ..core.basics import nearest
 from ..core.files import whole_folder
 from ..core.settings.recipe import Recipe
+from ..irt.judge import undecided_text
 from ..models.devices.device import this_device
 from ..models.devices.four_bit import check_four_bit
 from ..models.launch import launch_config
@@ -21,7 +22,7 @@ from ..models.train import trackers
 from .engine import BUDGET
 from .parts import PARTS
 from .rundir import RunDir, read_json, write_json
-from .stage import Parts
+from .stage import Counts, Parts
 
 # %% ../../nbs/run/pipeline.ipynb #7266d6fa
 def take_over(
@@ -111,7 +112,9 @@ def _run_stage(folder, stage, i, parts):
     folder.forget(_names(parts, stage.name))
     with live_line(f"{stage.name} (stage {i} of {len(parts.stages)})"):
         start = time.time()
-        counts = dict(stage.run(folder, parts))
+        counts = Counts(stage.run(folder, parts))
+        if text := undecided_text(counts.get("judged", 0), counts.get("undecided", 0)):
+            counts.warn(text)
     folder.done(stage.name, time.time() - start, counts)
     print(stage_line(stage.name, time.time() - start, counts), flush=True)
 

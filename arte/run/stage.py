@@ -226,6 +226,14 @@ def save_tables(
 class Counts(dict):
     "Count what a stage made; what its engines generated adds up."
 
+    def __init__(
+        self,
+        *args,  # as for a dictionary
+        **counts,  # likewise
+    ):
+        super().__init__(*args, **counts)
+        self.open: list[Journaled] = []  # the stage's engines, while they are in use
+
     def add(
         self,
         engine: Journaled,  # that was used
@@ -244,6 +252,13 @@ class Counts(dict):
             self.add_up(dict(cost=price.of(engine.tokens_in, engine.tokens_out)))
         if engine.cleaned:
             self.add_up(dict(texts_with_half_a_character=engine.cleaned))
+        self.note_how(engine)
+
+    def note_how(
+        self,
+        engine: Journaled,  # before it is closed
+    ) -> None:
+        "Note how vLLM runs a model, each way once."
         how = getattr(engine.inner, "how", "")
         if how and how not in self.get("vLLM", ""):
             self["vLLM"] = "; ".join(filter(None, (self.get("vLLM"), how)))
@@ -278,9 +293,11 @@ def opened(
 ) -> Iterator[Journaled]:
     "Open an engine of the run, and close and count it at the end of the block."
     engine = open_engine(run, role, parts.engines)
+    counts.open.append(engine)
     try:
         yield engine
     finally:
+        counts.open.remove(engine)
         counts.add(engine)
         engine.close()
 

@@ -13,7 +13,7 @@ from typing import Any
 from ..fields import from_dict
 from ..files import write_whole
 from ..recipes import dump_recipe, parse_yaml
-from .own import checksum
+from .own import FILES, checksum
 from .recipe import Recipe
 
 # %% ../../../nbs/core/settings/kept.ipynb #ab2c889e
@@ -44,7 +44,7 @@ def read_recipe(
 def _moved(own, old, new):
     "Return a task whose files lie in another folder."
     places = {}
-    for name in ("data", "grader"):
+    for name in FILES:
         if place := getattr(own, name):
             places[name] = os.path.join(new, os.path.relpath(place, old or None))
     return replace(own, **places)
@@ -58,7 +58,7 @@ def keep_own(
     kept = []
     for own in recipe.own:
         copies: dict[str, Any] = {}
-        for name in ("data", "grader"):
+        for name in FILES:
             if place := getattr(own, name):
                 copies[name] = str(folder.resolve() / "tasks" / _copy_name(own, name))
                 if not Path(copies[name]).exists():
@@ -79,11 +79,13 @@ def settings_of(
     "Return all settings of a recipe but for the places of files, which differ from run to run."
     settings = asdict(recipe)
     tasks = settings["own"]
-    settings["own"] = {task["name"]: task | dict(data=None, grader=None) for task in tasks}
+    nowhere = dict.fromkeys(FILES)
+    settings["own"] = {task["name"]: task | nowhere for task in tasks}
     return settings
 
 
 def _copy_name(own, name):
     if name == "grader":  # it keeps its place below the folder, where Python looks for it
         return f"{own.kind.module.replace('.', '/')}.py"
-    return own.name + Path(own.data).suffix.lower()
+    what = "" if name == "data" else "-judged"
+    return own.name + what + Path(getattr(own, name)).suffix.lower()

@@ -146,6 +146,20 @@ def _check_quantize(r):
             problem = f"got {r.teacher.quantize}, but {why}"
             raise RecipeError("teacher.quantize", problem, f"Write: {fix}, or quantize: null.")
 
+
+def _check_judges(r):
+    "Refuse scores that do not count right answers, or ask for them a few at a time, with a judge."
+    tasks = (*r.tasks, *r.unseen.tasks)
+    judged = [own.name for own in r.own if own.kind.name == "judge" and own.name in tasks]
+    excluded = (
+        (r.prefer.signal == "likelihood", "signal", "it knows one wording only", "accuracy"),
+        (r.prefer.rule == "elimination", "rule", "a judge is opened after each round", "top-k"),
+    )
+    for found, field, why, fix in excluded:
+        if judged and found:
+            got = f"got {getattr(r.prefer, field)}, but a judge grades {judged[0]}, and {why}"
+            r.prefer.refuse(field, got, f"Write: {field}: {fix}")
+
 # %% ../../../nbs/core/settings/recipe.ipynb #e2a4e78f
 @dataclass(frozen=True)
 class Recipe(Section):
@@ -199,6 +213,7 @@ class Recipe(Section):
         _check_server(self)
         _check_method(self)
         _check_quantize(self)
+        _check_judges(self)
 
     def quantize_of(
         self,

@@ -114,6 +114,8 @@ def own_kind(
         made = AnswerKind("pattern", answer_kind("text").form, read)
     elif kind.name == "auto":
         made = propose_kind(rows, where)
+    elif kind.name == "judge":
+        made = replace(answer_kind("text"), name="judge", judged=True)
     else:
         made = _known(kind.name, where)
     if kind.tolerance:
@@ -128,7 +130,7 @@ def _known(name, where):
     known = ", ".join(kind.name for kind in KINDS)
     raise ValueError(
         f"{where}: there is no answer kind {name!r}: expected auto, {known}, "
-        "python:module.function, or {labels: [one, another]}"
+        "python:module.function, judge, or {labels: [one, another]}"
     )
 
 # %% ../../../nbs/data/own/kinds.ipynb #3ef5deab

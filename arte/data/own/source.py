@@ -21,6 +21,7 @@ from ...core.tasks import Exemplar, Item, Task, builtin_tasks, item_id, make_ite
 from ..fetch.hub import load_from_hub
 from .kinds import own_kind
 from .rows import SPLITS, Row, read_file
+from .sample import own_sample
 from ..own_file import check_filled, check_kind, general_techniques
 from ..repeats import contradictory, distinct
 from ..sources import Source, get_source
@@ -81,6 +82,7 @@ def own_task(
 ) -> Task:  # ValueError names file and row
     "Return a task of one's own as the task that it is."
     rows = own_rows(own)
+    own_sample(own)  # refuses a bad one now
     kind = _kind(own, rows)
     ways = {way.name: way.prompt for way in own.techniques}
     fields = dict(

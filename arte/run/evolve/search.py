@@ -29,6 +29,7 @@ from ..pages.blocks import Table, percent, points, preformatted
 from ..pages.page import Section
 from ..plan.jobs import Estimate, Job
 from ..plan.texts import Texts
+from ..judge.tasks import judged_tasks
 from ..rundir import RunDir
 from arte.run.stage import (
     Counts,
@@ -163,7 +164,7 @@ def _scored(run, drafts, items, counts, parts):
         return drafts.assign(s=0.0, technique="")
     settings, scores = run.recipe.prefer, []
     signal = by_name(settings.signal, parts.signals)
-    tasks = tasks_of(run.recipe, parts.sources)
+    tasks = judged_tasks(run, counts, parts)
     with opened(run, "student", counts, parts) as student:
         for _, rows in drafts.groupby("task", sort=False):
             rows = rows.drop_duplicates("draft")

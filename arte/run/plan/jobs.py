@@ -84,6 +84,7 @@ class Job:
     read: float = 0  # tokens that only go forth: for the log-probabilities of the reference model
     steps: int = 0  # optimizer steps
     lora: bool = False  # trains an adapter, not all weights
+    task: str = ""  # whose items are answered, where a judge may decide about the answers
 
 
 def steps(
@@ -202,11 +203,12 @@ class Estimate:
         prompts: list[str],  # a sample of them
         out: float,  # mean tokens of a completion
         longest: int,  # most tokens of a completion
+        task: str = "",  # whose items are answered
     ) -> Job:
         "Return a job of generating."
         each = fmean(map(self.prompt_counter(role), prompts))
         written = n * min(out, longest)
-        return Job(role, n, tokens_in=n * each, tokens_out=written, longest=longest)
+        return Job(role, n, n * each, written, longest=longest, task=task)
 
     def decode_questions(
         self,
@@ -270,7 +272,7 @@ class Estimate:
         for example, item in islice(pairs, SAMPLE):
             prompts.append(student_prompt(x.task, [example], item.question))
         length = self.answer(x, role, limit)
-        return self.ask(role, n, prompts, out=length, longest=limit)
+        return self.ask(role, n, prompts, out=length, longest=limit, task=x.task.name)
 
     def tests(
         self,
@@ -282,8 +284,8 @@ class Estimate:
         limit, jobs = self.recipe.eval.max_tokens, []
         length = self.answer(x, role, limit, "tested")
         for prompts in self._test_prompts(x):
-            job = self.ask(role, students * x.n_test, prompts, out=length, longest=limit)
-            jobs.append(job)
+            how: dict = dict(out=length, longest=limit, task=x.task.name)
+            jobs.append(self.ask(role, students * x.n_test, prompts, **how))
         return jobs
 
     def _test_prompts(self, x):

@@ -17,6 +17,7 @@ from ...data.own.source import own_by_name, own_exemplars
 from ...models.devices.device import Device, tokens_at_once
 from ...models.train import micro_batch
 from .jobs import Estimate, Job
+from .judges import judge_notes
 from .machine import GPUS, job_gb, parameters, shape_of, usual_memory
 from .texts import rough_tokens
 from ...tailor import readable
@@ -39,7 +40,8 @@ def notes(
     for (section, wanted), (most, brings) in e.lacking.items():
         bring = f"{most} decodings bring about {brings:.0f} questions a task"
         lines.append(f"{section}.budget: {bring}, where {wanted} are wanted: raise it")
-    lines += [*_filter_notes(e), *_tokenizer_notes(e), *_alignment_notes(e.recipe)]
+    lines += [*_filter_notes(e), *judge_notes(e), *_tokenizer_notes(e)]
+    lines += _alignment_notes(e.recipe)
     if e.recipe.teacher.quantize:
         lines.append(_four_bit_note(e.recipe, GPUS[gpu].memory if gpu else None))
     if gpu:

@@ -12,6 +12,7 @@ import pandas as pd
 from ...core.settings.recipe import Recipe
 from ..parts import PARTS
 from .jobs import Estimate
+from .judges import judge_jobs
 from .machine import BYTES, GPUS, is_rounded, job_gb, job_seconds, shape_of
 from .notes import notes
 from ..rundir import RunDir
@@ -102,6 +103,7 @@ def role_shape(
 
 def _row(e, stage, machine):
     jobs, makes = stage.needs(e)
+    jobs = [*jobs, *judge_jobs(e, jobs)]
     row = dict(stage=stage.name, makes=makes)
     row["trained_tokens"] = round(sum(job.trained for job in jobs))
     for column in ("prompts", "tokens_in", "tokens_out", "steps"):

@@ -31,6 +31,7 @@ from ...prefer import answer_one_shot, preference_scores
 from ..plan.jobs import Estimate, Job, steps
 from ..engine import chatting, template_of
 from ..evolve.search import SEARCH, guided, run_search, search_needs
+from ..judge.tasks import judged_tasks
 from ..rundir import RunDir
 from ..sections.align import ALIGNED, ALIGNMENT, HELD_OUT_PAIRS
 from arte.run.stage import (
@@ -254,7 +255,7 @@ def run_heldout(
     if not drafts:
         return counts
     drafts = pd.concat(drafts, ignore_index=True)
-    tasks = tasks_of(run.recipe, parts.sources)
+    tasks = judged_tasks(run, counts, parts)
     items, limit = held_out_items(run), run.recipe.prefer.max_tokens
     with opened(run, "student", counts, parts) as student:
         answers = answer_one_shot(student, drafts, items, tasks, max_tokens=limit)

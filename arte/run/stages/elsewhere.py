@@ -19,6 +19,7 @@ from ..engine import register_model
 from ...prefer import preference_scores
 from ..plan.jobs import Estimate, Job
 from ..plan.texts import Texts, filler_task, sample, stand_ins, worked
+from ..judge.tasks import judged_tasks, with_judge
 from ..rundir import RunDir
 from ..sections.experiments import OTHER_STUDENTS, UNSEEN_TASKS
 from arte.run.stage import (
@@ -30,7 +31,6 @@ from arte.run.stage import (
     preference_items,
     save_tables,
     split,
-    tasks_of,
 )
 from .draw import draw_task, test_source, worked_examples
 from .prefer import in_levels, one_shot_by_task
@@ -70,6 +70,7 @@ def run_unseen(
     unseen = {name: unseen_task(name, r, parts.sources) for name in r.unseen.tasks}
     examples, aside = unseen_examples(run, unseen, counts, parts)
     for name, (task, items, shown) in unseen.items():
+        task = with_judge(task, run, counts, parts)
         test = [i for i in items if i.split == "test"]
         rows = examples[examples.task == name]
         for arm in ("original", "arte"):
@@ -168,39 +169,37 @@ def run_transfer(
     r, counts, results, scores = run.recipe, Counts(), [], []
     if not r.transfer.students:
         return counts
-    examples = run.table("examples")
+    examples, tasks = run.table("examples"), judged_tasks(run, counts, parts)
     examples = examples[examples.arm.isin(("original", "arte"))]
     for i, name in enumerate(r.transfer.students, 1):
         base = f"other-{i}"
         if base not in run.models:
             register_model(run, base, name)
         with opened(run, base, counts, parts) as engine:
-            scores.append(_scores(run, engine, parts).assign(student=name))
-            results.append(_results(run, "vanilla", engine, parts).assign(student=name))
+            scores.append(_scores(run, engine, tasks).assign(student=name))
+            results.append(_results(run, "vanilla", engine, tasks, parts).assign(student=name))
         rows = fitting(run, base, examples)
         for arm in ("original", "arte"):
             role = f"{base}-{arm}"
             learn(run, base, rows, arm, role)
             with opened(run, role, counts, parts) as engine:
-                results.append(_results(run, arm, engine, parts).assign(student=name))
+                results.append(_results(run, arm, engine, tasks, parts).assign(student=name))
     return counts | save_tables(run, transfer_scores=scores, transfer=results)
 
 
-def _scores(run, student, parts):
+def _scores(run, student, tasks):
     "Another student's scores of the run's drafts."
     drafts, items = run.table("drafts"), preference_items(run)
-    tasks = tasks_of(run.recipe, parts.sources)
     limit = run.recipe.prefer.max_tokens
     answers = one_shot_by_task(student, drafts, items, tasks, max_tokens=limit)
     return in_levels([preference_scores(rows) for rows in answers])
 
 
-def _results(run, arm, student, parts):
+def _results(run, arm, student, tasks, parts):
     "Another student's results on the run's test items."
     r = run.recipe
     items = table_items(split(run.table("items"), "test"))
     shown = worked_examples(r, test_source(r, parts.sources), parts.sources, run)
-    tasks = tasks_of(r, parts.sources)
     return tested(run, arm, student, items, shown=shown, tasks=tasks)
 
 

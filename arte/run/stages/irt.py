@@ -16,10 +16,13 @@ from ...irt.fit import save_fit
 from ...irt.responses import collect_responses, response_matrix
 from ...irt.check import trusted_fit
 from ..engine import register_model
+from ..judge.tasks import judge_tables, judged_tasks
 from ..plan.jobs import Estimate, Job
+from ..plan.judges import sample_jobs
 from ..rundir import RunDir
 from ..sections.irt import PREFERENCE_SET
-from ..stage import Counts, Parts, Stage, opened, save_tables, split, tasks_of
+from ..sections.judge import JUDGE_SHOWN
+from ..stage import Counts, Parts, Stage, opened, save_tables, split
 from .draw import worked_examples
 
 # %% ../../../nbs/run/stages/irt.ipynb #825cd8c9
@@ -43,6 +46,7 @@ def run_irt(
 ) -> dict:  # counts
     "Collect the response matrix and choose the k most discriminative items (§3.2, App. E)."
     counts = Counts()
+    judges = judge_tables(run, counts, parts)
     responses = all_responses(run, counts, parts)
     run.save("responses", responses)
     run.path("irt").mkdir(exist_ok=True)
@@ -55,7 +59,7 @@ def run_irt(
     rows = responses.groupby(["model", "shots"]).ngroups
     made = dict(respondents=rows, responses=len(responses))
     found = faults(run, counts, responses, chosen)
-    return counts | made | save_tables(run, prefset=chosen) | found
+    return counts | made | save_tables(run, prefset=chosen, **judges) | found
 
 
 def faults(
@@ -80,7 +84,7 @@ def all_responses(
     "Let every respondent answer every validation item, with every number of worked examples."
     r, responses = run.recipe, []
     val = split(run.table("items"), "val")
-    tasks = tasks_of(run.recipe, parts.sources)
+    tasks = judged_tasks(run, counts, parts)
     shown = worked_examples(r, r.data.items, parts.sources, run, scored=False)
     for role in respondents(run):
         with opened(run, role, counts, parts) as engine:
@@ -121,6 +125,7 @@ def irt_needs(
     states = r.teacher.school.checkpoints if r.teacher.school else 0
     roles = ["student", *["teacher"] * states, *(o.model for o in r.irt.respondents)]
     jobs = [_answers(e, role, x) for role in roles for x in e.texts]
+    jobs += sample_jobs(e)
     rows = len(roles) * len(r.irt.shots)
     return jobs, f"a matrix of {rows} rows × {r.data.n_val} items a task"
 
@@ -131,14 +136,15 @@ def _answers(e, role, x):
     for n in shots:
         prompts += [student_prompt(x.task, x.shown[:n], item.question) for item in x.val]
     length = e.answer(x, role, limit)
-    return e.ask(role, len(shots) * x.n_val, prompts, out=length, longest=limit)
+    how: dict = dict(out=length, longest=limit, task=x.task.name)
+    return e.ask(role, len(shots) * x.n_val, prompts, **how)
 
 
 IRT = Stage(
     "irt",
     run_irt,
     needs=irt_needs,
-    tables=("responses", "prefset"),
+    tables=("responses", "prefset", "judges", "judge_sample"),
     settings=("data.n_val", "irt.respondents", "irt.shots"),
-    sections=(PREFERENCE_SET,),
+    sections=(PREFERENCE_SET, JUDGE_SHOWN),
 )

@@ -17,6 +17,7 @@ from ...pairs import question_pairs, rationale_pairs
 from ...prefer import answer_one_shot
 from ..engine import template_of
 from ..plan.jobs import Estimate, Job
+from ..judge.tasks import judged_tasks
 from ..rundir import RunDir
 from ..sections.prefer import PAIRS_SHOWN, PARTS_OF_SCORES, WORDS
 from ...scores.missing import missing_pairs
@@ -44,11 +45,11 @@ def run_prefer(
     signal = by_name(run.recipe.prefer.signal, parts.signals)
 
     def measured(student):
-        for rows, scored in measured_by_task(run, student, run.table("drafts"), parts):
+        for rows, scored in measured_by_task(run, student, run.table("drafts"), counts, parts):
             scores.append(scored)
             yield rows
         if signal.table == "answers" and run.recipe.prefer.rule == "top-k":
-            yield from answers_for_agreement(run, student, parts)
+            yield from answers_for_agreement(run, student, counts, parts)
 
     with opened(run, "student", counts, parts) as student:
         n = run.save(signal.table, measured(student))
@@ -66,12 +67,13 @@ def measured_by_task(
     run: RunDir,  # opened to write
     student,  # engine
     drafts: pd.DataFrame,  # in the form of table `drafts`
+    counts: Counts,  # of the stage
     parts: Parts,  # with the signals and sources
 ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:  # measurements, scores
     "Measure and score drafts task by task, by the recipe's signal and rule."
     r = run.recipe.prefer
     signal = by_name(r.signal, parts.signals)
-    tasks = tasks_of(run.recipe, parts.sources)
+    tasks = judged_tasks(run, counts, parts)
     val = split(run.table("items"), "val")
     prefset = run.table("prefset")
     chosen = preference_items(run)
@@ -94,6 +96,7 @@ def measured_by_task(
 def answers_for_agreement(
     run: RunDir,  # opened to write
     student,  # engine
+    counts: Counts,  # of the stage
     parts: Parts,  # with the sources
 ) -> Iterator[pd.DataFrame]:  # rows of the table `answers`
     "Let the student answer all validation items with the drafts of a few questions (App. E)."
@@ -101,7 +104,7 @@ def answers_for_agreement(
     number = drafts.groupby("task").question_id.transform(lambda q: pd.factorize(q)[0])
     some = drafts[number < r.agreement_questions]
     val = split(run.table("items"), "val")
-    tasks = tasks_of(run.recipe, parts.sources)
+    tasks = judged_tasks(run, counts, parts)
     yield from one_shot_by_task(student, some, val, tasks, max_tokens=r.max_tokens, subset="val")
 
 

@@ -13,6 +13,8 @@ from dataclasses import replace
 import pandas as pd
 from ...core.basics import derive_seed
 from ...core.settings.recipe import Recipe
+from ..engine import FIRST_TEACHER
+from ..judge.tasks import judged_own
 from ..rundir import RunDir
 from ..plan.jobs import Estimate, Job
 from ..stage import Counts, Parts, Stage, aligned_role
@@ -45,6 +47,8 @@ def open_round(
     folder = RunDir(run.path(f"round-{k}"), recipe, run.journal)
     borrow_model(folder, "student", run, "student")
     borrow_model(folder, "teacher", run, aligned_role(k - 1))
+    if judged_own(recipe):
+        borrow_model(folder, FIRST_TEACHER, run, "teacher")
     held_out = run.table("questions").query("held_out")[["task", "question"]]
     items = [run.table("items"), held_out.assign(split="held out")]
     folder.save("items", pd.concat(items, ignore_index=True))

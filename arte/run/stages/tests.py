@@ -22,10 +22,11 @@ from ...engines.protocol import NoScores
 from ...measures.forced import choices, forced_answers
 from ..plan.jobs import Estimate, Job
 from ..plan.texts import Texts, filler_task, sample, worked
+from ..judge.tasks import judged_tasks
 from ..rundir import RunDir
 from ..sections.eval import ARMS_COMPARED, CONTROLS_SHOWN, WITHOUT_FORMAT
 from ..sections.experiments import BENCHMARKS_SHOWN
-from ..stage import Counts, Parts, Stage, opened, save_tables, split, tasks_of
+from ..stage import Counts, Parts, Stage, opened, save_tables, split
 from .draw import test_source, worked_examples
 from .train import learn
 
@@ -85,7 +86,7 @@ def run_eval(
     "Test the vanilla student and every arm's (§4)."
     r, counts, tables = run.recipe, Counts(), defaultdict(list)
     source = test_source(r, parts.sources)
-    tasks = tasks_of(r, parts.sources)
+    tasks = judged_tasks(run, counts, parts)
     items = table_items(split(run.table("items"), "test"))
     shown = worked_examples(r, source, parts.sources, run)
     about: dict = dict(items=items, exemplars=shown, tasks=tasks)
@@ -138,7 +139,7 @@ def run_controls(
     r, counts = run.recipe, Counts()
     if not r.controls.examples:
         return counts
-    items, tasks = run.table("items"), tasks_of(r, parts.sources)
+    items, tasks = run.table("items"), judged_tasks(run, counts, parts)
     avoid, own = set(items.question), own_by_name(r)
     solved = {name: own_solutions(own[name], avoid) for name in own if name in tasks}
     examples = control_examples(tasks, r.controls.examples, r.seed, avoid, solved)

@@ -159,7 +159,7 @@ def by_techniques(
     tables = dict(tailored_drafts=pd.concat(drafts, ignore_index=True))
     if how == "best":
         with opened(run, "student", counts, parts) as student:
-            scored = measured_by_task(run, student, tables["tailored_drafts"], parts)
+            scored = measured_by_task(run, student, tables["tailored_drafts"], counts, parts)
             tables["tailored_scores"] = in_levels([scores for _, scores in scored])
     return tables
 
