@@ -3,18 +3,23 @@
 Roman numerals again (see `roman`), with right answers in words that no student repeats: "the
 number 14". Scripts play the models; the judge is one of them, as in a run."""
 
+import json
 import re
 from functools import partial
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from arte.core.recipes import load_recipe
 from arte.engines.journaled import Journaled
 from arte.engines.protocol import FunctionEngine
+from arte.models.folders import fingerprint
 from arte.run.cli import main
 from arte.run.rundir import RunDir
 from support import roman
 from support.scripted import chance
+from support.world import World, copy_model
 
 JUDGED = "Is the given answer right?"
 
@@ -270,7 +275,11 @@ def test_plan_new_and_export(tiny_model, tmp_path, capsys):
 
 @pytest.mark.filterwarnings("ignore:Only .* items tell")
 def test_from_csv_to_report(tiny_model, tmp_path, monkeypatch, capsys):
-    "Through all stages: the judge of every round is the teacher before alignment."
+    """Through all stages: the judge of every round is the teacher before alignment.
+
+    Files take the place of trained models (see `world`)."""
+    (tmp_path / "world").mkdir()
+    World(monkeypatch, tiny_model, tmp_path / "world")
     models = Models(monkeypatch)
     recipe = write_task(tmp_path, tiny_model, SAMPLE, "rounds: 2")
     run = tmp_path / "run"
@@ -285,8 +294,8 @@ def test_from_csv_to_report(tiny_model, tmp_path, monkeypatch, capsys):
     for stage in ("irt", "prefer", "rounds", "heldout", "eval"):
         assert done.stages[stage]["counts"]["judged"] > 0, stage
     page = (run / "report.html").read_text()
-    assert "test: arte" in page and "The judge" in page
-    assert "Could not be shown" not in page and "Not there" not in page
+    section = page.split('id="the-judge"')[1].split("</section>")[0]
+    assert "test: arte" in section and "Could not be shown" not in section
     # the run needs its files no more
     for name in ("graded.csv", "numerals.csv", "roman.yaml"):
         (tmp_path / name).unlink()
@@ -297,3 +306,53 @@ def test_from_csv_to_report(tiny_model, tmp_path, monkeypatch, capsys):
     kept.write_text(kept.read_text().replace("yes", "no"))
     status, told = arte(capsys, "run", run / "recipe.yaml", "--out", run)
     assert status == 2 and "have changed" in told or "not those with which" in told
+
+
+def write_set(folder):
+    "Write a training set of worked numerals, half of them with steps."
+    rows = []
+    for i in range(41, 49):
+        steps = (
+            "" if i % 2 else f"{roman.numeral(i)[0]} is 10. Another is 1. So it is more than 10. "
+        )
+        rows.append(dict(prompt=roman.question(i), completion=f"{steps}<ans>{i}</ans>"))
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+def test_score_with_a_judge(tiny_model, tmp_path, monkeypatch, capsys):
+    "The judge of `arte score` is any model; it takes turns with the student."
+    models = Models(monkeypatch)
+    for name in ("student", "judge"):
+        copy_model(tiny_model, tmp_path / name, name)
+
+    def opened(folder, options, settings):
+        name = fingerprint(folder)
+        run = SimpleNamespace(models={"student": dict(fingerprint=name)})
+        return models.live(run, "student", folder)
+
+    monkeypatch.setattr("arte.run.sets.folder.open_model", opened)
+    write_task(tmp_path, tiny_model)
+    write_set(tmp_path)
+    validation = tmp_path / "numerals.csv"
+    how = ["--student", tmp_path / "student", "--validation", validation, "--max-tokens", "60"]
+    score = partial(arte, capsys, "score", tmp_path / "train.jsonl", *how, "--chat", "off")
+    status, told = score("--judge", tmp_path / "judge", "--judge-sample", tmp_path / "graded.csv")
+    assert status == 0, told
+    assert "answers of the kind judge" in told and "agrees with people on 18 of 19" in told
+    assert "WARNING: the judge was undecided about" in told and models.most_open == 1
+    assert {name for name, _ in models.judged} == {fingerprint(tmp_path / "judge")}
+    grades_follow_verdicts(pd.read_parquet(tmp_path / "train-scores" / "answers.parquet"))
+    assert "18 of 19" in (tmp_path / "train-scores" / "report.html").read_text()
+    n = len(models.asked)
+    status, told = score("--judge", tmp_path / "judge")
+    assert status == 0 and len(models.asked) == n and "Nobody graded answers" in told
+
+    for more, why in {
+        ("--kind", "judge"): "--kind judge: say which model decides",
+        ("--judge", "m", "--kind", "text"): "--kind text does not go with --judge",
+        ("--judge", "m", "--signal", "likelihood"): "knows one wording",
+        ("--judge", "m", "--rule", "elimination", "--keep", "2"): "take turns",
+        ("--judge-sample", str(tmp_path / "graded.csv")): "name its model with --judge",
+    }.items():
+        status, told = score(*more)
+        assert status == 2 and why in told, told

@@ -6,7 +6,7 @@
 __all__ = ['Scoring', 'validation_items', 'Student', 'baseline', 'score_file', 'scored_rows']
 
 # %% ../../../nbs/run/sets/folder.ipynb #8a7d80b5
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -16,8 +16,10 @@ from ...core.files import parquet, take_lock, write_whole
 from ...core.settings.machine import EngineSettings
 from ...core.settings.method import Prefer
 from ...core.tasks import Task, items_table
-from ...data.own.kinds import propose_kind
+from ...core.settings.own import Kind
+from ...data.own.kinds import own_kind
 from ...data.own.rows import read_file
+from ...data.own.sample import Graded
 from ...data.own_file import check_filled, task_from_csv
 from ...engines.journal import Journal
 from ...engines.journaled import Journaled
@@ -27,6 +29,7 @@ from ...models.chat import open_template
 from ...models.folders import fingerprint, resolve_model
 from ...models.load import ModelOptions, load_tokenizer
 from .forms import read_set, write_rows
+from .judge import SetJudge
 from .report import score_page, summary_lines
 from .score import Kept, as_drafts, best_items, cost_text, scored, that_fit
 
@@ -43,13 +46,26 @@ class Scoring:
     best: int | None = None  # ask only so many items, those that tell examples apart best
     chat: Switch = "auto"  # put prompts into the student's chat template?
     engine: EngineSettings = EngineSettings()  # which library runs the student
+    judge: str | None = None  # a model that decides which answers are right; None: a rule does
+    sample: tuple[Graded, ...] = ()  # answers that someone has graded, to compare it with
 
     def __post_init__(self):
-        "Refuse more items than there are."
+        "Refuse more items than there are, and what a judge cannot do."
+        self._check_judge()
         if self.best is not None and not 1 <= self.best <= len(self.items):
             raise ValueError(
                 f"--items {self.best}: expected 1 to {len(self.items)}, the validation items"
             )
+
+    def _check_judge(self):
+        if self.sample and not self.judge:
+            raise ValueError("--judge-sample is for a judge: name its model with --judge")
+        if self.judge and self.settings.signal == "likelihood":
+            why = "it knows one wording of an answer only"
+            raise ValueError(f"--signal likelihood does not go with --judge: {why}")
+        if self.judge and self.settings.rule == "elimination":
+            why = "student and judge would take turns after every few answers"
+            raise ValueError(f"--rule elimination does not go with --judge: {why}")
 
     @property
     def signal(self):  # `Signal`
@@ -65,22 +81,27 @@ def validation_items(
     "Read what the student should become better at."
     rows = read_file(Path(file))
     check_filled(file, rows)
-    task, items = task_from_csv(file, description, kind or propose_kind(rows, str(file)))
+    made = own_kind(Kind(kind or "auto"), rows, str(file))
+    task, items = task_from_csv(file, description, made)
     return task, items_table(items)
 
 # %% ../../../nbs/run/sets/folder.ipynb #16967d3a
 class Student:
-    "Hold the student's folder, its tokenizer and its chat template."
+    "Hold the folder of the student, or of the judge, its tokenizer and its chat template."
 
     def __init__(
         self,
         scoring: Scoring,  # with its name
+        judge: bool = False,  # is it the judge, in place of the student?
     ):
-        self.folder = resolve_model(scoring.student)
+        self.label = "judge" if judge else "student"
+        model = (judge and scoring.judge) or scoring.student
+        self.folder = resolve_model(model)
         self.options = ModelOptions(scoring.engine.dtype, scoring.chat)
         self.tokenizer = load_tokenizer(self.folder, self.options)
         self.template = open_template(self.folder, self.options, self.tokenizer)
-        self.engine = scoring.engine
+        elsewhere = scoring.engine.is_served and scoring.engine.model != model
+        self.engine = EngineSettings() if elsewhere else scoring.engine
 
     def count(
         self,
@@ -105,7 +126,7 @@ class Student:
             journal,
             fingerprint(self.folder),
             lambda: open_model(self.folder, self.options, self.engine),
-            label="student",
+            label=self.label,
             template=self.template,
         )
 
@@ -134,10 +155,10 @@ def score_file(
     _check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     print(f"The training set has the form {form.name}")
-    drafts, fits, found = _asked(out, scoring, as_drafts(exchanges, scoring.task))
+    drafts, fits, found, said = _asked(out, scoring, as_drafts(exchanges, scoring.task))
     with_scores = scored_rows(rows, fits, found[1])
     own = [row for row, fit in zip(rows, fits) if fit]
-    lines, chosen = _report(out, own, drafts, found, scoring.kept)
+    lines, chosen = _report(out, own, drafts, found, kept=scoring.kept, said=said)
     if not fits.all():
         lines.append(f"{(~fits).sum():,} more are too long for the student and have no score")
     write_rows(out / f"scored{suffix}", with_scores, overwrite=True)
@@ -148,7 +169,7 @@ def score_file(
 
 
 def _asked(out, scoring, drafts):
-    "Ask the student; return the examples that fit, which these are, and what was measured."
+    "Ask; return the examples that fit, which these are, what was measured, and by which judge."
     lock, student = take_lock(out / "lock"), Student(scoring)
     journal = Journal(out / "journal.db")
     try:
@@ -156,10 +177,22 @@ def _asked(out, scoring, drafts):
         fits = that_fit(drafts, scoring.items, scoring.task, student.count, room)
         _check_fits(fits, room)
         print(_cost(scoring, drafts[fits], student), flush=True)
-        return drafts[fits], fits, _measured(student.journaled(journal), scoring, drafts[fits])
+        answers = student.journaled(journal)
+        scoring, judge = _judged(scoring, answers, journal)
+        found = _measured(answers, scoring, drafts[fits])
+        said = judge.lines(scoring.task, scoring.sample) if judge else []
+        return drafts[fits], fits, found, said
     finally:
         journal.close()
         lock.close()
+
+
+def _judged(scoring, answers, journal):
+    "Give the task its judge, if there is one."
+    if not scoring.judge:
+        return scoring, None
+    judge = SetJudge(Student(scoring, judge=True).journaled(journal), answers)
+    return replace(scoring, task=replace(scoring.task, judge=judge)), judge
 
 
 def _cost(scoring, drafts, student):
@@ -204,12 +237,12 @@ def _measured(student, scoring, drafts):
     return table, scores, without
 
 
-def _report(out, rows, drafts, found, kept):
+def _report(out, rows, drafts, found, kept, said):
     "Write measurements and page; return the lines that are printed, and which are kept."
     table, scores, without = found
     write_whole(out / "answers.parquet", parquet([table])[0])
     chosen = np.ones(len(scores), bool) if kept == Kept() else kept.chosen(scores)
-    lines = summary_lines(scores, chosen, without)
+    lines = summary_lines(scores, chosen, without) + said
     own = pd.DataFrame(rows)
     page = score_page(drafts, scores, own, chosen, lines=lines, baseline=without)
     write_whole(out / "report.html", page.encode())

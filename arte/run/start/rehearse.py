@@ -19,13 +19,20 @@ from ...core.basics import is_finished
 from ...core.fields import RecipeError
 from ...core.settings.recipe import Recipe
 from ...core.tasks import Task, table_items
+from ...data.own.sample import own_sample
 from ...data.own.source import own_by_name
 from ...elicit import NoQuestions, draw_questions, draw_rationales
 from ...engines.protocol import Completion, Engine, Sampling
 from ...irt.judge import agreement_text, undecided_text
 from ...irt.responses import graded_answers
 from ..engine import template_of
-from ..judge.tasks import judge_role, judged_sample, sample_agreement, with_judge
+from arte.run.judge.tasks import (
+    judge_role,
+    judged_sample,
+    same_text,
+    sample_agreement,
+    with_judge,
+)
 from ..parts import PARTS
 from ..rundir import RunDir
 from ..stage import Counts, Parts, opened, split, tasks_of
@@ -164,9 +171,8 @@ def rehearse_judge(
     "Let the judge decide about the graded answers, and look at all its verdicts."
     own, facts, faults = own_by_name(run.recipe)[task.name], [], []
     if own.judge_sample:
-        found = sample_agreement(judged_sample(task, own))
-        same = round(found["n"] * found["agree"]) if found["n"] else 0
-        facts.append(f"agrees with people on {same} of {found['n']} graded answers")
+        found = sample_agreement(judged_sample(task, own_sample(own)))
+        facts.append(f"agrees with people on {same_text(found)} graded answers")
         faults.append(agreement_text(task.name, found))
     else:
         facts.append("nobody graded answers to compare it with (judge_sample)")
