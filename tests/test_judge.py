@@ -247,6 +247,7 @@ def test_wrong_settings(tiny_model, tmp_path, capsys, task):
     [
         ("prefer.signal=likelihood", "it knows one wording only"),
         ("prefer.rule=elimination", "a judge is opened after each round"),
+        ("tailor.drop_contradictions=true", "other words are no contradiction"),
     ],
 )
 def test_what_a_judge_cannot_do(tiny_model, tmp_path, capsys, setting, why):
@@ -356,3 +357,38 @@ def test_score_with_a_judge(tiny_model, tmp_path, monkeypatch, capsys):
     }.items():
         status, told = score(*more)
         assert status == 2 and why in told, told
+
+
+@pytest.mark.filterwarnings("ignore:Only .* items tell")
+def test_every_stage_that_grades_has_the_judge(tiny_model, tmp_path, monkeypatch, capsys):
+    "Controls, the search for a prompt, unseen tasks and other students."
+    (tmp_path / "world").mkdir()
+    world = World(monkeypatch, tiny_model, tmp_path / "world")
+    models = Models(monkeypatch)
+    more = f"""
+controls: {{examples: 4, margin: 0}}
+unseen: {{tasks: [unseen.yaml], examples: 2}}
+transfer: {{students: ["{world.models["other"]}"]}}
+"""
+    recipe = write_task(tmp_path, tiny_model, SAMPLE, more)
+    lines = ["question,answer,worked"]
+    for i in range(1, 41):
+        solved = f"{roman.numeral(i)} is {i}"
+        lines.append(f"{roman.question(i)},the number {i},{solved}")
+    (tmp_path / "numerals.csv").write_text("\n".join(lines))
+    unseen = [line.replace("What number", "Which number") for line in lines]
+    (tmp_path / "unseen.csv").write_text("\n".join(unseen))
+    about = "data: unseen.csv\nkind: judge\ndescription: Say which number it is.\n"
+    (tmp_path / "unseen.yaml").write_text(about)
+    run, prompts = tmp_path / "run", ["align.method=prompt", "align.prompt.questions=2"]
+    status, told = arte(capsys, "run", recipe, "--out", run, "--set", *prompts)
+    assert status == 0, told
+    done = RunDir(run)
+    for name in ("controls", "unseen", "transfer"):
+        grades_follow_verdicts(done.table(name))
+    for stage in ("controls", "align", "unseen", "transfer"):
+        assert done.stages[stage]["counts"]["judged"] > 0, stage
+    assert set(done.table("judges").task) == {"roman", "unseen"} and models.most_open == 1
+    section = (run / "report.html").read_text().split('id="the-judge"')[1].split("</section>")[0]
+    for place in ("controls", "unseen tasks", "other students", "not measured"):
+        assert f">{place}<" in section, place

@@ -148,17 +148,20 @@ def _check_quantize(r):
 
 
 def _check_judges(r):
-    "Refuse scores that do not count right answers, or ask for them a few at a time, with a judge."
+    "Refuse what compares words, or changes models after every few answers, with a judge."
     tasks = (*r.tasks, *r.unseen.tasks)
     judged = [own.name for own in r.own if own.kind.name == "judge" and own.name in tasks]
+    if not judged:
+        return
     excluded = (
-        (r.prefer.signal == "likelihood", "signal", "it knows one wording only", "accuracy"),
-        (r.prefer.rule == "elimination", "rule", "a judge is opened after each round", "top-k"),
+        (r.prefer, "signal", "likelihood", "it knows one wording only", "accuracy"),
+        (r.prefer, "rule", "elimination", "a judge is opened after each round", "top-k"),
+        (r.tailor, "drop_contradictions", True, "other words are no contradiction", "false"),
     )
-    for found, field, why, fix in excluded:
-        if judged and found:
-            got = f"got {getattr(r.prefer, field)}, but a judge grades {judged[0]}, and {why}"
-            r.prefer.refuse(field, got, f"Write: {field}: {fix}")
+    for section, field, value, why, fix in excluded:
+        if getattr(section, field) == value:
+            got = f"got {value}, but a judge grades {judged[0]}, and {why}"
+            section.refuse(field, got, f"Write: {field}: {fix}")
 
 # %% ../../../nbs/core/settings/recipe.ipynb #e2a4e78f
 @dataclass(frozen=True)
