@@ -2,18 +2,21 @@
 the model, and is paid until the money is spent. The student is a script, as in `world`."""
 
 import json
+import re
 import threading
 
 import pytest
 
 from arte.core.fields import RecipeError
+from arte.core.reading.judge import JUDGE_TOKENS
 from arte.core.recipes import dump_recipe
-from arte.engines.protocol import NoScores, Sampling
+from arte.engines.protocol import FunctionEngine, NoScores, Sampling
 from arte.engines.remote.chat import ChatEngine, served_fingerprint
 from arte.run import engine
 from arte.run.cli import main
 from arte.run.plan.plan import plan
 from arte.run.rundir import RunDir
+from support import roman
 from support.loopback import Loopback, say
 from support.world import World, teach
 
@@ -215,6 +218,39 @@ def test_a_run_with_a_teacher_behind_a_chat_server(world, server, arte, tmp_path
     assert "cost" not in out
     assert arte("run", tmp_path / "r.yaml", "--out", tmp_path / "out")[0] == 0
     assert len(server.asked) == asked
+
+
+@pytest.mark.filterwarnings("ignore:Only .* items tell")
+def test_a_teacher_behind_a_chat_server_may_judge(world, server, arte, tmp_path):
+    "It is asked at its server, thinks before its verdict, and is asked for none twice."
+    lines = ["question,answer"] + [f"{roman.question(i)},the number {i}" for i in range(1, 41)]
+    (tmp_path / "numerals.csv").write_text("\n".join(lines))
+    (tmp_path / "roman.yaml").write_text("data: numerals.csv\nkind: judge\n")
+    recipe = roman.write_recipe(tmp_path, world.models["student"], "[roman.yaml]")
+    served = {"teacher.model": MODEL, "engine.kind": "chat", "engine.url": server.url}
+    served |= {"engine.model": MODEL, "align.method": "prompt"}
+    world.open = lambda role, name: FunctionEngine(roman.learn, name)
+
+    def write(prompt, asked):
+        if "Is the given answer right?" in prompt:
+            right, given = re.findall(r"answer: .*?(\d+)", prompt)
+            return "**Yes**" if right == given else "No, it is not."
+        how = Sampling(asked["temperature"], 100, seed=asked.get("seed", 0))
+        return roman.teach(prompt, how, asked.get("seed", 0))
+
+    server.write = write
+    how = ["run", recipe, "--out", tmp_path / "out", "--until", "irt"]
+    how += ["--set", *(f"{name}={value}" for name, value in served.items())]
+    status, out, err = arte(*how)
+    assert (status, err) == (0, ""), err
+    run, asked = RunDir(tmp_path / "out"), len(server.asked)
+    responses = run.table("responses")
+    assert set(responses.verdict.dropna()) == {"yes", "no"}
+    assert (responses.correct == (responses.verdict == "yes")).all()
+    last = server.asked[-1]
+    assert (last["temperature"], last["max_tokens"]) == (0, JUDGE_TOKENS) and "judged" in out
+    assert paid_for(run) == asked
+    assert arte(*how, "--from-stage", "irt")[0] == 0 and len(server.asked) == asked
 
 
 # Money

@@ -101,7 +101,8 @@ def undecided_text(
     return (
         f"the judge was undecided about {undecided:,} of {judged:,} answers, which count as not "
         "right. It must begin its reply with Yes or No: look at its prompt (judge_prompt) and at "
-        "what it writes (arte try), or let the other model judge (judge: teacher or student)"
+        "what it writes (arte try), or let the other model judge (judge: teacher or student). For "
+        f"a model that thinks at length first, {JUDGE_TOKENS} tokens are too few"
     )
 
 # %% ../../nbs/01_irt_judge.ipynb #3be4c979
