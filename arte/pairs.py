@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'NEXT', 'best_and_worst', 'drop_reason', 'make_pair', 'rationale_pairs', 'match', 'candidates',
-           'question_pairs', 'pair_counts']
+           'question_pairs', 'pair_counts', 'shuffle_pairs']
 
 # %% ../nbs/03_pairs.ipynb #8e21bde4
 from hashlib import sha1
@@ -214,3 +214,21 @@ def pair_counts(
     table = table.join(reasons, how="outer").reset_index()
     counts = table.columns.difference([*by, "margin"], sort=False)
     return table.assign(**table[counts].fillna(0).astype(int))
+
+# %% ../nbs/03_pairs.ipynb #e012ccc1
+def _other(column):
+    "Return the same column of the other answer."
+    if "chosen" in column:
+        return column.replace("chosen", "rejected")
+    return column.replace("rejected", "chosen")
+
+
+def shuffle_pairs(
+    pairs: pd.DataFrame,  # table `pairs`
+    seed: int = 0,  # the recipe's seed
+) -> pd.DataFrame:  # the same pairs in the same order; half of them turned round
+    "Turn round every other pair of a task and kind, chosen by lot: a control (not in the paper)."
+    lots = pairs.pair.map(lambda pair: derive_seed(seed, "shuffled pairs", pair))
+    ranks = lots.groupby([pairs.kind, pairs.task]).rank(method="first")
+    turned = pairs.rename(columns=_other)[pairs.columns]
+    return pairs.where(ranks % 2 == 1, turned)

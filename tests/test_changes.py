@@ -134,6 +134,7 @@ CHANGES = {
     "pairs.question_pairs": (0, ALIGNED),
     "pairs.min_margin": (0.4, ALIGNED),
     "pairs.unfinished": ("drop", ""),  # all are whole
+    "pairs.shuffled": (True, ALIGNED),
     "align.method": ("prompt", "align", "heldout tailor student-arte eval"),
     "align.prompt.rounds": (3, "", "align heldout tailor student-arte eval"),
     "align.prompt.questions": (3, "align", "heldout tailor student-arte eval"),

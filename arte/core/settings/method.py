@@ -243,3 +243,6 @@ class Pairs(Section, place="pairs"):
     # the paper pairs the best with the worst of all, and a rationale that never comes to its end
     # is what a teacher most needs to unlearn
     unfinished: Literal["open", "drop"] = "open"
+    # a control: which of a pair is the chosen one is decided by lot, so that alignment has the same
+    # texts and steps and nothing to learn of the student; not in the paper
+    shuffled: bool = False

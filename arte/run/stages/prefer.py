@@ -13,7 +13,7 @@ from ...beyond.elimination import answer_by_elimination
 from ...core.basics import finished
 from ...models.load import ModelOptions, load_tokenizer
 from ...pair_tokens import equal_message, parting_tokens, usable_pairs
-from ...pairs import question_pairs, rationale_pairs
+from ...pairs import question_pairs, rationale_pairs, shuffle_pairs
 from ...prefer import answer_one_shot
 from ..engine import template_of
 from ..plan.jobs import Estimate, Job
@@ -173,9 +173,13 @@ def run_pairs(
         questions[~questions.held_out], scores, s.questions, n=s.question_pairs, **how
     )
     pairs = pd.concat([rationales, more], ignore_index=True)
+    if s.shuffled:
+        pairs = shuffle_pairs(pairs, r.seed)
     kept, equal, message = _when_cut(run, pairs)
     of_questions = int((kept.kind == "question").sum())
     counts = Counts(rationale_pairs=len(kept) - of_questions, question_pairs=of_questions)
+    if s.shuffled:
+        counts["shuffled"] = "the lot decided which of a pair is the chosen one"
     if s.unfinished == "drop":
         counts["unfinished rationales left out"] = len(drafts) - sum(finished(drafts))
     messages = missing_pairs(drafts, scores, dropped, set(rationales.task))

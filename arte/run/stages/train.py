@@ -93,7 +93,8 @@ def write_arms(
 ) -> tuple[Material, pd.DataFrame | None, dict]:
     # material, table `tailor_aside` (None: no tailored questions), arm → its rows
     "Let the teachers write what the arms of this run are made of."
-    r, arms = run.recipe, parts.arms
+    r = run.recipe
+    arms = [by_name(name, parts.arms) for name in r.distill.arms]
     material = Material(
         tasks_of(r, parts.sources),
         run.table("drafts"),
@@ -226,9 +227,10 @@ def tailor_needs(
     n, jobs = e.recipe.elicit.questions, []
     if e.recipe.align.method == "none":
         return [], f"{n * len(e.texts):,} examples an arm, chosen among the drafts"
+    answered = {"rationale", "arte"}.intersection(e.recipe.distill.arms)
     for x in e.texts:
         jobs.append(e.decode_questions(x, n, 1))
-        jobs += [guided(e, x, n)] * 2
+        jobs += [guided(e, x, n)] * len(answered)
         jobs += _question_only(e, x, n)
     return jobs, f"{n * len(e.texts):,} examples an arm"
 
@@ -236,7 +238,9 @@ def tailor_needs(
 def _question_only(e, x, n):
     "Count what the arm Question Only asks of the teacher before alignment, and of the student."
     r, how = e.recipe, e.recipe.tailor.question_rationales
-    if how == "naive" or "question" not in r.distill.arms:
+    if "question" not in r.distill.arms:
+        return []
+    if how == "naive":
         return [e.naive(x, n)]
     if how == "random":
         return [e.by_technique(x, n)]
