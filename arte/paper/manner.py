@@ -56,6 +56,7 @@ def plot_manners(
     run,  # as for `manner_table`
 ):  # matplotlib figure
     "Plot a student's preferences, and its teacher's manners before and after, a panel per task."
+    import matplotlib.pyplot as plt
 
     table, tasks = manner_table(run), list(run.recipe.tasks)
     size = (1 + 3.2 * len(tasks), 2.8)
