@@ -60,8 +60,8 @@ def run_tailor(
     "Make the training examples of all arms, equally many of each (App. F, §4.1)."
     counts = Counts()
     tests = list(split(run.table("items"), "test").question)
-    material, aside, written = write_arms(run, counts, parts)
     arms = [by_name(name, parts.arms) for name in run.recipe.distill.arms]
+    material, aside, written = write_arms(run, counts, replace(parts, arms=arms))
     own = [arm.name for arm in arms if arm.writer != "others"]
     rows = {name: written[name] for name in own}
     fits = partial(learnable, run, "student")
@@ -89,12 +89,11 @@ def run_tailor(
 def write_arms(
     run: RunDir,  # opened to write
     counts: Counts,  # of the stage
-    parts: Parts,  # with the arms
+    parts: Parts,  # with the arms of the recipe
 ) -> tuple[Material, pd.DataFrame | None, dict]:
     # material, table `tailor_aside` (None: no tailored questions), arm → its rows
     "Let the teachers write what the arms of this run are made of."
-    r = run.recipe
-    arms = [by_name(name, parts.arms) for name in r.distill.arms]
+    r, arms = run.recipe, parts.arms
     material = Material(
         tasks_of(r, parts.sources),
         run.table("drafts"),
@@ -227,10 +226,9 @@ def tailor_needs(
     n, jobs = e.recipe.elicit.questions, []
     if e.recipe.align.method == "none":
         return [], f"{n * len(e.texts):,} examples an arm, chosen among the drafts"
-    answered = {"rationale", "arte"}.intersection(e.recipe.distill.arms)
     for x in e.texts:
         jobs.append(e.decode_questions(x, n, 1))
-        jobs += [guided(e, x, n)] * len(answered)
+        jobs += [guided(e, x, n) for arm in e.recipe.distill.arms if arm in ("rationale", "arte")]
         jobs += _question_only(e, x, n)
     return jobs, f"{n * len(e.texts):,} examples an arm"
 
