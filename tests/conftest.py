@@ -36,7 +36,7 @@ DATA_SETTINGS = (
 )
 
 
-HEAVY = ("test_engine", "test_launch", "test_replicas")
+HEAVY = ("test_engine", "test_launch", "test_replicas", "test_site")
 REAL_MODELS = ("test_engine", "test_server", "test_lmeval")
 LONG = (
     "test_replicas",

@@ -88,6 +88,7 @@ def hard():
     return m
 
 
+@pytest.mark.heavy
 @pytest.mark.model
 def test_nuts_on_a_hard_matrix(hard, tmp_path):
     fit = fit_2pl(hard, seed=3, chains=2, draws=500, tune=500)
