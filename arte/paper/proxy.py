@@ -7,6 +7,7 @@ __all__ = ['PROXY_TASKS', 'SIZES', 'DRAFTS', 'ITEMS', 'TESTS', 'LONGEST', 'proxy
            'tested_on_bbh', 'run_proxy', 'proxy_table', 'proxy_correlations']
 
 # %% ../../nbs/paper/proxy.ipynb #5f2acdbb
+from contextlib import closing
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -113,7 +114,8 @@ def _train_and_test(folder, base, settings, made):
     if not (folder / "config.json").exists():
         sft(base, proxy_set(**made), folder, settings, seed=derive_seed(0, "proxy"))
     known = dict(technique=made["technique"], n=made["n"])
-    return tested_on_bbh(_opened(folder), [made["task"]], **known)
+    with closing(_opened(folder)) as student:
+        return tested_on_bbh(student, [made["task"]], **known)
 
 
 def run_proxy(
@@ -123,10 +125,11 @@ def run_proxy(
     out, recipe = Path(out), proxy_recipe()
     base, _, _ = school_student(resolve_model(recipe.student.model), recipe)
     settings = replace(recipe.distill, epochs=1)
-    student = _opened(base)
-    _once(out / "preferences.parquet", preferences, engine=student)
     before = dict(technique="none", n=0)
-    _once(out / "before.parquet", lambda: tested_on_bbh(student, PROXY_TASKS, **before))
+    with closing(_opened(base)) as student:
+        _once(out / "preferences.parquet", preferences, engine=student)
+        untrained = dict(engine=student, tasks=PROXY_TASKS, **before)
+        _once(out / "before.parquet", tested_on_bbh, **untrained)
     for n, task, technique in product(SIZES, PROXY_TASKS, TECHNIQUES):
         name = f"{task}-{technique}-{n}"
         made = dict(task=task, technique=technique, n=n)

@@ -60,7 +60,7 @@ def run_tailor(
     "Make the training examples of all arms, equally many of each (App. F, §4.1)."
     counts = Counts()
     tests = list(split(run.table("items"), "test").question)
-    arms = [by_name(name, parts.arms) for name in run.recipe.distill.arms]
+    arms = tuple(by_name(name, parts.arms) for name in run.recipe.distill.arms)
     material, aside, written = write_arms(run, counts, replace(parts, arms=arms))
     own = [arm.name for arm in arms if arm.writer != "others"]
     rows = {name: written[name] for name in own}
