@@ -19,8 +19,13 @@ def crossed(
 ) -> (
     pd.DataFrame
 ):  # rows of it: answers after each question's best draft by the other half of items
-    "Choose each question's best draft on every second item; return its answers to the others."
-    items = sorted(labelled["item"].unique())
+    """Choose each question's best draft on every second item; return its answers to the others.
+
+    The halves have the same gold answers, as far as numbers allow. With others, a draft whose label
+    the student copies would be chosen where the label is frequent and judged where it is rare.
+    """
+    gold = labelled.drop_duplicates("item").set_index("item").gold
+    items = sorted(gold.index, key=lambda item: (gold[item], item))
     half = labelled["item"].map(items.index) % 2
     kept = []
     ties = derive_seed(0, "ties") % 2**32
