@@ -28,6 +28,7 @@ from arte.models.load import (
     with_adapter,
 )
 from .models.devices.device import fast_bf16, this_device, training_format
+from .models.devices.memory import releasing
 from .models.schedule import warm_from_first_step
 from .models.terminal import quiet
 from .core.files import whole_folder
@@ -190,6 +191,7 @@ def _dpo_arguments(settings, lengths, seed, folder):
     )
 
 # %% ../nbs/04_align.ipynb #a824bce4
+@releasing
 def align(
     folder: str | Path,  # the teacher, or the base model of its adapter
     pairs: pd.DataFrame,  # table `pairs`: both kinds, mixed (§3.3)

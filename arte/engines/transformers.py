@@ -27,6 +27,7 @@ from arte.engines.protocol import (
 )
 from ..models.attention import Beginnings, share_beginnings
 from ..models.devices.device import Device, generating_format, this_device
+from ..models.devices.memory import release_memory
 from ..models.folders import fingerprint
 from ..models.load import ModelOptions, load_model, load_tokenizer
 from ..models.terminal import progress
@@ -302,13 +303,8 @@ class TransformersEngine(Engine):
 
     def close(self):
         "Free the model's memory."
-        import gc
-        import torch
-
         self.model = None
-        gc.collect()
-        if self.device != "cpu":
-            getattr(torch, self.device.split(":")[0]).empty_cache()
+        release_memory()
 
 
 def _members(families):

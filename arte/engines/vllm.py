@@ -30,6 +30,7 @@ from .guard.endings import death_explained, engine_dies_with_us
 from .guard.reply import finish_of
 from .guard.stops import Draw, Said, ask_on
 from ..models.devices.device import Device, generating_format
+from ..models.devices.memory import release_memory
 from ..models.devices.serving import Platform, check_repeatable, serving, serving_text
 from ..models.folders import fingerprint
 from ..models.load import ModelOptions, load_tokenizer
@@ -241,7 +242,6 @@ class VllmEngine(Engine):
 
     def close(self):
         "Free the model's memory, and undo what vLLM changed in this process."
-        import gc
         import torch
 
         if self.llm is None:
@@ -253,7 +253,7 @@ class VllmEngine(Engine):
 
             cleanup_dist_env_and_memory()
             torch.set_num_threads = self._set_num_threads
-        gc.collect()
+        release_memory()
 
 
 def _said(answer):

@@ -27,12 +27,12 @@ from arte.models.devices.device import (
     tokens_at_once,
     training_format,
 )
-from .terminal import progress
+from .devices.memory import releasing
 from .launch import is_first, processes
 from .chat import training_texts
 from .load import ModelOptions, added_behind, load_model, load_tokenizer, save_model
 from .schedule import warm_from_first_step
-from .terminal import quiet
+from .terminal import progress, quiet
 from ..core.basics import is_finished
 from ..core.fields import RecipeError
 
@@ -288,6 +288,7 @@ def saving_steps(
     return sorted({max(1, round(total * (i + 1) / saves)) for i in range(saves)})
 
 # %% ../../nbs/models/train.ipynb #eb3b7d17
+@releasing
 def sft(
     folder: str | Path,  # of the model to start from
     examples: list[dict],  # each with "prompt", "completion" and, where it is known, "finish"
