@@ -164,17 +164,8 @@ def run_pairs(
     parts: Parts,  # arms, signals, sources and engines to choose from
 ) -> dict:  # counts
     "Make preference pairs of rationales and of questions (App. G)."
-    r, s, drafts, scores = run.recipe, run.recipe.pairs, run.table("drafts"), run.table("scores")
-    how: dict = dict(min_margin=s.min_margin, seed=r.seed)
-    tasks = tasks_of(r, parts.sources)
-    rationales, dropped = rationale_pairs(drafts, scores, tasks, unfinished=s.unfinished, **how)
-    questions = run.table("questions")
-    more, dropped_too = question_pairs(
-        questions[~questions.held_out], scores, s.questions, n=s.question_pairs, **how
-    )
-    pairs = pd.concat([rationales, more], ignore_index=True)
-    if s.shuffled:
-        pairs = shuffle_pairs(pairs, r.seed)
+    s, drafts = run.recipe.pairs, run.table("drafts")
+    pairs, dropped, dropped_too = _made(run, tasks_of(run.recipe, parts.sources))
     kept, equal, message = _when_cut(run, pairs)
     of_questions = int((kept.kind == "question").sum())
     counts = Counts(rationale_pairs=len(kept) - of_questions, question_pairs=of_questions)
@@ -182,10 +173,26 @@ def run_pairs(
         counts["shuffled"] = "the lot decided which of a pair is the chosen one"
     if s.unfinished == "drop":
         counts["unfinished rationales left out"] = len(drafts) - sum(finished(drafts))
-    messages = missing_pairs(drafts, scores, dropped, set(rationales.task))
+    with_pairs = set(pairs.task[pairs.kind == "rationale"])
+    messages = missing_pairs(drafts, run.table("scores"), dropped, with_pairs)
     for text in filter(None, [*messages, message]):
         counts.warn(text)
     return counts | save_tables(run, pairs=kept, dropped=[dropped, dropped_too, equal])
+
+
+def _made(run, tasks):
+    "Return the pairs of both kinds, and what was dropped of each; as a control, turned by lot."
+    r, s, scores = run.recipe, run.recipe.pairs, run.table("scores")
+    how: dict = dict(min_margin=s.min_margin, seed=r.seed)
+    rationales, dropped = rationale_pairs(
+        run.table("drafts"), scores, tasks, unfinished=s.unfinished, **how
+    )
+    questions = run.table("questions")
+    more, dropped_too = question_pairs(
+        questions[~questions.held_out], scores, s.questions, n=s.question_pairs, **how
+    )
+    pairs = pd.concat([rationales, more], ignore_index=True)
+    return shuffle_pairs(pairs, r.seed) if s.shuffled else pairs, dropped, dropped_too
 
 
 def _when_cut(run, pairs):
