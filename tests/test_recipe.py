@@ -322,8 +322,8 @@ def test_first_difference_finds_each_field():
         f"teacher.school.lr: {a.teacher.school.lr} in the folder"
     )
     assert (
-        first_difference(a, load_recipe("nano", "eval.shots=[0]"))
-        == "eval.shots: [0, 3] in the folder, [0] in the recipe"
+        first_difference(a, load_recipe("nano", "eval.shots=[0, 3]"))
+        == "eval.shots: [0] in the folder, [0, 3] in the recipe"
     )
 
 

@@ -41,6 +41,7 @@ SMALL = {
     "data.n_val": 12,
     "irt.k": 6,
     "irt.method": "map",
+    "irt.choose": "discrimination",
     "irt.shots": [0, 1],
     "elicit.questions": 8,
     "elicit.min_finished": 0,
@@ -56,4 +57,5 @@ SMALL = {
     "distill.epochs": 1,
     "align.max_length": 1200,  # a prompt for questions has up to 1,000 of the tiny tokens
     "distill.max_length": 400,
+    "eval.shots": [0, 3],
 }
