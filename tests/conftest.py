@@ -38,6 +38,7 @@ DATA_SETTINGS = (
 
 HEAVY = ("test_engine", "test_launch", "test_replicas", "test_site")
 REAL_MODELS = ("test_engine", "test_server", "test_lmeval")
+WHOLE = ("test_report", "test_fetch", "test_bigbench", "test_plan")
 LONG = (
     "test_replicas",
     "test_site",
@@ -62,6 +63,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.model)
         if item.path.stem in HEAVY:
             item.add_marker(pytest.mark.heavy)
+        if item.path.stem in WHOLE:
+            item.add_marker(pytest.mark.whole)
     items.sort(key=lambda i: first.index(i.path.stem) if i.path.stem in first else len(first))
 
 
