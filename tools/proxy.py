@@ -1,0 +1,97 @@
+"""Fine-tune the student of a finished run on many training sets, and test each.
+
+    python tools/proxy.py runs/nano runs/proxy
+
+The sets are made of the run's drafts (arte.paper.proxy). The second folder gets the tables that
+nbs/paper/proxy.ipynb reads: sets, drafts, results. It may be stopped and started again: a set whose
+student has been tested is not trained again.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from arte.core.answers import extract_answer
+from arte.core.files import parquet, write_whole
+from arte.core.tasks import table_items
+from arte.distill import distill
+from arte.engines.open import open_model
+from arte.eval import evaluate
+from arte.models.load import ModelOptions
+from arte.paper.manner import right_answer
+from arte.paper.proxy import proxy_sets
+from arte.run.rundir import RunDir
+from arte.run.stage import split, tasks_of
+from arte.tailor import make_examples
+
+SIZES = (20, 40)
+
+
+def known_drafts(run):
+    "Return the run's drafts with score, words and whether their answer is right (None: not known)."
+    scores = run.table("scores").query("level == 'rationale'").set_index("id").s
+    drafts = run.table("drafts").assign(s=lambda table: table.draft.map(scores))
+    drafts["words"] = drafts.rationale.str.split().str.len()
+    right = []
+    for draft in drafts.itertuples():
+        answer = right_answer(draft.task, draft.question)
+        right.append(None if answer is None else answer == extract_answer(draft.rationale))
+    return drafts.assign(right=pd.array(right, dtype="Float64"))
+
+
+def save(folder, name, table):
+    "Write a table whole."
+    data, _ = parquet([table])
+    write_whole(folder / f"{name}.parquet", data)
+
+
+def student_of(run, examples, name, folder):
+    "Fine-tune the run's student on one set; return the new student's folder."
+    out, r = Path(folder) / "student", run.recipe
+    how = dict(settings=r.distill, seed=r.seed, options=ModelOptions.of(r, "student"))
+    distill(run.model_folder("student"), examples, name, out, **how)
+    return out
+
+
+def answers_of(run, folder, name, task):
+    "Test a student on the run's test items of one task."
+    r = run.recipe
+    items = table_items(split(run.table("items"), "test", task))
+    how = dict(tasks=tasks_of(r), max_tokens=r.eval.max_tokens)
+    engine = open_model(folder, ModelOptions.of(r, "student"), r.engine)
+    try:
+        return evaluate(engine, name, 0, items, {}, **how)
+    finally:
+        engine.close()
+
+
+def main(source, target):
+    "Train and test on every set that has not been yet; then write the tables."
+    run, target = RunDir(source), Path(target)
+    drafts = known_drafts(run)
+    sets = proxy_sets(run.table("scores"), SIZES, run.recipe.seed)
+    done = target / "done"
+    for k, (name, rows) in enumerate(sets.groupby("set"), 1):
+        if (done / f"{name}.parquet").exists():
+            continue
+        start, task = time.time(), rows.task.iloc[0]
+        chosen = drafts[drafts.draft.isin(rows.draft)]
+        with tempfile.TemporaryDirectory() as folder:
+            examples = make_examples(name, chosen, tasks_of(run.recipe))
+            student = student_of(run, examples, name, folder)
+            results = answers_of(run, student, name, task)
+        save(done, name, results)
+        took, right = time.time() - start, results.correct.mean()
+        print(f"{k:3} of {sets.set.nunique()}  {took:4.0f} s  {right:.2f}  {name}", flush=True)
+    before = run.table("results").query("arm == 'vanilla' and shots == 0")
+    results = [pd.read_parquet(path) for path in sorted(done.glob("*.parquet"))]
+    save(target, "sets", sets)
+    save(target, "drafts", drafts[["draft", "task", "technique", "s", "words", "right"]])
+    save(target, "results", pd.concat([before, *results], ignore_index=True))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
