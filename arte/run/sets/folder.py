@@ -28,7 +28,7 @@ from ...irt.responses import collect_responses
 from ...models.chat import open_template
 from ...models.folders import fingerprint, resolve_model
 from ...models.load import ModelOptions, load_tokenizer
-from .forms import read_set, write_rows
+from .forms import going_on, read_set, write_rows
 from .judge import SetJudge
 from .report import score_page, summary_lines
 from .score import Kept, as_drafts, best_items, cost_text, scored, that_fit
@@ -155,6 +155,8 @@ def score_file(
     _check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     print(f"The training set has the form {form.name}")
+    if n := going_on(form, rows):
+        print(f"{n:,} of {len(rows):,} conversations go on: their first question and answer count")
     drafts, fits, found, said = _asked(out, scoring, as_drafts(exchanges, scoring.task))
     with_scores = scored_rows(rows, fits, found[1])
     own = [row for row, fit in zip(rows, fits) if fit]
