@@ -28,6 +28,7 @@ from arte.run.stage import split, tasks_of
 from arte.tailor import make_examples
 
 SIZES = (20, 40)
+BEFORE = "vanilla"
 
 
 def known_drafts(run):
@@ -48,14 +49,6 @@ def save(folder, name, table):
     write_whole(folder / f"{name}.parquet", data)
 
 
-def student_of(run, examples, name, folder):
-    "Fine-tune the run's student on one set; return the new student's folder."
-    out, r = Path(folder) / "student", run.recipe
-    how = dict(settings=r.distill, seed=r.seed, options=ModelOptions.of(r, "student"))
-    distill(run.model_folder("student"), examples, name, out, **how)
-    return out
-
-
 def answers_of(run, folder, name, task):
     "Test a student on the run's test items of one task."
     r = run.recipe
@@ -71,26 +64,36 @@ def answers_of(run, folder, name, task):
 def main(source, target):
     "Train and test on every set that has not been yet; then write the tables."
     run, target = RunDir(source), Path(target)
-    drafts = known_drafts(run)
-    sets = proxy_sets(run.table("scores"), SIZES, run.recipe.seed)
-    done = target / "done"
-    for k, (name, rows) in enumerate(sets.groupby("set"), 1):
-        if (done / f"{name}.parquet").exists():
-            continue
-        start, task = time.time(), rows.task.iloc[0]
-        chosen = drafts[drafts.draft.isin(rows.draft)]
-        with tempfile.TemporaryDirectory() as folder:
-            examples = make_examples(name, chosen, tasks_of(run.recipe))
-            student = student_of(run, examples, name, folder)
-            results = answers_of(run, student, name, task)
-        save(done, name, results)
-        took, right = time.time() - start, results.correct.mean()
-        print(f"{k:3} of {sets.set.nunique()}  {took:4.0f} s  {right:.2f}  {name}", flush=True)
-    before = run.table("results").query("arm == 'vanilla' and shots == 0")
-    results = [pd.read_parquet(path) for path in sorted(done.glob("*.parquet"))]
+    drafts, sets = known_drafts(run), proxy_sets(run.table("scores"), SIZES, run.recipe.seed)
+    for task in run.recipe.tasks:
+        once(target, f"vanilla-{task}", answers_of, run, run.model_folder("student"), BEFORE, task)
+    for name, rows in sets.groupby("set"):
+        once(target, name, taught, run, drafts[drafts.draft.isin(rows.draft)], name)
+    results = [pd.read_parquet(path) for path in sorted(target.glob("done/*.parquet"))]
     save(target, "sets", sets)
     save(target, "drafts", drafts[["draft", "task", "technique", "s", "words", "right"]])
-    save(target, "results", pd.concat([before, *results], ignore_index=True))
+    save(target, "results", pd.concat(results, ignore_index=True))
+
+
+def once(target, name, answers, *what):
+    "Save a student's answers, unless they are there from an earlier time."
+    if (target / "done" / f"{name}.parquet").exists():
+        return
+    start = time.time()
+    results = answers(*what)
+    save(target / "done", name, results)
+    print(f"{time.time() - start:4.0f} s  {results.correct.mean():.2f}  {name}", flush=True)
+
+
+def taught(run, drafts, name):
+    "Fine-tune the run's student on one set of drafts; return the answers of the new student."
+    how = dict(settings=run.recipe.distill, seed=run.recipe.seed)
+    how["options"] = ModelOptions.of(run.recipe, "student")
+    examples = make_examples(name, drafts, tasks_of(run.recipe))
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "student"
+        distill(run.model_folder("student"), examples, name, out, **how)
+        return answers_of(run, out, name, drafts.task.iloc[0])
 
 
 if __name__ == "__main__":

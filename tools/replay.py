@@ -15,6 +15,7 @@ import sqlite3
 import sys
 from pathlib import Path
 
+from arte.core.tasks import builtin_tasks
 from arte.data.bbh import bbh_source, load_bbh, load_exemplars
 from arte.engines.rescue import copy_journal
 from arte.run.rundir import RunDir
@@ -32,11 +33,11 @@ def flat(text):
 
 
 def bbh_texts(tasks):
-    "Return every question of BBH's files and worked examples, of these tasks."
+    "Return every question of BBH's files and worked examples, of those tasks that are in BBH."
     if not isinstance(bbh_source(), Path):
         sys.exit("BBH's files are needed to check the recording against them: set ARTE_DATA")
     texts = set()
-    for task in tasks:
+    for task in set(tasks) & set(builtin_tasks()):
         for shown in [*load_bbh(task), *load_exemplars(task)]:
             texts.add(flat(shown.question))
     return texts
