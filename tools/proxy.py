@@ -27,7 +27,7 @@ from arte.run.rundir import RunDir
 from arte.run.stage import split, tasks_of
 from arte.tailor import make_examples
 
-SIZES = (20, 40)
+SIZES = (40, 20)
 BEFORE = "vanilla"
 
 
@@ -67,7 +67,7 @@ def main(source, target):
     drafts, sets = known_drafts(run), proxy_sets(run.table("scores"), SIZES, run.recipe.seed)
     for task in run.recipe.tasks:
         once(target, f"vanilla-{task}", answers_of, run, run.model_folder("student"), BEFORE, task)
-    for name, rows in sets.groupby("set"):
+    for name, rows in sets.groupby("set", sort=False):
         once(target, name, taught, run, drafts[drafts.draft.isin(rows.draft)], name)
     results = [pd.read_parquet(path) for path in sorted(target.glob("done/*.parquet"))]
     save(target, "sets", sets)

@@ -6,6 +6,8 @@
 __all__ = ['GUESSES', 'proxy_sets', 'proxy_table', 'proxy_correlations', 'plot_proxy']
 
 # %% ../../nbs/paper/proxy.ipynb #87ef00fe
+from itertools import product
+
 import pandas as pd
 
 from ..core.basics import derive_seed
@@ -22,12 +24,11 @@ def proxy_sets(
     drafts = scores[scores.level == "rationale"].rename(columns=dict(id="draft"))
     drafts = drafts.sample(frac=1, random_state=derive_seed(seed, "proxy sets") % 2**32)
     parts = pd.concat([_divided(rows) for _, rows in drafts.groupby("task")])
-    sets = []
-    for (task, division, part), rows in parts.groupby(["task", "division", "part"]):
-        for size in sizes:
-            if len(rows) >= size:
-                name = f"{task}-{division}-{part}-{size}"
-                sets.append(rows[:size].assign(set=name, size=size))
+    keys, sets = ["task", "division", "part"], []
+    for size, (of, rows) in product(sizes, parts.groupby(keys)):
+        if len(rows) >= size:
+            name = "-".join([*of, str(size)])
+            sets.append(rows[:size].assign(set=name, size=size))
     columns = ["set", "task", "division", "part", "size", "draft"]
     return pd.concat(sets, ignore_index=True)[columns]
 

@@ -17,7 +17,7 @@ def new_command(
     "Write a recipe for a file of labelled questions, and say what it needs."
     from arte.run.start.new import new_recipe
 
-    given = dict(description=args.description, teacher=args.teacher, student=args.student)
+    given = {name: getattr(args, name) for name in ("description", "teacher", "student", "url")}
     out = new_recipe(args.file, args.out, args.kind, given)
     print(
         f"\nWrote {out}. Read it, then: arte try {out}; arte plan {out}; arte run {out} --out RUN"
@@ -49,6 +49,8 @@ def add_new(
     new.add_argument("--kind", help="of the answers; proposed if it is not given")
     new.add_argument("--teacher", metavar="MODEL", help="a folder, a hub name, or a .gguf file")
     new.add_argument("--student", metavar="MODEL", help="likewise")
+    url = "of the chat server that has the teacher, under the name --teacher"
+    new.add_argument("--url", metavar="URL", help=url)
     out = "the recipe to write (FILE with the ending .yaml)"
     new.add_argument("--out", metavar="FILE", type=Path, help=out)
 
