@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 from ...core.answers import answer_kind
 from ...core.fields import RecipeError
-from ...core.settings.own import DATA_FILES, OwnTask, own_values
+from ...core.settings.own import DATA_FILES, OwnTask, own_values, placed
 from ...data.own.kinds import MOST_LABELS
 from ...data.own.source import SHOWN, data_file, own_items, own_rows, own_task
 
@@ -59,8 +59,9 @@ def look_at(
     path = Path(file)
     if path.suffix.lower() not in DATA_FILES:
         raise ValueError(f"{path}: its name ends in none of {', '.join(DATA_FILES)}")
-    values = own_values(str(path), Path()) | says
-    own = OwnTask(**values)
+    values = own_values(str(path), Path())
+    values = dict(name=values["name"], data=values["data"]) | says
+    own = OwnTask(**placed(values, path.resolve().parent))
     kind, rows = answer_kind(own_task(own).kind), own_rows(own)
     split = any(row.split == "test" for row in rows)
     look = Look(
@@ -116,7 +117,7 @@ tasks:
 - name: {name}
   data: {data}
   description: {description}
-  kind: {kind}    # how answers are read; see howto/own_task for the kinds{judge}
+  kind: {kind}    # how answers are read; see howto/own_task for the kinds{judge}{grader}
   # Four general techniques are used. Your own are better: at least two ways to reason about it.
   # techniques:
   #   step by step: Go through it step by step, and say what follows.
@@ -191,6 +192,7 @@ def recipe_text(
         description=_quoted(said["description"]),
         kind=kind if look.kind == "labels" else look.kind,
         judge=JUDGE if look.kind == "judge" else "",
+        grader="" if beside or not own.grader else f"\n  grader: {_quoted(own.grader)}",
         teacher=teacher,
         server=SERVER.format(url=_quoted(url), teacher=teacher) if url else "",
         method=METHOD if url else "",
