@@ -207,6 +207,9 @@ def test_a_run_with_a_teacher_behind_a_chat_server(world, server, arte, tmp_path
     "It ends, no thought gets into a table, and the same command asks for nothing again."
     recipe = recipe_of(world, server)
     (tmp_path / "r.yaml").write_text(dump_recipe(recipe))
+    status, told, _ = arte("try", tmp_path / "r.yaml")
+    assert status == 0 and "is behind a chat server, which has its template" in told
+    server.asked.clear()
     status, out, err = arte("run", tmp_path / "r.yaml", "--out", tmp_path / "out")
     assert (status, err) == (0, ""), err
     run, asked = RunDir(tmp_path / "out"), len(server.asked)

@@ -185,6 +185,8 @@ def rehearse_judge(
 def _template_step(run, role):
     "Say how a model reads its prompts."
     models = dict(teacher=run.recipe.teacher, student=run.recipe.student)
+    if "served" in run.models[role]:
+        return Step(f"the {role}", role, ["is behind a chat server, which has its template"], [])
     if template_of(run, role) is not None:
         return Step(f"the {role}", role, ["reads its prompts in its chat template"], [])
     faults, name = [], models[role].model
