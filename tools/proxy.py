@@ -71,7 +71,7 @@ def main(source, target):
         once(target, name, taught, run, drafts[drafts.draft.isin(rows.draft)], name)
     results = [pd.read_parquet(path) for path in sorted(target.glob("done/*.parquet"))]
     save(target, "sets", sets)
-    save(target, "drafts", drafts[["draft", "task", "technique", "s", "words", "right"]])
+    save(target, "drafts", drafts[["draft", "s", "words", "right"]])
     save(target, "results", pd.concat(results, ignore_index=True))
 
 

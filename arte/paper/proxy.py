@@ -93,7 +93,7 @@ def plot_proxy(
     import matplotlib.pyplot as plt
 
     tasks = list(table.task.unique())
-    shape = dict(ncols=len(tasks), figsize=(1 + 3.4 * len(tasks), 3.4), squeeze=False)
+    shape: dict = dict(ncols=len(tasks), figsize=(1 + 3.4 * len(tasks), 3.4), squeeze=False)
     fig, axes = plt.subplots(sharey=True, layout="constrained", **shape)
     colours = dict(technique="#d55e00", band="#0072b2", place="#999999")
     for ax, task in zip(axes[0], tasks):
