@@ -66,7 +66,7 @@ def main(source, target):
     run, target = RunDir(source), Path(target)
     drafts, sets = known_drafts(run), proxy_sets(run.table("scores"), SIZES, run.recipe.seed)
     for task in run.recipe.tasks:
-        once(target, f"vanilla-{task}", answers_of, run, run.model_folder("student"), BEFORE, task)
+        once(target, f"{BEFORE}-{task}", answers_of, run, run.model_folder("student"), BEFORE, task)
     for name, rows in sets.groupby("set", sort=False):
         once(target, name, taught, run, drafts[drafts.draft.isin(rows.draft)], name)
     results = [pd.read_parquet(path) for path in sorted(target.glob("done/*.parquet"))]
