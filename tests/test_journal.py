@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 
 from arte.engines.protocol import Completion, FunctionEngine, Sampling
-from arte.engines.journal import CompletionRow, Journal, entry_key
+from arte.engines.journal import CompletionRow, Journal, _explained, entry_key
 from arte.engines.journaled import Journaled
 from arte.engines.rescue import copy_journal, rescue
 
@@ -154,6 +154,14 @@ def test_full_disk(tmp_path):
     with pytest.raises(OSError, match="The disk is full"):
         engine.generate([f"question {i} {10_000 * 'x'}" for i in range(50)])
     assert engine.generate(["first"])[0][0].finish == "length" and len(journal) >= 1
+
+
+def test_full_disk_for_readers():
+    "SQLite's readers need some room too, and say only `disk I/O error` where there is none."
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorname = "SQLITE_IOERR_SHMSIZE"
+    with pytest.raises(OSError, match="The disk is full"), _explained("journal.db"):
+        raise error
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -77,6 +77,8 @@ ROWS: dict[str, type] = dict(completions=CompletionRow, scores=ScoreRow)  # by t
 # what SQLite or its module says of a single value, not of the file
 _UNWRITABLE = (UnicodeError, OverflowError, sqlite3.InterfaceError, sqlite3.DataError)
 _UNWRITABLE += (sqlite3.ProgrammingError,)
+# the second: no room for the shared index that readers need as well
+_FULL = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")
 
 
 @contextmanager
@@ -87,11 +89,12 @@ def _explained(path):
     except _UNWRITABLE:
         raise
     except sqlite3.Error as e:
-        raise _explanation(path, str(e)) from e
+        raise _explanation(path, e) from e
 
 
-def _explanation(path, why):
-    if "full" in why:
+def _explanation(path, error):
+    why = str(error)
+    if getattr(error, "sqlite_errorname", None) in _FULL:
         return OSError(
             f"The disk is full: {path} can't grow. What was committed is safe; free some space "
             "and run the same command again"

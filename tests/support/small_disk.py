@@ -55,8 +55,8 @@ if __name__ == "__main__":
             break
         except USER_ERRORS as e:
             messages.append(str(e).replace(str(disk), "disk"))
+        grow(disk, size := size + rng.randrange(64, 256), "remount")  # SQLite's readers need 32
         if (disk / "run" / "recipe.yaml").exists():
             known = check_readable(disk / "run", known)
-        grow(disk, size := size + rng.randrange(16, 256), "remount")
     assert tables(done) == tables(whole) and entries(done) == entries(whole)
     print(json.dumps(messages))
