@@ -61,7 +61,8 @@ def _check_same(folder, recipe):
     if difference:
         raise ValueError(
             f"{folder} was made by another recipe. {difference}. "
-            "Choose another folder, or go on with the folder's own recipe.yaml."
+            f"Choose another folder, with --from {folder} to take over what stays the same, or go "
+            "on with the folder's own recipe.yaml."
         )
 
 

@@ -137,7 +137,10 @@ elicit:
   max_rouge: 0.9    # a new question may be rather like an old one
 
 irt:
+  # The student's four rows alone say little of an item. Other small models say more:
+  # respondents: [Qwen/Qwen2.5-0.5B]
   method: map    # quick; nuts (the paper's) takes minutes
+  balance: true    # gold answers in turn: a set with one of them would reward the habit of giving it
   k: {k}    # the validation items on which drafts are scored: {k_note}
 
 align:{method}
