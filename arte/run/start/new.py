@@ -123,7 +123,9 @@ tasks:
   #   step by step: Go through it step by step, and say what follows.
   #   rule first: Say which rule decides it, then apply the rule.
 
-teacher: {{model: {teacher}}}
+teacher:
+  model: {teacher}
+  reminder: true    # ask for the answer's tags in the naive prompt, too: by itself no model writes them
 student: {{model: {student}}}
 {server}
 data:
@@ -142,6 +144,10 @@ irt:
   method: map    # quick; nuts (the paper's) takes minutes
   balance: true    # gold answers in turn: a set with one of them would reward the habit of giving it
   k: {k}    # the validation items on which drafts are scored: {k_note}
+
+prefer:
+  max_tokens: 256    # longest answer of the student after a draft
+  need_signal: true    # stop where drafts differ in nothing but whether the student keeps to the form
 
 align:{method}
   held_out: {held_out}    # questions on which alignment is tested
