@@ -10,6 +10,7 @@ grades are kept, by item id). A recording that holds a BBH question or worked ex
 """
 
 import json
+import re
 import shutil
 import sqlite3
 import sys
@@ -78,6 +79,15 @@ def record_table(run, name, target, forbidden):
     table.to_parquet(target / f"{name}.parquet", index=False, compression="zstd")
 
 
+def record_recipe(run, target):
+    "Copy the recipe, with models by name, and the files of its own tasks."
+    text = run.path("recipe.yaml").read_text(encoding="utf-8")
+    named = re.sub(r"(?<=[ \[])(?:/[^/\s,\]}]+)+/", "", text)  # without an absolute folder
+    (target / "recipe.yaml").write_text(named, encoding="utf-8")
+    if run.path("tasks").exists():
+        shutil.copytree(run.path("tasks"), target / "tasks")
+
+
 def record_models(run, target):
     "Write which models the run had, by folder name; the models themselves stay where they are."
     models = {}
@@ -110,8 +120,9 @@ def main(source, target, *tables):
     target.mkdir(parents=True)
     for name in filter(run.has, tables or KEPT):
         record_table(run, name, target, forbidden)
-    for name in ("recipe.yaml", "stages.json", "environment.json"):
+    for name in ("stages.json", "environment.json"):
         shutil.copy(run.path(name), target / name)
+    record_recipe(run, target)
     record_models(run, target)
     if not tables:
         record_journal(run, target, forbidden)

@@ -153,6 +153,9 @@ align:{method}
   held_out: {held_out}    # questions on which alignment is tested
   max_length: 2048    # a prompt for questions shows three of them
 
+tailor:
+  answered_only: true    # an example without an answer that the task knows would teach to give none
+
 distill:
   lr: 5e-5    # the paper has 2e-5 for 2 billion parameters; below half a billion, take 1e-4
   batch: 8    # so that few examples make some steps
