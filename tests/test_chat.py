@@ -207,7 +207,8 @@ def test_an_old_recipe_is_refused_with_what_to_write():
 
 
 def test_recorded_runs_have_plain_prompts():
-    for file in Path("nbs").glob("**/recipe.yaml"):
+    "Those of the paper; a practitioner's models read their own templates (howto/two_tasks)."
+    for file in set(Path("nbs").glob("**/recipe.yaml")) - set(Path("nbs/howto").glob("**/*.yaml")):
         recipe = load_recipe(file)
         assert recipe.teacher.chat == recipe.student.chat == "off"
 

@@ -104,7 +104,8 @@ def check_signal(
     )
     fix = (
         "Take a student that knows the answer format (student.school, or one that was fine-tuned "
-        "on random drafts: howto/two_tasks), a larger student or easier tasks. To align to format all the same, write need_signal: false in another folder; "
-        "--from this one takes over what is there."
+        "on random drafts: howto/two_tasks), a larger student or easier tasks. To align to format "
+        "all the same, write need_signal: false in another folder; --from this one takes over what "
+        "is there."
     )
     raise RecipeError("prefer.need_signal", problem, fix)

@@ -125,7 +125,7 @@ tasks:
 
 teacher:
   model: {teacher}
-  reminder: true    # ask for the answer's tags in the naive prompt, too: by itself no model writes them
+  reminder: true    # the naive prompt asks for tags, too: by itself no model writes them
 student: {{model: {student}}}
 {server}
 data:
@@ -142,12 +142,12 @@ irt:
   # The student's four rows alone say little of an item. Other small models say more:
   # respondents: [Qwen/Qwen2.5-0.5B]
   method: map    # quick; nuts (the paper's) takes minutes
-  balance: true    # gold answers in turn: a set with one of them would reward the habit of giving it
+  balance: true    # gold answers in turn: a set of one answer would reward a habit
   k: {k}    # the validation items on which drafts are scored: {k_note}
 
 prefer:
   max_tokens: 256    # longest answer of the student after a draft
-  need_signal: true    # stop where drafts differ in nothing but whether the student keeps to the form
+  need_signal: true    # stop where drafts differ in nothing but the form of the answers
 
 align:{method}
   held_out: {held_out}    # questions on which alignment is tested
