@@ -42,7 +42,7 @@ name: test
 tasks: [boolean_expressions, sports_understanding]
 data: {test: generated, n_val: 8, n_test: 4}
 irt: {k: 4}
-eval: {max_tokens: 32}
+eval: {shots: [0, 3], max_tokens: 32}
 """
 BBH = """base: paper
 name: test
