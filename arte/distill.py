@@ -60,7 +60,7 @@ def distill(
     arm: str,  # which of them to learn from
     out: str | Path,  # folder of the fine-tuned student
     settings,  # `recipe.distill`: lr, batch, epochs, warmup, schedule, max_length
-    seed: int = 0,  # the recipe's seed
+    seed: int = 0,  # `recipe.training_seed`
     options: ModelOptions = ModelOptions(),  # chat template, trust
     track: dict | None = None,  # who follows, see `arte.models.train.follow`; None: nobody
 ) -> pd.DataFrame:  # arm, step, loss (nats per completion token), lr

@@ -100,10 +100,11 @@ def read_runs(
 def same_but_seed(
     runs: dict,  # name → `Evaluated`
 ) -> bool:  # true if each also has the original teacher's arm
-    "Check whether these are repetitions of one recipe, each with a seed of its own."
+    "Check whether these repeat one recipe, with at least two data seeds, and none twice."
     settings = set(differences(runs).setting)
-    seeds = {run.recipe.seed for run in runs.values()}
-    if not settings <= {"name", "seed"} or len(seeds) < len(runs):
+    seeds = {(run.recipe.seed, run.recipe.training_seed) for run in runs.values()}
+    data = {seed for seed, _ in seeds}
+    if not settings <= {"name", "seed", "distill.seed"} or len(seeds) < len(runs) or len(data) < 2:
         return False
     return all("original" in set(run.results.arm) for run in runs.values())
 

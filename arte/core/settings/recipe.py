@@ -218,6 +218,11 @@ class Recipe(Section):
         _check_quantize(self)
         _check_judges(self)
 
+    @property
+    def training_seed(self) -> int:
+        "Return the seed of the students' training."
+        return self.seed if self.distill.seed is None else self.distill.seed
+
     def quantize_of(
         self,
         role: str,  # of a model of a run, as for `chat_of`

@@ -119,6 +119,9 @@ class Distill(Section, place="distill"):
     # leave them out (drop); the paper filters nothing, and an arm then shows what its teacher
     # writes
     unfinished: Literal["open", "drop"] = "open"
+    # of the order of the examples; another one trains the same examples again, so that a study has
+    # several trainings of one training set; null: the recipe's seed
+    seed: Size | None = None
 
     def check(self):
         "Refuse to train no student."

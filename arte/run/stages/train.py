@@ -310,7 +310,7 @@ def learn(
 ) -> pd.DataFrame:  # the log
     "Fine-tune a student; one that is there and made of the same is not trained again."
     r = run.recipe
-    how = dict(settings=r.distill, seed=r.seed, options=ModelOptions.of(r, base))
+    how = dict(settings=r.distill, seed=r.training_seed, options=ModelOptions.of(r, base))
 
     def train(out):
         folder, track = run.model_folder(base), tracked(run, role)
@@ -319,8 +319,8 @@ def learn(
     start = run.models[base]["fingerprint"]
     rows = arm_examples(examples, arm)
     settings = asdict(r.distill) | dict(arms=None)
-    del settings["unfinished"]  # the examples show it
-    seed = derive_seed(r.seed, "distill")
+    del settings["unfinished"], settings["seed"]  # the examples and the seed beside them show it
+    seed = derive_seed(r.training_seed, "distill")
     return run.trained(role, [start, rows, settings, seed, chatting(run, base)], train)
 
 
