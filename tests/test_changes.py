@@ -166,6 +166,7 @@ CHANGES = {
     "distill.schedule": ("cosine", STUDENTS),
     "distill.max_length": (500, STUDENTS),
     "distill.unfinished": ("drop", ""),  # all are whole
+    "distill.seed": (7, STUDENTS),
     "eval.shots": ([0, 1], "eval"),
     "eval.max_tokens": (150, "eval"),
     "eval.forced": (False, ""),  # nothing is asked anew
