@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ from arte.data.benchmarks import load_benchmark
 from arte.data.fetch import bbh as ways
 from arte.data.fetch import benchmarks, download, index, overview
 from arte.data.places import OutOfReach
+from arte.run.rundir import RunDir
+from support import roman
 from support.sites import COMMIT, Sites, wheel
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -432,3 +435,93 @@ def test_the_overview(ours, sites, tmp_path):
 def test_the_overview_of_a_wrong_folder(ours, tmp_path):
     ours.setenv("ARTE_DATA", str(tmp_path))
     assert f"ARTE_DATA={tmp_path} holds no BBH file" in overview.overview()
+
+
+# A task of one's own, on the hub
+
+OWN = "arithmetic/numerals"
+
+
+def numerals(i, question="question", answer="answer"):
+    "A row as GSM8K has them: the answer behind its worked solution."
+    return {
+        question: f"What number is the Roman numeral {roman.numeral(i)}?",
+        answer: f"So.\n#### {i}",
+    }
+
+
+def own_recipe(tmp_path, model, hub, columns="mark: '####'"):
+    "A recipe whose task is a data set on the hub."
+    (tmp_path / "roman.yaml").write_text(f"hub: {hub}\ncolumns: {{{columns}}}\n")
+    return roman.write_recipe(tmp_path, model, "[roman.yaml]")
+
+
+@pytest.fixture
+def own_hub(sites):
+    "A hub with a data set of two configurations."
+    splits = dict(train=list(map(numerals, range(1, 26))), test=list(map(numerals, range(26, 41))))
+    sites.put_data(OWN, dict(main=splits, socratic=splits))
+    sites.known = dict(revision=COMMIT)
+    return sites
+
+
+def drawn(tmp_path, sites, recipe, **env):
+    "Draw the items of a run in a process of its own."
+    argv = ["run", str(recipe), "--out", "run", "--until", "items"]
+    servers = dict(HF_ENDPOINT=sites.url, ARTE_CACHE=str(tmp_path / "cache"))
+    return in_a_process(tmp_path, sites, *argv, **servers | env)
+
+
+def test_ones_own_task_on_the_hub(own_hub, tmp_path, tiny_model):
+    recipe = own_recipe(tmp_path, tiny_model, f"{OWN}:main")
+    done = drawn(tmp_path, own_hub, recipe)
+    assert done.returncode == 0, done.stdout + done.stderr
+    items = RunDir(tmp_path / "run").table("items")
+    learned, tested = items[items.split != "test"], items[items.split == "test"]
+    assert learned.answer.astype(int).max() <= 25 < tested.answer.astype(int).min()
+    # it is here now: another run needs no network
+    shutil.rmtree(tmp_path / "run")
+    again = drawn(tmp_path, own_hub, recipe, HF_ENDPOINT="http://127.0.0.1:9")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert RunDir(tmp_path / "run").table("items").equals(items)
+
+
+OWN_FAULTS = {
+    "no configuration": (dict(hub=OWN), "'main', 'socratic'"),
+    "another configuration": (dict(hub=f"{OWN}:other"), "'main', 'socratic'"),
+    "not there": (dict(hub="nobody/nothing"), "nobody/nothing"),
+    "other columns": (
+        dict(hub=f"{OWN}:main", columns="answer: target"),
+        "no column target; got the columns question, answer",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", OWN_FAULTS)
+def test_ones_own_task_is_not_as_it_is_said(own_hub, tmp_path, tiny_model, fault):
+    said, told = OWN_FAULTS[fault]
+    done = drawn(tmp_path, own_hub, own_recipe(tmp_path, tiny_model, **said))
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert told in done.stderr
+
+
+def test_ones_own_task_is_gated(own_hub, tmp_path, tiny_model):
+    own_hub.repos[f"datasets/{OWN}"]["gated"] = True
+    done = drawn(tmp_path, own_hub, own_recipe(tmp_path, tiny_model, f"{OWN}:main"))
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert f"Accept its terms at {own_hub.url}/datasets/{OWN}, then log in" in done.stderr
+
+
+def test_splits_that_nobody_knows(own_hub, tmp_path, tiny_model):
+    own_hub.put_data(OWN, dict(main=dict(everything=list(map(numerals, range(1, 41))))))
+    done = drawn(tmp_path, own_hub, own_recipe(tmp_path, tiny_model, f"{OWN}:main"))
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert f"{OWN}:main has the splits everything; expected one of seed, train, " in done.stderr
+
+
+def test_splits_that_are_left_out(own_hub, tmp_path, tiny_model):
+    rows = list(map(numerals, range(1, 41)))
+    own_hub.put_data(OWN, dict(main=dict(train=rows, extra=list(map(numerals, (1, 2))))))
+    done = drawn(tmp_path, own_hub, own_recipe(tmp_path, tiny_model, f"{OWN}:main"))
+    assert done.returncode == 0, done.stderr
+    assert f"roman: left out the splits extra of {OWN}:main" in done.stdout

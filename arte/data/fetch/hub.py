@@ -61,6 +61,14 @@ def _with_status(error):  # what the library says often hides it
     return in_a_line(error)
 
 
+def _gate(dataset, error):
+    "Say how one passes where the hub asks for a login."
+    if "gated" not in str(error):
+        return ""
+    page = f"{hub_endpoint()}/datasets/{dataset}"
+    return f" Accept its terms at {page}, then log in as the same user: hf auth login, or HF_TOKEN."
+
+
 def load_from_hub(
     *names: str | None,  # address and configuration, as for `datasets.load_dataset`
     **options,  # as for `datasets.load_dataset`
@@ -72,7 +80,9 @@ def load_from_hub(
     try:
         return load_dataset(*names, **options)
     except Exception as e:
-        raise ConnectionError(f"{'/'.join(filter(None, names))}: {_with_status(e)}") from e
+        raise ConnectionError(
+            f"{'/'.join(filter(None, names))}: {_with_status(e)}{_gate(names[0], e)}"
+        ) from e
 
 
 def copy_from_hub(

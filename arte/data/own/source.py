@@ -37,14 +37,23 @@ def data_file(
     name = f"{own.name}-{content_hash([own.hub, own.columns.split])}.jsonl"
     file = cache_dir() / "own" / name
     if not file.exists():
-        address, _, configuration = (own.hub or "").partition(":")
-        found = load_from_hub(address, configuration or None)
-        lines = []
-        for split, rows in found.items():
-            if split.lower() in SPLITS:
-                lines += [_line(row, own.columns, split) for row in rows]
-        write_whole(file, "\n".join(lines).encode())
+        write_whole(file, "\n".join(_hub_lines(own)).encode())
     return file
+
+
+def _hub_lines(own):
+    "Load the rows of the splits that we know, as lines of JSON."
+    address, _, configuration = (own.hub or "").partition(":")
+    found = load_from_hub(address, configuration or None)
+    known = [split for split in found if split.lower() in SPLITS]
+    if not known:
+        problem = (
+            f"{own.hub} has the splits {', '.join(found)}; expected one of {', '.join(SPLITS)}"
+        )
+        raise RecipeError("hub", problem, "Save the one you want as a file, and name it: data: …")
+    if others := [split for split in found if split not in known]:
+        _tell(f"{own.name}: left out the splits {', '.join(others)} of {own.hub}")
+    return [_line(row, own.columns, split) for split in known for row in found[split]]
 
 
 def _line(row, columns, split):
