@@ -50,7 +50,7 @@ def by_data_seed(
     runs: dict,  # name → recipe, results; runs that differ in their seeds only
 ) -> list[pd.DataFrame]:  # tables `results`, one per data seed, at least two
     "Put the trainings of each data seed together: they are no independent repetitions."
-    groups = {}
+    groups: dict[int, list] = {}
     for run in runs.values():
         groups.setdefault(run.recipe.seed, []).append(run.results)
     return [pd.concat(group, ignore_index=True) for group in groups.values()]
