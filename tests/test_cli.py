@@ -169,6 +169,17 @@ def test_interrupt(recipe_file, tmp_path):
     )
 
 
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_nobody_reads_on(recipe_file, tmp_path, lines):
+    "As with `| head`: what is printed afterwards, or at the end, is lost without an error."
+    body = f"print('first', flush=True); time.sleep(1); print('more\\n' * {lines})"
+    argv, options = command("run", recipe_file, "--out", tmp_path / "out", body=body)
+    p = subprocess.Popen(argv, **options)
+    assert p.stdout.readline() == "first\n"
+    p.stdout.close()
+    assert p.stderr.read() == "" and p.wait(timeout=30) == 141
+
+
 def test_one_writer_and_no_stale_lock(recipe_file, tmp_path):
     p = started("run", recipe_file, "--out", tmp_path / "out")
     try:

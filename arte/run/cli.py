@@ -352,11 +352,15 @@ def refuse(
 
 def main(
     argv: list[str] | None = None,  # arguments; the command line's when None
-) -> int:  # exit status: 0 fine, 2 refused, 130 interrupted
+) -> int:  # exit status: 0 fine, 2 refused, 130 interrupted, 141 nobody reads on
     "Run the `arte` command."
     args = make_parser().parse_args(argv)
     try:
         args.command(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `arte … | head` has what it wants
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         kept = "What was generated is kept: run the same command again to resume."
         print(f"\nStopped. {kept}", file=sys.stderr)
