@@ -6,7 +6,7 @@
 __all__ = ['OTHERS', 'smallest_difference', 'seeds_needed', 'read_study', 'first_runs', 'teacher_outcomes', 'student_accuracies',
            'arm_differences', 'over_data_seeds', 'plot_students', 'set_features', 'plot_features']
 
-# %% ../../nbs/paper/study.ipynb #af8e8a9b
+# %% ../../nbs/paper/study.ipynb #701ab30f
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +20,7 @@ from .manner import nearest_techniques, right_answer
 from ..run.rundir import RunDir
 from ..tailor import arms_named
 
-# %% ../../nbs/paper/study.ipynb #7bc11991
+# %% ../../nbs/paper/study.ipynb #ef15cf09
 def smallest_difference(
     spread: float,  # SD over data seeds of the difference of two arms, points
     seeds: int,  # data seeds, at least two
@@ -45,7 +45,7 @@ def seeds_needed(
         seeds += 1
     return seeds
 
-# %% ../../nbs/paper/study.ipynb #29f2407a
+# %% ../../nbs/paper/study.ipynb #42a2621e
 def read_study(
     folder: str | Path,  # whose subfolders are run directories of one recipe
     # (data seed, training seed) → `RunDir`; data seed → `RunDir` of its control by lot
@@ -67,7 +67,7 @@ def first_runs(
     "Return the run of each data seed that was trained with the data seed."
     return {data: run for (data, training), run in runs.items() if training == data}
 
-# %% ../../nbs/paper/study.ipynb #2f52eda9
+# %% ../../nbs/paper/study.ipynb #ab30b7c2
 OTHERS = (
     "original",
     "lot",
@@ -115,7 +115,7 @@ def student_accuracies(
         parts.append(rows[rows.arm == "arte"].assign(arm="lot"))
     return pd.concat(parts, ignore_index=True)
 
-# %% ../../nbs/paper/study.ipynb #f6696861
+# %% ../../nbs/paper/study.ipynb #812dfb66
 def arm_differences(
     accuracies: pd.DataFrame,  # from `student_accuracies`
     arm: str = "arte",  # whose lead is asked for
@@ -127,10 +127,10 @@ def arm_differences(
 
 
 def over_data_seeds(
-    differences: pd.DataFrame,  # index: data, training; points or nats
-    # a row per column: seeds, mean, lo, hi (t over data seeds), p, p_holm; sd (over data seeds, each
-    # the mean of its trainings), sd_training (within a data seed; missing with one training each);
-    # smallest: difference that so many seeds with this sd find in 80 % of studies
+    differences: pd.DataFrame,  # index: data, training; in points
+    # a row per column: seeds, mean, lo, hi (t over data seeds), p, p_holm; sd over data seeds, each
+    # the mean of its trainings; sd_training within a data seed, missing with one training each;
+    # smallest: the difference that so many seeds with this sd find in 80 % of studies
 ) -> pd.DataFrame:
     "Return each difference's mean over data seeds, and how much seeds and trainings move it."
     from scipy import stats
@@ -151,7 +151,7 @@ def over_data_seeds(
     table.insert(6, "p_holm", holm(table.p))
     return table
 
-# %% ../../nbs/paper/study.ipynb #3c6d8d2d
+# %% ../../nbs/paper/study.ipynb #3e1ed734
 def plot_students(
     accuracies: pd.DataFrame,  # from `student_accuracies`
     titles: dict[str, str],  # of the arms, in the order of the plot
@@ -177,7 +177,7 @@ def plot_students(
     ax.legend(title="data seed", frameon=False, bbox_to_anchor=(1, 1), loc="upper left")
     return fig
 
-# %% ../../nbs/paper/study.ipynb #fa1f88bd
+# %% ../../nbs/paper/study.ipynb #0433e85e
 def _question_of(prompt):
     return prompt.partition("\nQuestion: ")[2].rpartition("\nAnswer:")[0]
 
@@ -203,26 +203,27 @@ def set_features(
     accuracy = run.table("results").groupby(["arm", "task"]).correct.mean().rename("accuracy")
     return features.join(accuracy).reset_index()
 
-# %% ../../nbs/paper/study.ipynb #b2c934ab
+# %% ../../nbs/paper/study.ipynb #d756e176
 def plot_features(
     features: pd.DataFrame,  # from `set_features`, of one or several runs
     feature: str = "steps",  # on the horizontal axis
-    label: str = "share of worked steps in the training set",
+    label: str = "share of examples that work in steps",  # of the axis
 ):  # matplotlib figure
     "Plot the accuracy of each student over what its training set holds, a panel per task."
     import matplotlib.pyplot as plt
 
     tasks = list(dict.fromkeys(features.task))
-    size = (1.6 + 2.6 * len(tasks), 3)
-    fig, axes = plt.subplots(1, len(tasks), figsize=size, sharex=True, squeeze=False)
+    size = (2 + 2.6 * len(tasks), 3)
+    fig, axes = plt.subplots(1, len(tasks), figsize=size, sharex=True, sharey=True, squeeze=False)
     fig.set_layout_engine("constrained")
     for ax, task in zip(axes[0], tasks):
         for arm in arms_named(features.arm):
             own = features[(features.task == task) & (features.arm == arm.name)]
             ax.plot(own[feature], own.accuracy, "o", color=arm.colour, label=arm.title, alpha=0.8)
-        ax.set(title=task.replace("_", " "), xlabel=label, ylim=(0, 1))
+        ax.set(title=task.replace("_", " "), ylim=(0, 1))
         ax.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("accuracy of its student")
+    fig.supxlabel(label, fontsize="medium")
     handles, titles = axes[0][0].get_legend_handles_labels()
     fig.legend(handles, titles, loc="outside right upper", frameon=False)
     return fig
