@@ -6,7 +6,7 @@
 __all__ = ['OTHERS', 'smallest_difference', 'seeds_needed', 'read_study', 'first_runs', 'teacher_outcomes', 'student_accuracies',
            'arm_differences', 'over_data_seeds', 'plot_students', 'set_features', 'plot_features']
 
-# %% ../../nbs/paper/study.ipynb #701ab30f
+# %% ../../nbs/paper/study.ipynb #39930d73
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +20,7 @@ from .manner import nearest_techniques, right_answer
 from ..run.rundir import RunDir
 from ..tailor import arms_named
 
-# %% ../../nbs/paper/study.ipynb #ef15cf09
+# %% ../../nbs/paper/study.ipynb #1250908b
 def smallest_difference(
     spread: float,  # SD over data seeds of the difference of two arms, points
     seeds: int,  # data seeds, at least two
@@ -45,7 +45,7 @@ def seeds_needed(
         seeds += 1
     return seeds
 
-# %% ../../nbs/paper/study.ipynb #42a2621e
+# %% ../../nbs/paper/study.ipynb #a76960cc
 def read_study(
     folder: str | Path,  # whose subfolders are run directories of one recipe
     # (data seed, training seed) → `RunDir`; data seed → `RunDir` of its control by lot
@@ -67,7 +67,7 @@ def first_runs(
     "Return the run of each data seed that was trained with the data seed."
     return {data: run for (data, training), run in runs.items() if training == data}
 
-# %% ../../nbs/paper/study.ipynb #ab30b7c2
+# %% ../../nbs/paper/study.ipynb #0a100c41
 OTHERS = (
     "original",
     "lot",
@@ -115,7 +115,7 @@ def student_accuracies(
         parts.append(rows[rows.arm == "arte"].assign(arm="lot"))
     return pd.concat(parts, ignore_index=True)
 
-# %% ../../nbs/paper/study.ipynb #812dfb66
+# %% ../../nbs/paper/study.ipynb #df521077
 def arm_differences(
     accuracies: pd.DataFrame,  # from `student_accuracies`
     arm: str = "arte",  # whose lead is asked for
@@ -151,7 +151,7 @@ def over_data_seeds(
     table.insert(6, "p_holm", holm(table.p))
     return table
 
-# %% ../../nbs/paper/study.ipynb #3e1ed734
+# %% ../../nbs/paper/study.ipynb #6e57148e
 def plot_students(
     accuracies: pd.DataFrame,  # from `student_accuracies`
     titles: dict[str, str],  # of the arms, in the order of the plot
@@ -177,7 +177,7 @@ def plot_students(
     ax.legend(title="data seed", frameon=False, bbox_to_anchor=(1, 1), loc="upper left")
     return fig
 
-# %% ../../nbs/paper/study.ipynb #0433e85e
+# %% ../../nbs/paper/study.ipynb #fb36dc70
 def _question_of(prompt):
     return prompt.partition("\nQuestion: ")[2].rpartition("\nAnswer:")[0]
 
@@ -203,7 +203,7 @@ def set_features(
     accuracy = run.table("results").groupby(["arm", "task"]).correct.mean().rename("accuracy")
     return features.join(accuracy).reset_index()
 
-# %% ../../nbs/paper/study.ipynb #d756e176
+# %% ../../nbs/paper/study.ipynb #6ac5ab52
 def plot_features(
     features: pd.DataFrame,  # from `set_features`, of one or several runs
     feature: str = "steps",  # on the horizontal axis
