@@ -201,21 +201,21 @@ RUNS = Path(__file__).parent.parent / "nbs" / "paper" / "runs"
 
 def test_report_compares_and_exports(tmp_path):
     page = tmp_path / "both.html"
-    runs = RUNS / "table2-nano-0", RUNS / "table2-nano-1"
+    runs = RUNS / "study/seed-0", RUNS / "study/seed-1"
     r = arte("report", *runs, "--out", page, "--export", "csv")
     assert (r.returncode, r.stderr) == (0, "")
     assert r.stdout == f"Report: {page}, tables: {tmp_path}/both-tables\n"
-    assert "table2-nano-1" in page.read_text()
+    assert "seed-1" in page.read_text()
     assert (tmp_path / "both-tables" / "accuracy.csv").is_file()
 
 
 @pytest.mark.parametrize(
     "args, message",
     [
-        ([RUNS / "table2-nano-0", RUNS / "table3-nano"], "table3-nano has no results yet"),
-        ([RUNS / "table2-nano-0", RUNS / "table2-nano-0"], "is named twice"),
-        ([RUNS / "table2-nano-0", RUNS], "holds no run"),
-        ([RUNS / "table2-nano-0", "--out", "x.html"], "is for the page that compares several runs"),
+        ([RUNS / "study/seed-0", RUNS / "table3-nano"], "table3-nano has no results yet"),
+        ([RUNS / "study/seed-0", RUNS / "study/seed-0"], "is named twice"),
+        ([RUNS / "study/seed-0", RUNS], "holds no run"),
+        ([RUNS / "study/seed-0", "--out", "x.html"], "is for the page that compares several runs"),
     ],
 )
 def test_report_refuses(tmp_path, args, message):

@@ -2,9 +2,9 @@
 
     python tools/proxy.py runs/nano runs/proxy
 
-The sets are made of the run's drafts (arte.paper.proxy). The second folder gets the tables that
-nbs/paper/proxy.ipynb reads: sets, drafts, results. It may be stopped and started again: a set whose
-student has been tested is not trained again.
+The sets are made of the run's drafts (arte.paper.proxy). The second folder gets the run's recipe
+and the tables that nbs/paper/proxy.ipynb reads: sets, drafts, results. It may be stopped and
+started again: a set whose student has been tested is not trained again.
 """
 
 import sys
@@ -27,7 +27,7 @@ from arte.run.rundir import RunDir
 from arte.run.stage import split, tasks_of
 from arte.tailor import make_examples
 
-SIZES = (40,)
+SIZES = (20, 40)
 BEFORE = "vanilla"
 
 
@@ -73,6 +73,7 @@ def main(source, target):
     save(target, "sets", sets)
     save(target, "drafts", drafts[["draft", "s", "words", "right"]])
     save(target, "results", pd.concat(results, ignore_index=True))
+    write_whole(target / "recipe.yaml", run.path("recipe.yaml").read_bytes())
 
 
 def once(target, name, answers, *what):

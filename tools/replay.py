@@ -1,7 +1,7 @@
 """Record nbs/replay from a finished run, so that the notebooks replay it in seconds.
 
     python tools/replay.py runs/nano nbs/replay
-    python tools/replay.py runs/table2-nano-1 nbs/paper/runs/table2-nano-1 results heldout
+    python tools/replay.py runs/study-1 nbs/paper/runs/study/seed-1 results heldout
 
 The first records all tables, and the journal without prompts; the second only the named tables.
 
