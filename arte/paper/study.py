@@ -234,6 +234,7 @@ def plot_features(
             own = features[(features.task == task) & (features.arm == arm.name)]
             ax.plot(own[feature], own.accuracy, "o", color=arm.colour, label=arm.title, alpha=0.8)
         ax.set(title=task.replace("_", " "), ylim=(0, 1))
+        ax.locator_params(axis="x", nbins=3)  # else the last number meets the first beside it
         ax.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("accuracy of its student")
     fig.supxlabel(label, fontsize="medium")

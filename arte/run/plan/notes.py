@@ -221,7 +221,7 @@ def _unknown_notes(table, stages):
     if unknown:
         lines.append(
             f"Unknown size of a model in {', '.join(unknown)}: "
-            "give its folder, or have it in the hub's cache"
+            "give its folder, or have it in the hub's cache; a .gguf file is known once it was used"
         )
     left = [stage.name for stage in stages if stage.needs is None and stage.name != "items"]
     if left:
