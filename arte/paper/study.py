@@ -245,7 +245,7 @@ def plot_features(
 
 def feature_correlations(
     features: pd.DataFrame,  # from `set_features`, of several runs, with their `seed`
-    names: tuple[str, ...] = ("steps", "right", "words"),
+    names: tuple[str, ...] = ("steps", "right", "words"),  # of features
     # a row per feature and task: n (training sets), rho, lo, hi (95 %)
 ) -> pd.DataFrame:
     "Return how well each feature ranks the training sets of a data seed by their students."
