@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OTHERS', 'smallest_difference', 'seeds_needed', 'read_study', 'first_runs', 'results_by_seed', 'teacher_outcomes',
-           'student_accuracies', 'arm_differences', 'over_data_seeds', 'plot_students', 'set_features', 'plot_features',
-           'feature_correlations']
+           'student_accuracies', 'arm_differences', 'over_data_seeds', 'training_spread', 'plot_students',
+           'set_features', 'plot_features', 'feature_correlations']
 
 # %% ../../nbs/paper/study.ipynb #39930d73
 from pathlib import Path
@@ -16,7 +16,6 @@ import pandas as pd
 from ..align import alignment_gain
 from ..core.answers import extract_answer
 from ..core.stats import holm
-from ..measures.margins import held_out_margins
 from ..measures.seeds import seed_accuracies, t_interval
 from .manner import nearest_techniques, right_answer
 from ..prefer import rank_correlation
@@ -99,15 +98,20 @@ def teacher_outcomes(
     for seed, run in first_runs(runs).items():
         if seed not in lots:
             continue
-        for outcome, measure in (("margin", _margin), ("score", _score_gain)):
-            rows.append((outcome, seed, measure(run), measure(lots[seed])))
+        lot = lots[seed]
+        rows.append(("margin", seed, _margin(run, run), _margin(lot, run)))
+        rows.append(("score", seed, _score_gain(run), _score_gain(lot)))
     table = pd.DataFrame(rows, columns=["outcome", "seed", "arte", "lot"])
     return table.assign(difference=table.arte - table.lot)
 
 
-def _margin(run):
-    "Return the mean margin of the held-out pairs of rationales, in nats."
-    return held_out_margins(run.table("margins")).set_index("kind").margin["rationale"]
+def _margin(run, truth):
+    "Return the mean margin of held-out pairs of rationales towards the preferred one of `truth`."
+    preferred = truth.table("margins")[["pair", "before"]]
+    pairs = run.table("margins").merge(preferred, on="pair", suffixes=("", "_true"))
+    pairs = pairs[pairs.held_out & (pairs.kind == "rationale")]
+    turned = np.sign(pairs.before * pairs.before_true)  # −1 where the lot turned the pair round
+    return (pairs.margin * turned).mean()
 
 
 def _score_gain(run):
@@ -133,36 +137,47 @@ def arm_differences(
     accuracies: pd.DataFrame,  # from `student_accuracies`
     arm: str = "arte",  # whose lead is asked for
     others: tuple[str, ...] = OTHERS,  # arms that it is held against
-) -> pd.DataFrame:  # index: data, training; a column per other arm: points; missing where untrained
-    "Return an arm's lead over others in each training."
-    wide = accuracies.pivot(index=["data", "training"], columns="arm", values="accuracy")
-    return pd.DataFrame({other: wide[arm] - wide[other] for other in others if other in wide})
+) -> pd.DataFrame:  # index: data seed; a column per other arm: points
+    "Return an arm's lead over others in each data seed, each arm the mean of its trainings."
+    means = accuracies.groupby(["data", "arm"]).accuracy.mean().unstack()
+    return pd.DataFrame({other: means[arm] - means[other] for other in others if other in means})
 
 
 def over_data_seeds(
-    differences: pd.DataFrame,  # index: data, training; in points
-    # a row per column: seeds, mean, lo, hi (t over data seeds), p, p_holm; sd over data seeds, each
-    # the mean of its trainings; sd_training within a data seed, missing with one training each;
+    differences: pd.DataFrame,  # from `arm_differences`
+    # a row per column: seeds, mean, lo, hi (t over data seeds), p, p_holm; sd over data seeds;
     # smallest: the difference that so many seeds with this sd find in 80 % of studies
 ) -> pd.DataFrame:
-    "Return each difference's mean over data seeds, and how much seeds and trainings move it."
+    "Return each difference's mean over data seeds, and how much it moves between them."
     from scipy import stats
 
     rows = []
     for name in differences:
         own = differences[name].dropna()
-        groups = own.groupby("data")
-        means, freedom = groups.mean(), len(own) - groups.ngroups
-        within = own - groups.transform("mean")
-        inner = (within.pow(2).sum() / freedom) ** 0.5 if freedom else None
-        mean, lo, hi = t_interval(means)
-        p, sd = stats.ttest_1samp(means, 0).pvalue, means.std()
-        smallest = smallest_difference(sd, len(means))
-        rows.append((name, len(means), mean, lo, hi, p, sd, inner, smallest))
-    columns = ["name", "seeds", "mean", "lo", "hi", "p", "sd", "sd_training", "smallest"]
+        mean, lo, hi = t_interval(own)
+        p, sd = stats.ttest_1samp(own, 0).pvalue, own.std()
+        rows.append((name, len(own), mean, lo, hi, p, sd, smallest_difference(sd, len(own))))
+    columns = ["name", "seeds", "mean", "lo", "hi", "p", "sd", "smallest"]
     table = pd.DataFrame(rows, columns=columns)
     table.insert(6, "p_holm", holm(table.p))
     return table
+
+
+def training_spread(
+    accuracies: pd.DataFrame,  # from `student_accuracies`
+    arm: str = "arte",  # whose lead is asked for
+    others: tuple[str, ...] = OTHERS,  # arms that it is held against
+) -> pd.DataFrame:  # other, freedom, sd (points) of the lead between trainings of one data seed
+    "Return how much an arm's lead moves with the order of the examples alone."
+    wide = accuracies.pivot(index=["data", "training"], columns="arm", values="accuracy")
+    rows = []
+    for other in others:
+        lead = (wide[arm] - wide[other]).dropna()
+        within = lead - lead.groupby("data").transform("mean")
+        freedom = len(lead) - lead.index.get_level_values("data").nunique()
+        if freedom:
+            rows.append((other, freedom, (within.pow(2).sum() / freedom) ** 0.5))
+    return pd.DataFrame(rows, columns=["other", "freedom", "sd"])
 
 # %% ../../nbs/paper/study.ipynb #6e57148e
 def plot_students(
