@@ -74,7 +74,7 @@ def results_by_seed(
     runs: dict,  # from `read_study`
 ) -> dict:  # data seed → table `results`; an arm's rows are those of all its trainings
     "Return what the students of each data seed answered."
-    tables = {}
+    tables: dict[int, list] = {}
     for (data, _), run in runs.items():
         tables.setdefault(data, []).append(run.table("results"))
     return {data: pd.concat(parts, ignore_index=True) for data, parts in tables.items()}
