@@ -158,6 +158,20 @@ def score(arte, tiny_model, tmp_path):
     return command
 
 
+@pytest.mark.parametrize("here", [True, False])
+def test_score_by_a_function_of_ones_own(asked, score, tmp_path, monkeypatch, here):
+    "It is found beside the validation file, and in the folder where the command is given."
+    write_set(tmp_path / "set.jsonl")
+    place = tmp_path if here else tmp_path / "elsewhere"
+    place.mkdir(exist_ok=True)
+    monkeypatch.chdir(place)
+    (place / "marks.py").write_text("def same(answer, gold):\n    return answer == gold\n")
+    status, out, err = score("--kind", "python:marks.same")
+    assert (status, err) == (0, "") and "answers of the kind python:marks.same" in out
+    status, _, err = score("--kind", "python:nowhere.same")
+    assert status == 2 and "no such file beside the data, or in this folder" in err
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_score(asked, score, tmp_path, form):
     "Each form comes back with the scores as columns; the short half is kept."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FILES', 'DATA_FILES', 'TASK_FILES', 'Kind', 'Columns', 'Way', 'OwnTask', 'is_own', 'find_file', 'own_values',
-           'placed', 'checksum']
+           'grader_file', 'placed', 'checksum']
 
 # %% ../../../nbs/core/settings/own.ipynb #941d9147
 import re
@@ -219,6 +219,18 @@ def own_values(
         raise RecipeError(f"{where}, {e.field.removeprefix('own.')}", e.problem, e.fix) from None
 
 
+def grader_file(
+    module: str,  # of a function of one's own: "graders", "mine.graders"
+    folder: Path,  # of the task's data
+    given: str | None = None,  # the file, as a task file names it
+) -> str | None:  # absolute; None: Python finds the module
+    "Find the file of a grader beside the data, or in the current folder."
+    beside = given or f"{module.replace('.', '/')}.py"
+    if given or (folder / beside).is_file() or Path(beside).is_file():
+        return str(find_file(beside, folder, "grader"))
+    return None
+
+
 def placed(
     values: dict,  # fields of an `OwnTask`
     folder: Path,  # to which its paths are relative
@@ -230,9 +242,7 @@ def placed(
             values[name] = str(find_file(values[name], folder, name))
     module = from_dict(OwnTask, values).kind.module
     if module:
-        beside = Path(values.get("grader") or f"{module.replace('.', '/')}.py")
-        if values.get("grader") or (folder / beside).is_file():
-            values["grader"] = str(find_file(str(beside), folder, "grader"))
+        values["grader"] = grader_file(module, folder, values.get("grader"))
     own = from_dict(OwnTask, values)
     found = checksum(own.files)
     if own.checksum not in (None, found):

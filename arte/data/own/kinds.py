@@ -151,7 +151,7 @@ def own_function(
     grader: str | None,  # the module's file; None: Python finds it
 ) -> Callable:  # ValueError says what is wrong
     "Import a function that grades or reads answers."
-    place = grader or f"{kind.module} (no such file beside the task file)"
+    place = grader or f"{kind.module} (no such file beside the data, or in this folder)"
     try:
         function = _function(kind.name, kind.module, grader)
         n = len(inspect.signature(function).parameters)

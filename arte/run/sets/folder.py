@@ -16,7 +16,7 @@ from ...core.files import parquet, take_lock, write_whole
 from ...core.settings.machine import EngineSettings
 from ...core.settings.method import Prefer
 from ...core.tasks import Task, items_table
-from ...core.settings.own import Kind
+from ...core.settings.own import Kind, grader_file
 from ...data.own.kinds import own_kind
 from ...data.own.rows import read_file
 from ...data.own.sample import Graded
@@ -81,7 +81,9 @@ def validation_items(
     "Read what the student should become better at."
     rows = read_file(Path(file))
     check_filled(file, rows)
-    made = own_kind(Kind(kind or "auto"), rows, str(file))
+    own = Kind(kind or "auto")
+    grader = grader_file(own.module, Path(file).parent) if own.module else None
+    made = own_kind(own, rows, str(file), grader)
     task, items = task_from_csv(file, description, made)
     return task, items_table(items)
 
