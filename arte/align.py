@@ -29,6 +29,7 @@ from arte.models.load import (
 )
 from .models.devices.device import fast_bf16, this_device, training_format
 from .models.devices.memory import releasing
+from .models.devices.output_layer import score_completions_only
 from .models.schedule import warm_from_first_step
 from .models.terminal import quiet
 from .core.files import whole_folder
@@ -38,7 +39,6 @@ from arte.models.train import (
     follow,
     log_table,
     save_trained,
-    score_completions_only,
     show_progress,
     trainer_arguments,
 )

@@ -13,7 +13,7 @@ rate, schedule and longest sequence. Everything else is ours, or TRL's default:
              ours                                      TRL 1.16
     batches  sorted by length, cut into micro-batches  random
     memory   no gradient checkpointing on a CPU        gradient checkpointing
-    logits   of the completion only                    of every position (where there is no Triton)
+    logits   of the completion only, computed once     of every position, twice (without Triton)
     DPO      reference computed once, frozen bfloat16  reference in every step, float32 weights
 
 A token is one of prompt, answer or end-of-sequence token that is no padding, each time an optimizer
@@ -32,6 +32,7 @@ import torch
 from arte.align import dpo_trainer, lora
 from arte.pair_tokens import pairs_dataset
 from arte.models.load import ModelOptions, load_model, load_tokenizer
+from arte.models.devices.output_layer import score_completions_only
 from arte.models.terminal import quiet
 from arte.models.folders import resolve_model
 from arte.models.nano.school import school
@@ -39,7 +40,6 @@ from arte.run.rundir import open_replay
 from arte.models.train import (
     examples_dataset,
     fast_bf16,
-    score_completions_only,
     sft_trainer,
 )
 from arte.distill import arm_examples

@@ -12,7 +12,7 @@ import pytest
 from arte import align
 from arte.models.attention import share_beginnings
 from arte.models.devices.device import this_device
-from arte.models.train import score_completions_only
+from arte.models.devices.output_layer import score_completions_only
 
 NAMES = [
     "torch.cpu._is_avx512_bf16_supported",
@@ -23,6 +23,7 @@ NAMES = [
     "transformers.integrations.get_reporting_integration_callbacks",
     "transformers.masking_utils.sdpa_mask",
     "trl.DPOTrainer._prepare_dataset",
+    "trl.trainer.utils._ChunkedLogProbFunction",
     "trl.trainer.utils._use_triton",
 ]
 VLLM = [
@@ -65,9 +66,22 @@ def test_it_is_there_in_vllm(name):
 def test_training_goes_without_the_switch_of_positions(monkeypatch):
     utils = import_module("trl.trainer.utils")
     monkeypatch.delattr(utils, "_use_triton", raising=False)
+    monkeypatch.delattr(utils, "_ChunkedLogProbFunction", raising=False)
     with score_completions_only():
         pass
     assert not hasattr(utils, "_use_triton")
+
+
+def test_a_function_of_trl_that_takes_other_arguments_is_left_alone(monkeypatch):
+    class Other:
+        @staticmethod
+        def forward(ctx, hidden, weight):
+            pass
+
+    utils = import_module("trl.trainer.utils")
+    monkeypatch.setattr(utils, "_ChunkedLogProbFunction", Other)
+    with score_completions_only():
+        assert utils._ChunkedLogProbFunction is Other
 
 
 def test_a_processor_that_cannot_be_asked_has_no_fast_bfloat16(monkeypatch):
