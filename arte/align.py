@@ -29,7 +29,7 @@ from arte.models.load import (
 )
 from .models.devices.device import fast_bf16, this_device, training_format
 from .models.devices.memory import releasing
-from .models.devices.output_layer import score_completions_only
+from .models.devices.processor import attend_at_once, score_completions_only
 from .models.schedule import warm_from_first_step
 from .models.terminal import quiet
 from .core.files import whole_folder
@@ -142,7 +142,7 @@ def dpo_trainer(
     set_seed(seed)
     with quiet():
         trainer = _trainer_of_tokens()(
-            model,
+            attend_at_once(model),
             ref_model=reference,
             args=arguments,
             train_dataset=data.select(order),

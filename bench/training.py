@@ -32,7 +32,7 @@ import torch
 from arte.align import dpo_trainer, lora
 from arte.pair_tokens import pairs_dataset
 from arte.models.load import ModelOptions, load_model, load_tokenizer
-from arte.models.devices.output_layer import score_completions_only
+from arte.models.devices.processor import score_completions_only
 from arte.models.terminal import quiet
 from arte.models.folders import resolve_model
 from arte.models.nano.school import school

@@ -12,7 +12,7 @@ import pytest
 from arte import align
 from arte.models.attention import share_beginnings
 from arte.models.devices.device import this_device
-from arte.models.devices.output_layer import score_completions_only
+from arte.models.devices.processor import attend_at_once, score_completions_only
 
 NAMES = [
     "torch.cpu._is_avx512_bf16_supported",
@@ -94,7 +94,7 @@ def test_a_processor_that_cannot_be_asked_has_no_fast_bfloat16(monkeypatch):
     this_device.cache_clear()
 
 
-def test_a_model_that_does_not_say_so_shares_no_beginnings():
+def test_a_model_that_does_not_say_so_keeps_its_attention():
     class Config:
         def get_text_config(self):
             return self
@@ -103,6 +103,7 @@ def test_a_model_that_does_not_say_so_shares_no_beginnings():
         config = Config()
 
     assert share_beginnings(Model()) == 0
+    assert isinstance(attend_at_once(Model()), Model)
 
 
 def test_alignment_refuses_a_trainer_that_would_make_the_tokens_itself(monkeypatch):

@@ -30,7 +30,7 @@ from .devices.memory import releasing
 from .launch import is_first, processes
 from .chat import training_texts
 from .load import ModelOptions, added_behind, load_model, load_tokenizer, save_model
-from .devices.output_layer import score_completions_only
+from .devices.processor import attend_at_once, score_completions_only
 from .schedule import warm_from_first_step
 from .terminal import progress, quiet
 from ..core.basics import is_finished
@@ -227,7 +227,7 @@ def sft_trainer(
     arguments |= dict(completion_only_loss=True, train_sampling_strategy="sequential")
     with quiet():
         trainer = SFTTrainer(
-            model,
+            attend_at_once(model),
             SFTConfig(str(folder), **arguments),
             train_dataset=data.select(batch_order(lengths, settings.batch, seed)),
             processing_class=tokenizer,

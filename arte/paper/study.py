@@ -177,20 +177,42 @@ def over_data_seeds(
 
 
 def training_spread(
-    accuracies: pd.DataFrame,  # from `student_accuracies`
+    runs: dict,  # from `read_study`
     arm: str = "arte",  # whose lead is asked for
     others: tuple[str, ...] = OTHERS,  # arms that it is held against
-) -> pd.DataFrame:  # other, freedom, sd (points) of the lead between trainings of one data seed
+    # other, freedom, sd (points) of the lead between trainings of one data seed; by_items: the sd
+    # if each item's answers changed from training to training regardless of the other items'
+) -> pd.DataFrame:
     "Return how much an arm's lead moves with the order of the examples alone."
-    wide = accuracies.pivot(index=["data", "training"], columns="arm", values="accuracy")
+    wide = _answers_by_training(runs)
+    accuracies = 100 * wide.groupby(["data", "training"]).mean()
     rows = []
-    for other in others:
-        lead = (wide[arm] - wide[other]).dropna()
+    for other in wide.columns.intersection(others, sort=False):
+        lead = (accuracies[arm] - accuracies[other]).dropna()
         within = lead - lead.groupby("data").transform("mean")
         freedom = len(lead) - lead.index.get_level_values("data").nunique()
         if freedom:
-            rows.append((other, freedom, (within.pow(2).sum() / freedom) ** 0.5))
-    return pd.DataFrame(rows, columns=["other", "freedom", "sd"])
+            sd = (within.pow(2).sum() / freedom) ** 0.5
+            rows.append((other, freedom, sd, _flips(wide[[arm, other]].dropna())))
+    return pd.DataFrame(rows, columns=["other", "freedom", "sd", "by_items"])
+
+
+def _answers_by_training(runs):
+    "Return which answers are right: a row per data seed, training and item, a column per arm."
+    parts = []
+    for (data, training), run in runs.items():
+        parts.append(run.table("results").assign(data=data, training=training))
+    rows = pd.concat(parts).query("shots == 0")
+    rows["correct"] = rows.correct.astype(float)
+    return rows.pivot(index=["data", "training", "item"], columns="arm", values="correct")
+
+
+def _flips(wide):
+    "Return the SD of a lead between trainings that items alone would bring, in points."
+    of_items = wide.groupby(["data", "item"]).var().dropna()  # over trainings
+    n = of_items.groupby("data").size()
+    of_seeds = of_items.sum(axis=1).groupby("data").sum() / n**2
+    return 100 * of_seeds.mean() ** 0.5
 
 # %% ../../nbs/paper/study.ipynb #6e57148e
 def plot_students(

@@ -65,5 +65,5 @@ def tokens_at_once(
 ) -> int:  # tokens
     "Return how many tokens may go through a model at once in a training."
     if device.kind == "cpu":
-        return 3_072
+        return 1_536
     return 16_384 if device.memory >= LARGE_GPU else 4_096
