@@ -95,6 +95,7 @@ def serving(
     if platform.kind == "cpu":
         # a prompt that is read in two parts rewinds its seed, and the CPU's cannot be rewound
         settings["enable_chunked_prefill"] = False
+        settings["block_size"] = 32  # the least that its kernels like; vLLM takes 128
     else:
         settings["gpu_memory_utilization"] = memory_share(platform)
     return settings
