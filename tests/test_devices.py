@@ -58,7 +58,7 @@ def on(monkeypatch):
 )
 def test_trainings_fit_the_device(on, device, bf16, fp16, frozen, micro):
     on(device)
-    a = train_module.trainer_arguments(Distill(), lengths=[1_000] * 64)
+    a = train_module.trainer_arguments(Distill(), lengths=[700] * 64)
     assert (a["bf16"], a["fp16"], a["use_cpu"]) == (bf16, fp16, False)
     assert a["gradient_checkpointing"] and a["per_device_train_batch_size"] == micro
     assert align_module._frozen_format() == frozen
@@ -66,7 +66,7 @@ def test_trainings_fit_the_device(on, device, bf16, fp16, frozen, micro):
 
 def test_a_processor_trains_on_few_tokens_at_a_time(on):
     on(Device("cpu", bfloat16=False))
-    a = train_module.trainer_arguments(Distill(), lengths=[1_000] * 64)
+    a = train_module.trainer_arguments(Distill(), lengths=[700] * 64)
     assert (a["bf16"], a["fp16"], a["use_cpu"]) == (False, False, True)
     assert a["per_device_train_batch_size"] == 2 and align_module._frozen_format() == "float32"
 
