@@ -58,7 +58,7 @@ def on(monkeypatch):
 )
 def test_trainings_fit_the_device(on, device, bf16, fp16, frozen, micro):
     on(device)
-    a = train_module.trainer_arguments(Distill(), lengths=[700] * 64)
+    a = train_module.trainer_arguments(Distill(), lengths=[1_000] * 64)
     assert (a["bf16"], a["fp16"], a["use_cpu"]) == (bf16, fp16, False)
     assert a["gradient_checkpointing"] and a["per_device_train_batch_size"] == micro
     assert align_module._frozen_format() == frozen
