@@ -231,7 +231,8 @@ def plot_students(
         ax.plot([mean, mean], [place - 0.32, place + 0.32], color="#555", lw=2)
         for k, seed in enumerate(seeds):
             x = own[own.data == seed].accuracy
-            ax.plot(x, [place + 0.08 * k] * len(x), "o", color=f"C{k}", alpha=0.8, ms=5)
+            beside = 0.08 * (k - (len(seeds) - 1) / 2)
+            ax.plot(x, [place + beside] * len(x), "o", color=f"C{k}", alpha=0.8, ms=5)
     for k, seed in enumerate(seeds):
         ax.plot([], [], "o", color=f"C{k}", label=seed)
     ax.set_yticks(range(len(names)), [titles[name] for name in names])
