@@ -7,10 +7,10 @@ __all__ = ['MOST_LOGITS', 'ARGUMENTS', 'SHORT', 'token_scores', 'score_completio
 
 # %% ../../../nbs/models/devices/processor.ipynb #766a0b66
 from contextlib import ExitStack, contextmanager
-from functools import cache
 from inspect import signature
 from unittest.mock import patch
 
+from ..attention import set_attention
 from .device import this_device
 
 # %% ../../../nbs/models/devices/processor.ipynb #ca47e816
@@ -73,7 +73,7 @@ class _Either:
         return self.function.apply(*given)
 
 # %% ../../../nbs/models/devices/processor.ipynb #1e2cca2a
-# tokens: behind about 300, two cores are faster block by block (SmolLM2)
+# tokens: of SmolLM2's attention at once is faster at 200 tokens, block by block at 400
 SHORT = 256
 
 
@@ -106,29 +106,10 @@ def _attention(module, query, key, value, attention_mask, scaling=None, dropout=
     return out.transpose(1, 2).contiguous(), None
 
 
-def _mask(*args, **kw):
-    "Return transformers' mask for SDPA, also where it is merely causal."
-    from transformers.masking_utils import sdpa_mask
-
-    return sdpa_mask(*args, **kw | dict(allow_is_causal_skip=False))
-
-
-@cache
-def _registered():
-    from transformers import AttentionInterface, AttentionMaskInterface
-
-    AttentionInterface.register("arte-short", _attention)
-    AttentionMaskInterface.register("arte-short", _mask)
-    return "arte-short"
-
-
 def attend_at_once(
     model,  # a transformers model that is going to be trained; changed in place
 ):  # the same model
     "On a processor, let a model attend to short texts by `short_attention`."
-    config = model.config.get_text_config()
-    supported = getattr(model, "_supports_attention_backend", False)
-    usual = getattr(config, "_attn_implementation", None) == "sdpa"
-    if this_device().kind == "cpu" and supported and usual:
-        model.set_attn_implementation(_registered())
+    if this_device().kind == "cpu":
+        set_attention(model, "arte-short", _attention)
     return model
