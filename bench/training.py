@@ -3,9 +3,9 @@
     python bench/training.py                       # two repeats
     OMP_NUM_THREADS=1 python bench/training.py     # on a shared machine
 
-Ten minutes on two cores; the nano teacher's school, where it is not in the cache, some more. What
-was measured is kept in runs/bench-training. On a shared machine, seconds of the processor are the
-better measure.
+A quarter of an hour on two cores; the nano teacher's school, where it is not in the cache, some
+more. What was measured is kept in runs/bench-training. On a shared machine, seconds of the
+processor are the better measure.
 
 Both get the same loaded model, tokenizer, data of the recorded run, batch size, epochs, learning
 rate, schedule and longest sequence. Everything else is ours, or TRL's default:
@@ -16,6 +16,9 @@ rate, schedule and longest sequence. Everything else is ours, or TRL's default:
     logits   of the completion only, computed once     of every position, twice (without Triton)
     DPO      reference computed once, frozen bfloat16  reference in every step, float32 weights
 
+SFT is also measured without one thing that makes a processor faster: logits computed once
+(arte.models.devices.processor), its attention, its small micro-batches; and without all three.
+
 A token is one of prompt, answer or end-of-sequence token that is no padding, each time an optimizer
 step sees it; a pair has its prompt twice. Seconds count from the loaded model to the trained one:
 tokenizing, the reference, all steps; not loading or saving.
@@ -24,7 +27,8 @@ tokenizing, the reference, all steps; not loading or saving.
 import argparse
 import tempfile
 import time
-from contextlib import ExitStack, nullcontext
+from collections import ChainMap
+from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 import pandas as pd
 import torch
@@ -105,8 +109,19 @@ def trl_lora(model, tokenizer, pairs, s, folder):
     return trl_dpo(model, tokenizer, pairs, s, folder, peft_config=lora(s.lora_r))
 
 
+# One part less: what takes the place of a name in the training.
+LESS = {
+    "ours, logits in parts": {"arte.models.devices.processor.MOST_LOGITS": 0},
+    "ours, the library's attention": {"arte.models.train.attend_at_once": lambda model: model},
+    "ours, 3,072 tokens at once": {"arte.models.train.tokens_at_once": lambda device: 3072},
+}
+LESS["ours, without the three"] = dict(ChainMap(*LESS.values()))
 WAYS = {
-    "SFT": {"ours": (our_sft, "float32"), "TRL's defaults": (trl_sft, "float32")},
+    "SFT": {
+        "ours": (our_sft, "float32"),
+        **dict.fromkeys(LESS, (our_sft, "float32")),
+        "TRL's defaults": (trl_sft, "float32"),
+    },
     "DPO": {
         "ours": (our_dpo, BF16),
         "TRL's defaults, our LoRA": (trl_lora, "float32"),
@@ -115,9 +130,15 @@ WAYS = {
 }
 
 
+@contextmanager
 def as_ours(way):
-    "The switch that our functions set around training."
-    return score_completions_only() if way == "ours" else nullcontext()
+    "The switch that our functions set around training, and what a way does without."
+    with ExitStack() as stack:
+        if way.startswith("ours"):
+            stack.enter_context(score_completions_only())
+        for name, new in LESS.get(way, {}).items():
+            stack.enter_context(patch(name, new))
+        yield
 
 
 def run(kind, way, job):

@@ -34,6 +34,7 @@ NEEDS = {
     "controls.": {"controls.margin": 0},
     "data.test": {"eval.max_tokens": 500},
     "align.prompt.": {"align.method": "prompt", "align.prompt.questions": 2},
+    "transfer.arms": {"transfer.students": ["other"], "transfer.arms": ["arte"]},
 }  # settings without which a field means nothing, or too little room
 
 # Fields on which no result depends: which engine and how many processes are the machine's business,
@@ -174,6 +175,7 @@ CHANGES = {
     "unseen.tasks": (["sports_understanding"], SOME_UNSEEN),
     "unseen.examples": (5, SOME_UNSEEN),
     "transfer.students": (["other"], "transfer other-1-original other-1-arte"),
+    "transfer.arms": (["original", "arte"], "transfer other-1-original"),
 }
 
 

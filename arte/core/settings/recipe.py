@@ -131,6 +131,14 @@ def _check_method(r):
         raise RecipeError("unseen.tasks", problem, "Write: tasks: []")
 
 
+def _check_transfer(r):
+    "Refuse to give other students a training set that the run does not make."
+    missing = [arm for arm in r.transfer.arms if arm not in r.distill.arms]
+    if r.transfer.students and missing:
+        problem = f"got {missing[0]}, expected arms of distill.arms: {', '.join(r.distill.arms)}"
+        r.transfer.refuse("arms", problem, "Add it to distill.arms, or remove it here.")
+
+
 def _check_quantize(r):
     "Refuse a rounded teacher whose weights move or are spread over several GPUs."
     if not r.teacher.quantize:
@@ -215,6 +223,7 @@ class Recipe(Section):
         _check_chat(self)
         _check_server(self)
         _check_method(self)
+        _check_transfer(self)
         _check_quantize(self)
         _check_judges(self)
 

@@ -186,3 +186,5 @@ class Transfer(Section, place="transfer"):
 
     # models, as for the student; Gemma-7B, Qwen1.5-1.8B and CodeGemma-2B in §5.2
     students: tuple[str, ...] = ()
+    # training sets that they learn from, among `distill.arms`; Table 5
+    arms: tuple[Name, ...] = ("original", "arte")

@@ -165,12 +165,12 @@ def run_transfer(
     run: RunDir,  # opened to write
     parts: Parts,  # arms, signals, sources and engines to choose from
 ) -> dict:  # counts
-    "Let other students score the drafts, and learn from both teachers' examples (Table 5)."
+    "Let other students score the drafts, and learn from the run's training sets (Table 5)."
     r, counts, results, scores = run.recipe, Counts(), [], []
     if not r.transfer.students:
         return counts
     examples, tasks = run.table("examples"), judged_tasks(run, counts, parts)
-    examples = examples[examples.arm.isin(("original", "arte"))]
+    examples = examples[examples.arm.isin(r.transfer.arms)]
     for i, name in enumerate(r.transfer.students, 1):
         base = f"other-{i}"
         if base not in run.models:
@@ -179,7 +179,7 @@ def run_transfer(
             scores.append(_scores(run, engine, tasks).assign(student=name))
             results.append(_results(run, "vanilla", engine, tasks, parts).assign(student=name))
         rows = fitting(run, base, examples)
-        for arm in ("original", "arte"):
+        for arm in r.transfer.arms:
             role = f"{base}-{arm}"
             learn(run, base, rows, arm, role)
             with opened(run, role, counts, parts) as engine:
@@ -208,15 +208,16 @@ def transfer_needs(
 ) -> tuple[list[Job], str]:  # jobs, what they make
     "Count the other students' scoring, fine-tuning and tests."
     r, n, jobs = e.recipe, e.recipe.elicit.questions, []
+    arms = len(r.transfer.arms)
     if not r.transfer.students:
         return [], "nothing: transfer.students is empty"
     answers = n * r.elicit.techniques * r.irt.k
     for name in r.transfer.students:
         for x in e.texts:
-            jobs += [e.one_shot(x, answers, name), *e.tests(x, 3, name)]
+            jobs += [e.one_shot(x, answers, name), *e.tests(x, 1 + arms, name)]
     for name in r.transfer.students:
-        jobs += [e.fine_tune(e.texts, n, name)] * 2
-    return jobs, f"scores and two arms of {len(r.transfer.students)} other students"
+        jobs += [e.fine_tune(e.texts, n, name)] * arms
+    return jobs, f"scores and {arms} arms of {len(r.transfer.students)} other students"
 
 
 TRANSFER = Stage(
@@ -224,6 +225,6 @@ TRANSFER = Stage(
     run_transfer,
     needs=transfer_needs,
     tables=("transfer_scores", "transfer"),
-    settings=("transfer.students", "elicit.questions", "irt.k"),
+    settings=("transfer.students", "transfer.arms", "elicit.questions", "irt.k"),
     sections=(OTHER_STUDENTS,),
 )
