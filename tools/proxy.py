@@ -27,7 +27,7 @@ from arte.run.rundir import RunDir
 from arte.run.stage import split, tasks_of
 from arte.tailor import make_examples
 
-SIZES = (40,)
+SIZES = (20, 40)
 BEFORE = "vanilla"
 
 

@@ -11,7 +11,7 @@ from itertools import product
 import pandas as pd
 
 from ..core.basics import derive_seed
-from ..prefer import rank_correlation
+from ..prefer import rank_correlation, spearman
 
 # %% ../../nbs/paper/proxy.ipynb #8b4c66ef
 def proxy_sets(
@@ -96,11 +96,12 @@ def plot_proxy(
     shape: dict = dict(ncols=len(tasks), figsize=(1 + 3.4 * len(tasks), 3.4), squeeze=False)
     fig, axes = plt.subplots(sharey=True, layout="constrained", **shape)
     colours = dict(technique="#d55e00", band="#0072b2", place="#999999")
+    named = table[(table.division == "technique") & (table["size"] == table["size"].max())]
     for ax, task in zip(axes[0], tasks):
         for (division, size), rows in table[table.task == task].groupby(["division", "size"]):
             marks = dict(s=size, color=colours[division], label=f"{division}, {size}")
             ax.scatter(rows.preference, rows.gain, alpha=0.8, **marks)
-        for row in table[(table.task == task) & (table.division == "technique")].itertuples():
+        for row in named[named.task == task].itertuples():
             ax.annotate(row.part, (row.preference, row.gain), fontsize=7, alpha=0.8)
         ax.axhline(0, color="#cccccc", lw=1, zorder=0)
         ax.set(title=task.replace("_", " "), xlabel="mean score of the drafts")
