@@ -11,12 +11,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from proxy import known_drafts, save
 
+from arte.core.files import parquet, write_whole
 from arte.core.settings.machine import EngineSettings
 from arte.engines.open import open_model
 from arte.models.folders import resolve_model
 from arte.models.load import ModelOptions
+from arte.paper.manner import scored_drafts
 from arte.run.rundir import RunDir
 
 PROMPT = """Here is a question and a worked answer that was written for a beginner.
@@ -43,7 +44,7 @@ def share_of_yes(first):
 
 def main(source, model, target):
     "Judge every draft; write the table."
-    drafts = known_drafts(RunDir(source))
+    drafts = scored_drafts(RunDir(source))
     asked = [
         PROMPT.format(question=d.question, rationale=d.rationale.strip())
         for d in drafts.itertuples()
@@ -53,7 +54,8 @@ def main(source, model, target):
         drafts["judged"] = [share_of_yes(first) for first in judge.first_tokens(asked, 20)]
     finally:
         judge.close()
-    save(Path(target), "judged", drafts[COLUMNS])
+    data, _ = parquet([drafts[COLUMNS]])
+    write_whole(Path(target) / "judged.parquet", data)
 
 
 if __name__ == "__main__":

@@ -14,14 +14,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from arte.core.answers import extract_answer
 from arte.core.files import parquet, write_whole
 from arte.core.tasks import table_items
 from arte.distill import distill
 from arte.engines.open import open_model
 from arte.eval import evaluate
 from arte.models.load import ModelOptions
-from arte.paper.manner import right_answer
+from arte.paper.manner import scored_drafts
 from arte.paper.proxy import proxy_sets
 from arte.run.rundir import RunDir
 from arte.run.stage import split, tasks_of
@@ -29,18 +28,6 @@ from arte.tailor import make_examples
 
 SIZES = (20, 40)
 BEFORE = "vanilla"
-
-
-def known_drafts(run):
-    "Return the run's drafts with score, words and whether their answer is right (None: not known)."
-    scores = run.table("scores").query("level == 'rationale'").set_index("id").s
-    drafts = run.table("drafts").assign(s=lambda table: table.draft.map(scores))
-    drafts["words"] = drafts.rationale.str.split().str.len()
-    right = []
-    for draft in drafts.itertuples():
-        answer = right_answer(draft.task, draft.question)
-        right.append(None if answer is None else answer == extract_answer(draft.rationale))
-    return drafts.assign(right=pd.array(right, dtype="Float64"))
 
 
 def save(folder, name, table):
@@ -64,7 +51,7 @@ def answers_of(run, folder, name, task):
 def main(source, target):
     "Train and test on every set that has not been yet; then write the tables."
     run, target = RunDir(source), Path(target)
-    drafts, sets = known_drafts(run), proxy_sets(run.table("scores"), SIZES, run.recipe.seed)
+    drafts, sets = scored_drafts(run), proxy_sets(run.table("scores"), SIZES, run.recipe.seed)
     for task in run.recipe.tasks:
         once(target, f"{BEFORE}-{task}", answers_of, run, run.model_folder("student"), BEFORE, task)
     for name, rows in sets.groupby("set", sort=False):
