@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['CONTROLS', 'CONTROL_TITLES', 'OTHERS', 'smallest_difference', 'seeds_needed', 'read_study', 'first_runs',
-           'results_by_seed', 'teacher_outcomes', 'student_accuracies', 'arm_differences', 'over_data_seeds',
-           'training_spread', 'plot_students', 'set_features', 'plot_features', 'feature_correlations']
+           'results_by_seed', 'teacher_outcomes', 'student_accuracies', 'preferred_shares', 'arm_differences',
+           'over_data_seeds', 'training_spread', 'plot_students', 'set_features', 'plot_features',
+           'feature_correlations']
 
 # %% ../../nbs/paper/study.ipynb #39930d73
 from pathlib import Path
@@ -17,7 +18,7 @@ from ..align import alignment_gain
 from ..core.answers import extract_answer
 from ..core.stats import holm
 from ..measures.seeds import seed_accuracies, t_interval
-from .manner import nearest_techniques, right_answer
+from .manner import manner_table, nearest_techniques, right_answer, technique_shares
 from ..prefer import rank_correlation
 from ..run.rundir import RunDir
 from ..tailor import arms_named
@@ -133,17 +134,50 @@ def _score_gain(run):
 def student_accuracies(
     runs: dict,  # from `read_study`
     controls: dict,  # from `read_study`
+    task: str | None = None,  # only this one; None: all
 ) -> pd.DataFrame:  # data, training, arm (those of the controls as in `CONTROLS`), accuracy (%)
     "Return the macro accuracy of every student of the study."
     parts = []
     for (data, training), run in runs.items():
-        parts.append(seed_accuracies([(data, training, run.table("results"))], shots=0))
+        parts.append(_accuracies(run, data, training, task))
     for control, of_seeds in controls.items():
         names = CONTROLS[control]
         for data, run in of_seeds.items():
-            rows = seed_accuracies([(data, data, run.table("results"))], shots=0)
+            rows = _accuracies(run, data, data, task)
             parts.append(rows[rows.arm.isin(names)].replace(dict(arm=names)))
     return pd.concat(parts, ignore_index=True)
+
+
+def _accuracies(run, data, training, task):
+    "Return the accuracy of each student of a run, on one task or on all."
+    results = run.table("results")
+    if task:
+        results = results[results.task == task]
+    return seed_accuracies([(data, training, results)], shots=0)
+
+# %% ../../nbs/paper/study.ipynb #study-preferred-shares
+def preferred_shares(
+    runs: dict,  # from `read_study`
+    controls: dict,  # from `read_study`
+    # index: (task, technique with the highest mean score); seed; preferred (that score), before,
+    # after, and a column per control: share of held-out rationales in its manner, 0–1
+) -> pd.DataFrame:
+    "Return how often each teacher writes as the student of its run prefers."
+    parts = []
+    for seed, run in first_runs(runs).items():
+        manners = manner_table(run)
+        for name, of_seeds in controls.items():
+            if seed in of_seeds:
+                manners[name] = _manner(of_seeds[seed], run.table("drafts"))
+        highest = manners.groupby(level="task", sort=False).preferred.idxmax()
+        parts.append(manners.loc[highest].assign(seed=seed))
+    return pd.concat(parts)
+
+
+def _manner(run, drafts):
+    "Return the share of each technique in what an aligned teacher writes, by task and technique."
+    rows = run.table("heldout_drafts").query("technique == 'after'")
+    return technique_shares(rows, drafts).rename_axis(columns="technique").stack()
 
 # %% ../../nbs/paper/study.ipynb #df521077
 def arm_differences(
