@@ -52,7 +52,7 @@ def seeds_needed(
 # the arms of each control that are not in the run that it controls → their names in the study
 CONTROLS = dict(lot=dict(arte="lot"), right=dict(arte="right", original="right drafts"))
 CONTROL_TITLES = {
-    "lot": "ARTE by lot",
+    "lot": "ARTE, preferences by lot",
     "right": "ARTE by right answers",
     "right drafts": "Best by right answers",
 }
@@ -122,7 +122,7 @@ def _margin(run, truth):
     preferred = truth.table("margins")[["pair", "before"]]
     pairs = run.table("margins").merge(preferred, on="pair", suffixes=("", "_true"))
     pairs = pairs[pairs.held_out & (pairs.kind == "rationale")]
-    turned = np.sign(pairs.before * pairs.before_true)  # −1 where the lot turned the pair round
+    turned = np.sign(pairs.before * pairs.before_true)  # −1 where the coin turned the pair round
     return (pairs.margin * turned).mean()
 
 
@@ -160,9 +160,9 @@ def preferred_shares(
     runs: dict,  # from `read_study`
     controls: dict,  # from `read_study`
     # index: (task, technique with the highest mean score); seed; preferred (that score), before,
-    # after, and a column per control: share of held-out rationales in its manner, 0–1
+    # after, and a column per control: share of held-out rationales that are most like it, 0–1
 ) -> pd.DataFrame:
-    "Return how often each teacher writes as the student of its run prefers."
+    "Return how often each teacher uses the technique that its student prefers."
     parts = []
     for seed, run in first_runs(runs).items():
         manners = manner_table(run)
@@ -193,7 +193,7 @@ def arm_differences(
 def over_data_seeds(
     differences: pd.DataFrame,  # from `arm_differences`
     # a row per column: seeds, mean, lo, hi (t over data seeds), p, p_holm; sd over data seeds;
-    # smallest: the difference that so many seeds with this sd find in 80 % of studies
+    # smallest: the difference that this number of seeds with this sd finds in 80 % of studies
 ) -> pd.DataFrame:
     "Return each difference's mean over data seeds, and how much it moves between them."
     from scipy import stats

@@ -170,7 +170,7 @@ def run_pairs(
     of_questions = int((kept.kind == "question").sum())
     counts = Counts(rationale_pairs=len(kept) - of_questions, question_pairs=of_questions)
     if s.shuffled:
-        counts["shuffled"] = "the lot decided which of a pair is the chosen one"
+        counts["shuffled"] = "a coin decided which of a pair is the chosen one"
     if s.unfinished == "drop":
         counts["unfinished rationales left out"] = len(drafts) - sum(finished(drafts))
     with_pairs = set(pairs.task[pairs.kind == "rationale"])
