@@ -18,7 +18,7 @@ def preference_effects(
     # a row per task and feature: points (of score, per unit; mean over seeds), lo, hi (t over
     # seeds), least, most (of the seeds), drafts
 ) -> pd.DataFrame:
-    "Regress the drafts' scores on their features within each question, seed by seed."
+    "Regress drafts' scores on features within each question, seed by seed (not in the paper)."
     rows = []
     for task, own in drafts.groupby("task", sort=False):
         effects = pd.DataFrame([_effects(of_seed, names) for _, of_seed in own.groupby("seed")])
