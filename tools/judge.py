@@ -17,7 +17,7 @@ from arte.core.settings.machine import EngineSettings
 from arte.engines.open import open_model
 from arte.models.folders import resolve_model
 from arte.models.load import ModelOptions
-from arte.paper.manner import scored_drafts
+from arte.paper.techniques import scored_drafts
 from arte.run.rundir import RunDir
 
 PROMPT = """Here is a question and a worked answer that was written for a beginner.

@@ -20,7 +20,7 @@ from arte.distill import distill
 from arte.engines.open import open_model
 from arte.eval import evaluate
 from arte.models.load import ModelOptions
-from arte.paper.manner import scored_drafts
+from arte.paper.techniques import scored_drafts
 from arte.paper.proxy import proxy_sets
 from arte.run.rundir import RunDir
 from arte.run.stage import split, tasks_of

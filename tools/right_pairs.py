@@ -11,7 +11,7 @@ import sys
 from dataclasses import replace
 
 from arte.core.answers import extract_answer
-from arte.paper.manner import right_answer
+from arte.paper.techniques import right_answer
 from arte.prefer import Signal, preference_scores
 from arte.run.parts import PARTS
 from arte.run.pipeline import run

@@ -18,7 +18,12 @@ from ..align import alignment_gain
 from ..core.answers import extract_answer
 from ..core.stats import holm
 from ..measures.seeds import seed_accuracies, t_interval
-from .manner import manner_table, nearest_techniques, right_answer, technique_shares
+from arte.paper.techniques import (
+    technique_table,
+    nearest_techniques,
+    right_answer,
+    technique_shares,
+)
 from ..prefer import rank_correlation
 from ..run.rundir import RunDir
 from ..tailor import arms_named
@@ -165,16 +170,16 @@ def preferred_shares(
     "Return how often each teacher uses the technique that its student prefers."
     parts = []
     for seed, run in first_runs(runs).items():
-        manners = manner_table(run)
+        table = technique_table(run)
         for name, of_seeds in controls.items():
             if seed in of_seeds:
-                manners[name] = _manner(of_seeds[seed], run.table("drafts"))
-        highest = manners.groupby(level="task", sort=False).preferred.idxmax()
-        parts.append(manners.loc[highest].assign(seed=seed))
+                table[name] = _shares_after(of_seeds[seed], run.table("drafts"))
+        highest = table.groupby(level="task", sort=False).preferred.idxmax()
+        parts.append(table.loc[highest].assign(seed=seed))
     return pd.concat(parts)
 
 
-def _manner(run, drafts):
+def _shares_after(run, drafts):
     "Return the share of each technique in what an aligned teacher writes, by task and technique."
     rows = run.table("heldout_drafts").query("technique == 'after'")
     return technique_shares(rows, drafts).rename_axis(columns="technique").stack()
