@@ -19,10 +19,10 @@ from ..core.answers import extract_answer
 from ..core.stats import holm
 from ..measures.seeds import seed_accuracies, t_interval
 from arte.paper.techniques import (
-    technique_table,
     nearest_techniques,
     right_answer,
     technique_shares,
+    technique_table,
 )
 from ..prefer import rank_correlation
 from ..run.rundir import RunDir
