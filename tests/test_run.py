@@ -96,12 +96,13 @@ def interrupted_in(name, whole):
     return replace(PARTS, stages=tuple(stages))
 
 
+def without_tags(prompt, sampling, draw):
+    "A teacher whose answers cannot be read."
+    return teacher(TASKS)(prompt, sampling, draw).replace("ans>", "answer>")
+
+
 def test_an_unfit_teacher_stops_the_run(recipe, tmp_path, monkeypatch):
     "Nothing is lost: with a lower threshold the drafts are taken over."
-
-    def without_tags(prompt, sampling, draw):
-        return teacher(TASKS)(prompt, sampling, draw).replace("ans>", "answer>")
-
     use_scripts(monkeypatch, TASKS, [], teacher=without_tags)
     strict = replace(recipe, elicit=replace(recipe.elicit, min_readable=0.5))
     with pytest.raises(
@@ -116,6 +117,23 @@ def test_an_unfit_teacher_stops_the_run(recipe, tmp_path, monkeypatch):
     after = run(recipe, tmp_path / "later", source=tmp_path / "strict", parts=parts)
     assert not generated, "drafts were written again"
     pd.testing.assert_frame_equal(after.table("drafts"), stopped.table("drafts"))
+
+
+def test_a_teacher_that_alignment_broke_stops_the_run(recipe, tmp_path, monkeypatch):
+    "Before it writes a training set; its texts can be looked at."
+    use_scripts(monkeypatch, TASKS, [], aligned=without_tags)
+    strict = replace(
+        recipe,
+        elicit=replace(recipe.elicit, min_readable=0.5),
+        align=replace(recipe.align, held_out=8),
+    )
+    problem = "after alignment: .*0% of 8 rationales are readable, expected at least 50%"
+    with pytest.raises(RecipeError, match=problem):
+        run(strict, tmp_path / "broken")
+    stopped = RunDir(tmp_path / "broken")
+    assert "align" in stopped.stages and "heldout" not in stopped.stages
+    readable = stopped.table("heldout_drafts").groupby("technique").answer.count()
+    assert readable.to_dict() == {"before": 8 * len(TASKS), "after": 0}
 
 
 def test_interrupted_in_any_stage_then_resumed(first, recipe, tmp_path, monkeypatch):

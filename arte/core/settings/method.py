@@ -129,8 +129,8 @@ class Elicit(Section, place="elicit"):
     # a question is a near duplicate above this ROUGE-L, 0 to 1; the paper gives none,
     # Self-Instruct's value
     max_rouge: Share = 0.7
-    # a run stops if fewer of the rationales for a task are finished; the paper has no threshold.
-    # Half: below it, most preferences are against texts without an end
+    # a run stops if fewer of the rationales for a task are finished, or of the aligned teacher's;
+    # the paper has no threshold. Half: below it, most preferences are against texts without an end
     min_finished: Share = 0.5
     min_readable: Share = 0.5  # the same for those with a readable answer; ours
     # the same for those with the right answer, where a program can tell; ours, 0: any

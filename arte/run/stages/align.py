@@ -20,7 +20,9 @@ from arte.align import (
     smoothing,
 )
 from ...core.basics import derive_seed, finished
+from ...data.generated.tasks import solve
 from ...engines.protocol import NoScores
+from ...gates import check_aligned, teacher_shares
 from ...core.prompts import naive_prompt, question_prompt
 from ...models.launch import launch
 from ...models.load import ENOUGH, ModelOptions, load_tokenizer, surviving_share
@@ -255,6 +257,8 @@ def run_heldout(
     if not drafts:
         return counts
     drafts = pd.concat(drafts, ignore_index=True)
+    run.save("heldout_drafts", drafts)
+    _check_aligned(run, drafts, parts)
     tasks = judged_tasks(run, counts, parts)
     items, limit = held_out_items(run), run.recipe.prefer.max_tokens
     with opened(run, "student", counts, parts) as student:
@@ -262,6 +266,16 @@ def run_heldout(
     scores = held_out_table(preference_scores(answers))
     scores["set"] = scores.task.map(items.groupby("task")["set"].first())
     return counts | save_tables(run, heldout_drafts=drafts, heldout=scores)
+
+
+def _check_aligned(run, drafts, parts):
+    "Stop a run whose teacher was fit before alignment and is not after it."
+    kinds = {name: task.kind for name, task in tasks_of(run.recipe, parts.sources).items()}
+    before, after = (
+        teacher_shares(drafts[drafts.technique == phase], kinds, solve)
+        for phase in ("before", "after")
+    )
+    check_aligned(before, after, run.recipe.elicit)
 
 
 def all_held_out_drafts(
