@@ -20,7 +20,7 @@ from ..core.stats import holm
 from ..measures.seeds import seed_accuracies, t_interval
 from arte.paper.techniques import (
     nearest_techniques,
-    right_answer,
+    solve_as_written,
     technique_shares,
     technique_table,
 )
@@ -296,7 +296,7 @@ def set_features(
     rows["words"] = rows.rationale.str.split().str.len()
     rows["answer"] = rows.rationale.map(extract_answer)
     rows["question"] = rows.prompt.map(_question_of)
-    truths = [right_answer(task, question) for task, question in zip(rows.task, rows.question)]
+    truths = [solve_as_written(task, question) for task, question in zip(rows.task, rows.question)]
     rows["right"] = [t == a if t else None for t, a in zip(truths, rows.answer)]
     rows["answered"] = rows.answer.notna()
     groups = rows.groupby(["arm", "task"])
