@@ -40,8 +40,6 @@ from arte.core.tags import tag_question
 from results import cached, save
 
 SHARES = (1.0, 0.1)
-# §4.1: tasks × questions × rationales × items of the preference set
-EVALUATIONS = 27 * 250 * 4 * 40
 WORDS = (
     "stone river copper lamp window garden seven market yellow engine paper bridge summer letter "
     "music coffee planet orange silver carpet"

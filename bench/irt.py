@@ -12,7 +12,6 @@ package of another author in Python and Rust.
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -26,7 +25,7 @@ import pandas as pd
 from arte.irt.check import check_fit, recovery
 from arte.irt.fit import fit_2pl
 from arte.irt.model import simulate
-from results import ROOT, cached, mean_se, paired, save
+from results import ROOT, cached, cpu_seconds, mean_se, paired, save
 
 OTHERS, CACHE = ROOT / "bench" / ".venv-irt", ROOT / "runs" / "bench-irt"
 SHAPES = (20, 100), (100, 100)  # respondents × items
@@ -89,17 +88,11 @@ def install():
     (OTHERS / "installed").touch()
 
 
-def used():
-    "Seconds of the processor so far, of this process and its children."
-    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(u.ru_utime + u.ru_stime for u in usages)
-
-
 def fit_ours(method, matrix, seed):
     "As `Worker.fit`, and whether `check_fit` trusts it."
-    start, cpu = time.perf_counter(), used()
+    start, cpu = time.perf_counter(), cpu_seconds()
     fit = fit_2pl(matrix, method, seed, sampler="pymc")  # bench/nuts.py has nutpie
-    found = dict(a=fit.a.tolist(), seconds=time.perf_counter() - start, cpu=used() - cpu)
+    found = dict(a=fit.a.tolist(), seconds=time.perf_counter() - start, cpu=cpu_seconds() - cpu)
     try:
         check_fit(fit)
     except ValueError as e:

@@ -12,7 +12,6 @@ import os
 
 # on matrices this small, more threads are slower
 os.environ["OMP_NUM_THREADS"] = "1"
-import resource
 import time
 
 import numpy as np
@@ -21,22 +20,16 @@ import pandas as pd
 from arte.irt.check import check_fit, recovery
 from arte.irt.fit import fit_2pl
 from arte.irt.model import simulate
-from results import paired, save
+from results import cpu_seconds, paired, save
 
 SHAPE, SAMPLERS, K = (20, 100), ("nutpie", "pymc"), 40  # §4.1
 
 
-def used():
-    "Return the seconds of the processor so far, of this process and its children."
-    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(u.ru_utime + u.ru_stime for u in usages)
-
-
 def fitted(matrix, truth, seed, sampler):
     "Return the time of a fit, how well it recovers the truth, and its diagnostics."
-    start, cpu = time.perf_counter(), used()
+    start, cpu = time.perf_counter(), cpu_seconds()
     fit = fit_2pl(matrix, "nuts", seed, sampler=sampler)
-    times = dict(seconds=time.perf_counter() - start, cpu=used() - cpu)
+    times = dict(seconds=time.perf_counter() - start, cpu=cpu_seconds() - cpu)
     found = check_fit(fit, max_rhat=np.inf, min_ess=0, max_divergent=1)
     return times | recovery(truth, fit, K) | found
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import resource
 import sys
 import time
 from datetime import datetime, UTC
@@ -48,6 +49,12 @@ def cached(
     if not file.exists():
         write_whole(file, json.dumps(_plain(make() | dict(load=os.getloadavg()[0]))).encode())
     return json.loads(file.read_text())
+
+
+def cpu_seconds() -> float:
+    "Return the seconds of the processor so far, of this process and its children."
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(u.ru_utime + u.ru_stime for u in usages)
 
 
 def table(rows: list[dict]) -> str:

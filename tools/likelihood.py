@@ -1,16 +1,14 @@
-"""Score a finished run's drafts by the second signal too, and its pairs before and after alignment.
+"""Score a finished run's drafts by the second signal too.
 
     python tools/likelihood.py runs/nano
 
 With both scores of the same drafts, the signals of `prefer.signal` can be compared. The run keeps
-its own scores; it gets the tables `likelihood` and `margins`, and the time the first took is noted
-among its stages.
+its own scores; it gets the table `likelihood`, and the time it took is noted among its stages.
 """
 
 import sys
 import time
 
-from arte.align import log_ratios, pair_margins
 from arte.beyond.likelihood import answer_likelihoods
 from arte.run.parts import PARTS
 from arte.run.rundir import RunDir
@@ -32,24 +30,10 @@ def score_drafts(run):
     print(f"{len(table)} answers scored in {seconds:.0f} s")
 
 
-def ratios(run, role):
-    "Return the log-ratios of the run's pairs under one of its teachers."
-    with opened(run, role, Counts(), PARTS) as teacher:
-        return log_ratios(teacher, run.table("pairs"))
-
-
-def score_pairs(run):
-    "Save the margin of each pair."
-    before, after = ratios(run, "teacher"), ratios(run, "aligned")
-    margins = pair_margins(run.table("pairs"), before, after, run.recipe.align.beta)
-    run.save("margins", margins)
-
-
 def main(folder):
-    "Score the drafts and pairs of the run in a folder."
+    "Score the drafts of the run in a folder."
     with RunDir(folder, RunDir(folder).recipe) as run:
         score_drafts(run)
-        score_pairs(run)
 
 
 if __name__ == "__main__":

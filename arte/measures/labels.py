@@ -14,7 +14,7 @@ def _other_label(answers):
     "Return a function from a label to the other one; empty if the answers are not of two labels."
     given = set(answers.dropna())
     for kind in KINDS:
-        if len(kind.labels) == 2 and given <= set(kind.labels):
+        if given and len(kind.labels) == 2 and given <= set(kind.labels):
             first, second = kind.labels
             return {first: second, second: first}
     return {}
@@ -38,9 +38,9 @@ UNFINISHED = ("length", "repeat", "abort")  # how a text ends that did not end b
 
 
 def _balanced(rows):
-    "Return the mean recall over the gold answers; nan where one is unknown or nothing is readable."
+    "Return the mean recall over the gold answers; nan if one is unknown or has nothing readable."
     readable = rows.dropna(subset="parsed")
-    if readable.empty or rows.gold.isna().any():
+    if rows.gold.isna().any() or set(rows.gold) - set(readable.gold):
         return float("nan")
     return readable.correct.groupby(readable.gold).mean().mean()
 
@@ -81,7 +81,8 @@ def habits(
     # per arm, shots, task: label (most frequent among the readable answers), label_n, readable,
     # label_share, constant (best constant answer), constant_accuracy, golds (items whose gold
     # answer is known; where some are not, the constant's accuracy is at least this), balanced
-    # (accuracy among readable answers, nan where gold is unknown), length, repeat, abort (shares)
+    # (accuracy among readable answers; nan where gold is unknown or one has nothing readable),
+    # length, repeat, abort (shares)
 ) -> pd.DataFrame:
     "Return which label each student gives, what a constant answer scores, and how texts ended."
     rows, keys = [], ["arm", "shots", "task"]

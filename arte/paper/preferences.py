@@ -32,6 +32,10 @@ def preference_effects(
 def _effects(drafts, names):
     "Return the points of score that go with each feature within a question."
     numbers = drafts[["s", *names]].astype(float)
+    if numbers.isna().any(axis=None):
+        raise ValueError("got drafts without a score or a feature: drop them first")
     within = numbers - numbers.groupby(drafts.question_id).transform("mean")
-    effects = np.linalg.lstsq(within[[*names]], 100 * within.s, rcond=None)[0]
+    effects, _, rank, _ = np.linalg.lstsq(within[[*names]], 100 * within.s, rcond=None)
+    if rank < len(names):
+        raise ValueError(f"{names} cannot be told apart within questions: leave one out")
     return dict(zip(names, effects))

@@ -11,7 +11,7 @@ from itertools import product
 import pandas as pd
 
 from ..core.basics import derive_seed
-from ..prefer import rank_correlation, spearman
+from ..prefer import rank_correlation
 
 # %% ../../nbs/paper/proxy.ipynb #8b4c66ef
 def proxy_sets(
@@ -22,7 +22,7 @@ def proxy_sets(
 ) -> pd.DataFrame:
     "Divide the drafts of each task into training sets. Not in the paper."
     drafts = scores[scores.level == "rationale"].rename(columns=dict(id="draft"))
-    drafts = drafts.sample(frac=1, random_state=derive_seed(seed, "proxy sets") % 2**32)
+    drafts = drafts.sample(frac=1, random_state=derive_seed(seed, "proxy sets"))
     parts = pd.concat([_divided(rows) for _, rows in drafts.groupby("task")])
     keys, sets = ["task", "division", "part"], []
     for size, (of, rows) in product(sizes, parts.groupby(keys)):
@@ -43,7 +43,7 @@ def _divided(drafts):
     return pd.concat(named)
 
 # %% ../../nbs/paper/proxy.ipynb #63e7abd1
-GUESSES = dict(preference="preference in context", words="words", right="right answers")
+GUESSES = ("preference", "words", "right")
 
 
 def proxy_table(

@@ -17,6 +17,7 @@ import pandas as pd
 from ..align import alignment_gain
 from ..core.answers import extract_answer
 from ..core.stats import holm
+from ..measures.margins import unseen_pairs
 from ..measures.seeds import seed_accuracies, t_interval
 from arte.paper.techniques import (
     nearest_techniques,
@@ -48,6 +49,8 @@ def seeds_needed(
     "Return how many data seeds a paired t test needs to find a difference so often at p < .05."
     from statsmodels.stats.power import TTestPower
 
+    if not (spread > 0 and difference > 0):
+        raise ValueError(f"got spread {spread} and difference {difference}, expected both above 0")
     test, seeds = TTestPower(), 2
     while test.power(difference / spread, nobs=seeds, alpha=0.05) < power:
         seeds += 1
@@ -123,10 +126,10 @@ def teacher_outcomes(
 
 
 def _margin(run, truth):
-    "Return the mean margin of held-out pairs of rationales towards the preferred one of `truth`."
+    "Return the mean margin of unseen pairs of rationales towards the preferred one of `truth`."
     preferred = truth.table("margins")[["pair", "before"]]
     pairs = run.table("margins").merge(preferred, on="pair", suffixes=("", "_true"))
-    pairs = pairs[pairs.held_out & (pairs.kind == "rationale")]
+    pairs = unseen_pairs(pairs[pairs.kind == "rationale"])
     turned = np.sign(pairs.before * pairs.before_true)  # −1 where the coin turned the pair round
     return (pairs.margin * turned).mean()
 
@@ -206,6 +209,8 @@ def over_data_seeds(
     rows = []
     for name in differences:
         own = differences[name].dropna()
+        if len(own) < 2:
+            raise ValueError(f"{name}: got {len(own)} data seeds, expected at least two")
         mean, lo, hi = t_interval(own)
         p, sd = stats.ttest_1samp(own, 0).pvalue, own.std()
         rows.append((name, len(own), mean, lo, hi, p, sd, smallest_difference(sd, len(own))))
@@ -303,7 +308,8 @@ def set_features(
     features = groups[["steps", "answered", "words"]].mean()
     features["right"] = groups.right.apply(lambda x: x.dropna().astype(float).mean())
     features["different"] = groups.question.nunique() / groups.size()
-    accuracy = run.table("results").groupby(["arm", "task"]).correct.mean().rename("accuracy")
+    results = run.table("results").query("shots == 0")
+    accuracy = results.groupby(["arm", "task"]).correct.mean().rename("accuracy")
     return features.join(accuracy).reset_index()
 
 # %% ../../nbs/paper/study.ipynb #6ac5ab52
