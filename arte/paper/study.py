@@ -227,7 +227,7 @@ def training_spread(
     # other, freedom, sd (points) of the lead between trainings of one data seed; by_items: the sd
     # if each item's answers changed from training to training regardless of the other items'
 ) -> pd.DataFrame:
-    "Return how much an arm's lead moves with the order of the examples alone."
+    "Return how much an arm's lead moves with the order of examples alone; tasks of equal size."
     wide = _answers_by_training(runs)
     accuracies = 100 * wide.groupby(["data", "training"]).mean()
     rows = []
