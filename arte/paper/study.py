@@ -20,8 +20,8 @@ from ..core.stats import holm
 from ..measures.margins import unseen_pairs
 from ..measures.seeds import seed_accuracies, t_interval
 from arte.paper.techniques import (
+    checked_rationales,
     nearest_techniques,
-    solve_as_written,
     technique_shares,
     technique_table,
 )
@@ -298,15 +298,11 @@ def set_features(
     "Return what each training set holds, and the accuracy of its student on the task."
     rows = run.table("examples").rename(columns=dict(completion="rationale"))
     rows["steps"] = nearest_techniques(rows, run.table("drafts")) == "expert"
-    rows["words"] = rows.rationale.str.split().str.len()
-    rows["answer"] = rows.rationale.map(extract_answer)
-    rows["question"] = rows.prompt.map(_question_of)
-    truths = [solve_as_written(task, question) for task, question in zip(rows.task, rows.question)]
-    rows["right"] = [t == a if t else None for t, a in zip(truths, rows.answer)]
-    rows["answered"] = rows.answer.notna()
+    rows = checked_rationales(rows.assign(question=rows.prompt.map(_question_of)))
+    rows["answered"] = rows.rationale.map(extract_answer).notna()
     groups = rows.groupby(["arm", "task"])
     features = groups[["steps", "answered", "words"]].mean()
-    features["right"] = groups.right.apply(lambda x: x.dropna().astype(float).mean())
+    features["right"] = groups.right.mean().astype(float)
     features["different"] = groups.question.nunique() / groups.size()
     results = run.table("results").query("shots == 0")
     accuracy = results.groupby(["arm", "task"]).correct.mean().rename("accuracy")

@@ -257,7 +257,7 @@ def run_heldout(
     if not drafts:
         return counts
     drafts = pd.concat(drafts, ignore_index=True)
-    run.save("heldout_drafts", drafts)
+    counts |= save_tables(run, heldout_drafts=drafts)
     _check_aligned(run, drafts, parts)
     tasks = judged_tasks(run, counts, parts)
     items, limit = held_out_items(run), run.recipe.prefer.max_tokens
@@ -265,7 +265,7 @@ def run_heldout(
         answers = answer_one_shot(student, drafts, items, tasks, max_tokens=limit)
     scores = held_out_table(preference_scores(answers))
     scores["set"] = scores.task.map(items.groupby("task")["set"].first())
-    return counts | save_tables(run, heldout_drafts=drafts, heldout=scores)
+    return counts | save_tables(run, heldout=scores)
 
 
 def _check_aligned(run, drafts, parts):
